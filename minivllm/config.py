@@ -1,0 +1,168 @@
+"""Configuration: frozen dataclasses, one for each part of the engine, joined in EngineConfig.
+
+Counterpart in vLLM: ``vllm/config/`` (a package of 20 files). Left out: everything this project
+does not build (LoRA, multimodal, KV transfer, compilation passes). A bad value raises
+:class:`~minivllm.errors.ConfigError`, which says which field, what was given, what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from minivllm.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16")
+POLICIES = ("fcfs", "priority")
+ADMISSIONS = ("full", "strict")
+
+
+def _check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
+    """Refuse anything that is not an integer within [minimum, maximum]; ``True`` is no integer."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    if not ok or (maximum is not None and value > maximum):  # type: ignore[operator]
+        limit = f"{minimum} to {maximum}" if maximum is not None else f"{minimum} or more"
+        raise ConfigError(name, value, f"a whole number, {limit}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(name, value, " | ".join(choices))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which model, and how its numbers are held."""
+
+    model: str = "smollm2-135m"
+    """Alias, directory with safetensors, ``.gguf`` file, or hub id."""
+    dtype: str = "auto"
+    """``float32`` | ``bfloat16`` | ``auto`` (bfloat16 on a GPU, float32 on a CPU)."""
+    max_model_len: int | None = None
+    """Tokens of prompt + output that one request may hold. None: what the model was trained for."""
+    seed: int = 0
+    """Seed of the run; a request without a seed of its own draws from (this, its ordinal)."""
+    served_model_name: str | None = None
+    """The name the endpoint answers to. None: the same as ``model``."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise ConfigError("model", self.model, "an alias, a path or a hub id")
+        _check_choice("dtype", self.dtype, DTYPES)
+        if self.max_model_len is not None:
+            _check_int("max_model_len", self.max_model_len, 2)
+        _check_int("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The paged KV cache."""
+
+    block_size: int = 16
+    """Tokens per KV block."""
+    num_kv_blocks: int | None = None
+    """Blocks in the pool, the null block included (so one less is usable). None: from memory."""
+    kv_cache_memory: int = 512 * 2**20
+    """Bytes for the pool when ``num_kv_blocks`` is None."""
+    enable_prefix_caching: bool = True
+    """Share the blocks of equal prefixes between requests."""
+
+    def __post_init__(self) -> None:
+        _check_int("block_size", self.block_size, 1, 1024)
+        if self.num_kv_blocks is not None:
+            _check_int("num_kv_blocks", self.num_kv_blocks, 2)
+        _check_int("kv_cache_memory", self.kv_cache_memory, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """What one step may do, and in which order requests are served."""
+
+    max_num_batched_tokens: int = 2048
+    """Token budget of one step."""
+    max_num_seqs: int = 64
+    """Requests that may run at once."""
+    policy: str = "fcfs"
+    """``fcfs`` | ``priority`` (smaller number first, then order of arrival)."""
+    enable_chunked_prefill: bool = True
+    """May a prompt be run in pieces over several steps?"""
+    long_prefill_token_threshold: int = 0
+    """Most tokens of one prompt in one step; 0 = no limit but the budget."""
+    watermark: float = 0.0
+    """Share of the pool (0 to below 1) that an admission leaves free while others run."""
+    admission: str = "full"
+    """``full``: the whole sequence must fit in the free blocks (vLLM). ``strict``: also leave
+    what the running prefills still lack."""
+
+    def __post_init__(self) -> None:
+        _check_int("max_num_batched_tokens", self.max_num_batched_tokens, 1)
+        _check_int("max_num_seqs", self.max_num_seqs, 1)
+        _check_choice("policy", self.policy, POLICIES)
+        _check_int("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
+        if not isinstance(self.watermark, (int, float)) or not 0 <= self.watermark < 1:
+            raise ConfigError("watermark", self.watermark, "a number, 0 to below 1")
+        _check_choice("admission", self.admission, ADMISSIONS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceConfig:
+    """Where the events go. With neither a path nor ``live`` the tracer is a no-op."""
+
+    path: str | None = None
+    """Write the run's events to this JSONL file."""
+    live: bool = False
+    """Keep the events in memory for viewers (the dashboard, the terminal)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything one engine needs to start."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
+
+    def check_with_model_len(self, max_model_len: int) -> None:
+        """Check what only makes sense once the context length (in tokens) is known.
+
+        Raises ConfigError when chunked prefill is off and a prompt of the full context could
+        then never be scheduled, since it would exceed the budget of every step.
+        """
+        budget = self.scheduler.max_num_batched_tokens
+        if not self.scheduler.enable_chunked_prefill and budget < max_model_len:
+            raise ConfigError(
+                "max_num_batched_tokens",
+                budget,
+                f"at least max_model_len ({max_model_len}) while enable_chunked_prefill is off",
+            )
+
+
+_SECTIONS: dict[str, Any] = {
+    "model": ModelConfig,
+    "cache": CacheConfig,
+    "scheduler": SchedulerConfig,
+    "trace": TraceConfig,
+}
+
+
+def make_config(base: EngineConfig | None = None, **flat: Any) -> EngineConfig:
+    """An EngineConfig from flat names (``block_size=4, max_num_seqs=8``), over ``base``.
+
+    This is the one place that knows which section a name belongs to: ``LLM(...)``, the command
+    line, scenarios and forks all pass flat names. ``None`` means: leave it as it is. Raises
+    ConfigError for a name that does not exist, with the nearest one that does.
+    """
+    base = base or EngineConfig()
+    owner = {f.name: name for name, section in _SECTIONS.items() for f in fields(section)}
+    changes: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    for name, value in flat.items():
+        if name not in owner:
+            near = difflib.get_close_matches(name, owner, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(name, value, f"{hint}one of {', '.join(sorted(owner))}")
+        if value is not None:
+            changes[owner[name]][name] = value
+    sections = {name: replace(getattr(base, name), **new) for name, new in changes.items() if new}
+    return replace(base, **sections)

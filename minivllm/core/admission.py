@@ -1,0 +1,89 @@
+"""Admission: may the head of the waiting queue start in this step, and with how many tokens?
+
+Counterpart in vLLM: the second half of ``Scheduler.schedule`` and the first of
+``KVCacheManager.allocate_slots`` (``full_sequence_must_fit``). The answer is a value, either
+:class:`Admitted` or :class:`Refused`; nothing is taken here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from minivllm.config import SchedulerConfig
+from minivllm.core.kv_cache_manager import KVCacheManager, PrefixHit
+from minivllm.request import Request
+from minivllm.trace.events import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """``num_new_tokens`` run now, after the ``hit`` that needs no running."""
+
+    hit: PrefixHit
+    num_new_tokens: int
+    limited_by: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """``need`` and ``have`` are blocks, tokens or requests, as the reason says."""
+
+    reason: Reason
+    need: int
+    have: int
+    num_hit_tokens: int = 0
+
+
+class Admission:
+    def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
+        self.config = config
+        self.kv = kv
+
+    def examine(
+        self, request: Request, budget: int, running: list[Request], others_scheduled: bool
+    ) -> Admitted | Refused:
+        """The checks, cheapest first. ``budget`` is in tokens, what is left of this step's."""
+        if len(running) >= self.config.max_num_seqs:
+            return Refused(Reason.MAX_NUM_SEQS, need=1, have=0)
+        if budget == 0:
+            return Refused(Reason.NO_BUDGET, need=request.num_tokens, have=0)
+
+        # The look-up comes before the count: how much there is to run depends on it.
+        hit = self.kv.find_prefix(request)
+        lacking = request.num_tokens - hit.num_tokens  # num_tokens: a resumed one replays its output
+        wanted, limited_by = limit_tokens(lacking, self.config, budget)
+        if not self.config.enable_chunked_prefill and lacking > budget:
+            return Refused(Reason.CHUNKING_OFF, lacking, budget, hit.num_tokens)
+
+        # The whole sequence must fit, not just this step's chunk: otherwise several long prompts
+        # would be let in together and preempt one another half-way (vllm issue 16832).
+        need = self.kv.num_blocks_needed(request, request.num_tokens, hit)
+        have = self.kv.pool.num_free_blocks - self._kept_free(running, others_scheduled)
+        if need > have:
+            return Refused(Reason.NO_FREE_BLOCKS, need, max(have, 0), hit.num_tokens)
+        return Admitted(hit, wanted, limited_by)
+
+    def _kept_free(self, running: Iterable[Request], others_scheduled: bool) -> int:
+        """Free blocks that an admission must leave.
+
+        The watermark holds only beside others: alone, a request may use the whole pool, else one
+        that needs it all would wait for ever.
+        """
+        kept = int(self.config.watermark * len(self.kv.pool.blocks)) if others_scheduled else 0
+        if self.config.admission == "strict":
+            kept += sum(self.kv.num_blocks_needed(r, r.num_tokens) for r in running)
+        return kept
+
+
+def limit_tokens(
+    lacking: int, config: SchedulerConfig, budget: int
+) -> tuple[int, Reason | None]:
+    """How many of the ``lacking`` tokens may run, and which limit cut them, if any did."""
+    threshold = config.long_prefill_token_threshold
+    n, limited_by = lacking, None
+    if 0 < threshold < n and config.enable_chunked_prefill:
+        n, limited_by = threshold, Reason.LONG_PREFILL_THRESHOLD
+    if budget < n:
+        n, limited_by = budget, Reason.NO_BUDGET
+    return n, limited_by

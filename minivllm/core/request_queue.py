@@ -1,0 +1,104 @@
+"""The waiting queue: who is looked at first.
+
+Counterpart in vLLM: ``vllm/v1/core/sched/request_queue.py``. Both policies answer the same
+questions; ``add`` says at which place a request now stands, since the trace tells it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from minivllm.request import Request
+
+
+class RequestQueue(ABC):
+    """Requests that wait, the head first."""
+
+    _requests: deque[Request] | list[Request]
+
+    @abstractmethod
+    def add(self, request: Request) -> int:
+        """A request arrives; returns its position (0 = head)."""
+
+    @abstractmethod
+    def put_back(self, request: Request) -> int:
+        """A preempted request returns; returns its position."""
+
+    @staticmethod
+    @abstractmethod
+    def victim(running: Sequence[Request]) -> Request:
+        """Which of the running requests gives way when blocks run out."""
+
+    @abstractmethod
+    def pop(self) -> Request:
+        """Take the head."""
+
+    def peek(self) -> Request:
+        return self._requests[0]
+
+    def remove(self, request: Request) -> None:
+        self._requests.remove(request)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests)
+
+
+class FCFSQueue(RequestQueue):
+    """First come, first served. A preempted request returns to the head; the last to be
+    admitted gives way."""
+
+    def __init__(self) -> None:
+        self._requests: deque[Request] = deque()
+
+    def add(self, request: Request) -> int:
+        self._requests.append(request)
+        return len(self._requests) - 1
+
+    def put_back(self, request: Request) -> int:
+        self._requests.appendleft(request)
+        return 0
+
+    @staticmethod
+    def victim(running: Sequence[Request]) -> Request:
+        return running[-1]
+
+    def pop(self) -> Request:
+        return self._requests.popleft()
+
+
+def priority_order(request: Request) -> tuple[int, int]:
+    """Smaller comes first: the caller's priority, then the order of arrival."""
+    return (request.priority, request.ordinal)
+
+
+class PriorityQueue(RequestQueue):
+    """By (priority, arrival). The running request that is last in this order gives way.
+
+    A sorted list rather than vLLM's heap: the trace and the page show the whole order.
+    """
+
+    def __init__(self) -> None:
+        self._requests: list[Request] = []
+
+    def add(self, request: Request) -> int:
+        insort(self._requests, request, key=priority_order)
+        return self._requests.index(request)
+
+    def put_back(self, request: Request) -> int:
+        return self.add(request)
+
+    @staticmethod
+    def victim(running: Sequence[Request]) -> Request:
+        return max(running, key=priority_order)
+
+    def pop(self) -> Request:
+        return self._requests.pop(0)
+
+
+QUEUES: dict[str, Callable[[], RequestQueue]] = {"fcfs": FCFSQueue, "priority": PriorityQueue}

@@ -1,0 +1,342 @@
+"""Scheduler: which requests run in this step, and how many tokens of each.
+
+Counterpart in vLLM: ``vllm/v1/core/sched/scheduler.py``. Left out: encoder inputs, LoRA, KV
+connectors, structured output, draft tokens, pipeline parallelism, asynchronous scheduling.
+
+There is no prefill phase and no decode phase. A request has ``num_tokens`` (prompt + output) and
+``num_computed_tokens``; each step lets the second catch up with the first as far as the budget and
+the blocks allow. A long prompt takes several steps, a running request lacks exactly the one token
+it sampled last, a prefix hit starts with some already computed: one rule covers them all.
+
+In reading order:
+
+    schedule()            running requests first, then waiting ones, then the batch is built
+    update_from_output()  appends what was sampled, ends requests, frees their blocks
+    finish(), fail()      end one request early
+"""
+
+from __future__ import annotations
+
+from minivllm.config import SchedulerConfig
+from minivllm.core.admission import Admission, Admitted, limit_tokens
+from minivllm.core.kv_cache_manager import KVCacheManager, Shortage
+from minivllm.core.request_queue import QUEUES
+from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
+from minivllm.core.step import Grant, Step
+from minivllm.engine.messages import EngineCoreOutput
+from minivllm.request import Request, RequestStatus
+from minivllm.trace import events as ev
+from minivllm.trace.events import GrantWhy, Reason
+from minivllm.trace.tracer import OFF, Tracer
+
+
+class Scheduler:
+    """Queues, token budget and preemption, over one :class:`KVCacheManager`."""
+
+    def __init__(
+        self, config: SchedulerConfig, kv: KVCacheManager, max_model_len: int, trace: Tracer = OFF
+    ) -> None:
+        self.config = config
+        self.kv = kv
+        self.max_model_len = max_model_len  # tokens
+        self.trace = trace
+        self.admission = Admission(config, kv)
+        self.waiting = QUEUES[config.policy]()
+        self.running: list[Request] = []  # in order of admission
+        self.requests: dict[str, Request] = {}  # all that have not finished, by core name
+        self.current_step = 0
+        self._finished_req_ids: list[str] = []  # the worker has yet to be told
+        self._ended_early: list[EngineCoreOutput] = []  # the front end has yet to be told
+
+    def add_request(self, request: Request) -> None:
+        """Take a request into the waiting queue; the next step is the first to look at it."""
+        request.arrival_step = self.current_step + 1
+        self.requests[request.req_id] = request
+        position = self.waiting.add(request)
+        self.trace.emit(ev.ReqEnqueue, request.req_id, position=position)
+
+    def schedule(self) -> SchedulerOutput:
+        """Decide this step's batch, and count its tokens as computed."""
+        self.current_step += 1
+        budget = self.config.max_num_batched_tokens
+        step = Step(total_budget=budget, budget=budget)
+        self._schedule_running(step)
+        self._schedule_waiting(step)
+        finished, self._finished_req_ids = self._finished_req_ids, []
+        output = step.to_output(self.current_step, self.kv, finished)
+        # Count them before they run: from here on a request is described by its numbers alone,
+        # and update_from_output need not know how a token came about.
+        for grant in step.grants.values():
+            grant.request.num_computed_tokens += grant.n
+        if self.trace.on:
+            self.trace.emit(ev.SchedLedger, None, **step.ledger())  # type: ignore[arg-type]
+            total = output.total_num_scheduled_tokens
+            self.trace.emit(
+                ev.BatchCompose, None, rows=step.batch_rows(), tokens=total, padding=0
+            )
+        return output
+
+    # --- running requests ----------------------------------------------------------------------
+
+    def _schedule_running(self, step: Step) -> None:
+        """In order, while budget lasts: those who run are served before anybody new."""
+        index = 0
+        while index < len(self.running) and step.budget > 0:
+            request = self.running[index]
+            lacking = request.num_tokens - request.num_computed_tokens
+            n, limited_by = limit_tokens(lacking, self.config, step.budget)
+            room = self.max_model_len - 1 - request.num_computed_tokens
+            if room < n:
+                n, limited_by = room, Reason.MAX_MODEL_LEN
+            if n <= 0:  # nothing for it to do; those behind it may still run
+                step.account(request, 0, limited_by)
+                index += 1
+                continue
+            if self._outgrew_pool(request, n):
+                continue  # it has left the list: the next one stands at this index
+            new_block_ids = self._allocate_or_preempt(request, n, step)
+            if new_block_ids is None:  # it gave way itself
+                break
+            self._grant(step, request, n, limited_by, self._why(request, n), new_block_ids)
+            # A victim may have stood before it; then everybody has moved up.
+            index = self.running.index(request) + 1 if step.preempted else index + 1
+        for request in self.running[index:]:
+            limit = Reason.NO_BUDGET if step.budget == 0 else Reason.PREEMPTED_THIS_STEP
+            step.account(request, 0, limit)
+
+    def _allocate_or_preempt(self, request: Request, n: int, step: Step) -> list[int] | None:
+        """Blocks for ``n`` more tokens; others give way until they are there.
+
+        None when the request itself had to give way.
+        """
+        while True:
+            added = self.kv.allocate_slots(request, n)
+            if not isinstance(added, Shortage):
+                return added
+            victim = self.waiting.victim(self.running)
+            self.trace.emit(
+                ev.SchedVictim,
+                victim.req_id,
+                for_req=request.req_id,
+                need=added.need,
+                have=added.have,
+                policy=self.config.policy,
+                candidates=[r.req_id for r in self.running],
+                tokens_lost=victim.num_computed_tokens,
+            )
+            self._preempt(victim, step)
+            if victim is request:
+                return None
+
+    def _preempt(self, victim: Request, step: Step) -> None:
+        """Recompute, no swap: the blocks go back (their hashes stay), the tokens are kept."""
+        refund = step.take_back(victim)
+        if refund:
+            self.trace.emit(ev.SchedRefund, victim.req_id, n=refund)
+            # Its new blocks were hashed when they were allocated, but will never be filled.
+            self.kv.withdraw_hashes(victim, victim.num_computed_tokens)
+        step.account(victim, 0, Reason.PREEMPTED)
+        step.preempted.append(victim)
+        self.kv.free(victim)
+        self.running.remove(victim)
+        tokens_lost, victim.num_computed_tokens = victim.num_computed_tokens, 0
+        victim.status = RequestStatus.PREEMPTED
+        victim.num_preemptions += 1
+        position = self.waiting.put_back(victim)
+        self.trace.emit(ev.ReqPreempt, victim.req_id, tokens_lost=tokens_lost, position=position)
+
+    def _outgrew_pool(self, request: Request, n: int) -> bool:
+        """End a request that needs more blocks than the whole pool has.
+
+        Checked before any victim is taken: preempting everybody would not help it.
+        """
+        need = self.kv.blocks_for(request.num_computed_tokens + n)
+        have = self.kv.pool.num_usable_blocks
+        if need <= have:
+            return False
+        reason = Reason.LARGER_THAN_POOL
+        self.trace.emit(ev.SchedSkip, request.req_id, reason=reason, need=need, have=have, hit=0)
+        self.finish(request, "length", why=reason)
+        return True
+
+    # --- waiting requests ----------------------------------------------------------------------
+
+    def _schedule_waiting(self, step: Step) -> None:
+        """Admit from the head of the queue, up to the first that may not start.
+
+        Nobody is admitted in a step that preempted: the blocks that came back are for those who
+        run, and the victim would be let in again at once.
+        """
+        if step.preempted:
+            return self._stop_waiting(step, Reason.PREEMPTED_THIS_STEP)
+        while self.waiting:
+            request = self.waiting.peek()
+            answer = self.admission.examine(
+                request, step.budget, self.running, others_scheduled=bool(step.grants)
+            )
+            if isinstance(answer, Admitted):
+                self._admit(step, request, answer)
+                continue
+            self.trace.emit(
+                ev.SchedSkip,
+                request.req_id,
+                reason=answer.reason,
+                need=answer.need,
+                have=answer.have,
+                hit=answer.num_hit_tokens,
+            )
+            step.account(request, 0, answer.reason)
+            return self._stop_waiting(step, answer.reason)
+
+    def _admit(self, step: Step, request: Request, admitted: Admitted) -> None:
+        n, hit = admitted.num_new_tokens, admitted.hit.num_tokens
+        new_block_ids = self.kv.allocate_slots(request, n, admitted.hit)
+        if isinstance(new_block_ids, Shortage):
+            raise RuntimeError(f"{request.req_id} was admitted without room: {new_block_ids}")
+        self.waiting.pop()
+        self.running.append(request)
+        request.num_computed_tokens = hit
+        num_tokens = request.num_tokens
+        if request.status is RequestStatus.PREEMPTED:
+            self.trace.emit(ev.ReqResume, request.req_id, hit=hit, tokens=num_tokens)
+            why = GrantWhy.RESUME
+        else:
+            self.trace.emit(ev.ReqAdmit, request.req_id, hit=hit, tokens=num_tokens)
+            request.num_cached_tokens = hit
+            why = self._why(request, n)
+        request.status = RequestStatus.RUNNING
+        self._grant(step, request, n, admitted.limited_by, why, new_block_ids)
+
+    def _stop_waiting(self, step: Step, reason: Reason) -> None:
+        step.stopped_by = reason
+        head, *behind = (request.req_id for request in self.waiting)
+        self.trace.emit(ev.SchedStop, None, reason=reason, head=head, behind=behind)
+
+    # --- a grant -------------------------------------------------------------------------------
+
+    def _grant(
+        self,
+        step: Step,
+        request: Request,
+        n: int,
+        limited_by: Reason | None,
+        why: GrantWhy,
+        new_block_ids: list[int],
+    ) -> None:
+        start = request.num_computed_tokens
+        step.add(Grant(request, start, n, why, new_block_ids), limited_by)
+        self.trace.emit(ev.SchedGrant, request.req_id, n=n, start=start, why=why)
+        if start + n < request.num_tokens:
+            lacking = request.num_tokens - start
+            self.trace.emit(ev.SchedChunk, request.req_id, n=n, of=lacking)
+
+    @staticmethod
+    def _why(request: Request, n: int) -> GrantWhy:
+        """A name for the work, for people; the scheduler itself makes no difference."""
+        lacking = request.num_tokens - request.num_computed_tokens
+        if n < lacking:
+            return GrantWhy.CHUNK
+        if lacking == 1 and request.num_output_tokens:
+            return GrantWhy.DECODE
+        started = request.status is RequestStatus.RUNNING
+        return GrantWhy.LAST_CHUNK if started else GrantWhy.PREFILL
+
+    # --- after execution -----------------------------------------------------------------------
+
+    def update_from_output(
+        self, scheduled: SchedulerOutput, result: ModelRunnerOutput
+    ) -> list[EngineCoreOutput]:
+        """Append the sampled tokens one by one, with the stop checks after each.
+
+        Returns an output for every request that got a token or ended.
+        """
+        outputs: list[EngineCoreOutput] = []
+        for req_id, n in scheduled.num_scheduled_tokens.items():
+            request = self.requests[req_id]
+            if req_id in result.errors:
+                self.fail(request, result.errors[req_id], num_unsound=n)
+                continue
+            sampled = result.sampled_token_ids.get(req_id)
+            if not sampled:  # a chunk of a prompt: nothing to sample from yet
+                continue
+            output = EngineCoreOutput(
+                request_id=request.request_id,
+                new_token_ids=[],
+                num_cached_tokens=request.num_cached_tokens,
+            )
+            for token_id in sampled:
+                self._append_token(request, token_id)
+                output.new_token_ids.append(token_id)
+                stop = request.check_stop(self.max_model_len)
+                if stop is not None:
+                    output.finish_reason, output.stop_reason = stop
+                    self._end(request, *stop, why=None)
+                    break
+            output.new_logprobs = result.logprobs.get(req_id, [])[: len(output.new_token_ids)]
+            outputs.append(output)
+        return outputs + self.take_ended_early()
+
+    def _append_token(self, request: Request, token_id: int) -> None:
+        index = request.num_output_tokens
+        request.token_ids.append(token_id)
+        text = self.trace.text(token_id)
+        self.trace.emit(ev.ReqToken, request.req_id, token_id=token_id, text=text, index=index)
+        if index == 0:
+            steps = self.current_step - request.arrival_step + 1
+            self.trace.emit(ev.ReqFirstToken, request.req_id, steps_since_arrival=steps)
+
+    # --- ends ----------------------------------------------------------------------------------
+
+    def finish(
+        self, request: Request, reason: str, why: Reason | None, message: str | None = None
+    ) -> None:
+        """End a request out of turn; ``take_ended_early`` reports it."""
+        self._end(request, reason, message, why)
+        self._ended_early.append(
+            EngineCoreOutput(
+                request_id=request.request_id,
+                new_token_ids=[],
+                finish_reason=reason,
+                stop_reason=message,
+                num_cached_tokens=request.num_cached_tokens,
+            )
+        )
+
+    def fail(self, request: Request, message: str, num_unsound: int) -> None:
+        """End one request by an error; its last ``num_unsound`` computed tokens did not run, or
+        ran wrongly, so that nobody may hit their blocks."""
+        self.kv.withdraw_hashes(request, request.num_computed_tokens - num_unsound)
+        self.trace.emit(ev.ReqError, request.req_id, message=message)
+        self.finish(request, "error", why=None, message=message)
+
+    def fail_step(self, scheduled: SchedulerOutput, message: str) -> list[EngineCoreOutput]:
+        """The step did not run: all who were in it end; queues and pool stay whole."""
+        for req_id, n in scheduled.num_scheduled_tokens.items():
+            self.fail(self.requests[req_id], message, num_unsound=n)
+        return self.take_ended_early()
+
+    def take_ended_early(self) -> list[EngineCoreOutput]:
+        """The outputs of requests that ended out of turn since the last call."""
+        outputs, self._ended_early = self._ended_early, []
+        return outputs
+
+    def _end(
+        self, request: Request, reason: str, stop_reason: int | str | None, why: Reason | None
+    ) -> None:
+        self.kv.free(request)
+        queue = self.running if request.status is RequestStatus.RUNNING else self.waiting
+        queue.remove(request)
+        request.status = RequestStatus.FINISHED
+        del self.requests[request.req_id]
+        if request.known_to_worker:
+            self._finished_req_ids.append(request.req_id)
+        self.trace.emit(
+            ev.ReqFinish,
+            request.req_id,
+            reason=reason,
+            why=why,
+            stop_reason=stop_reason,
+            prompt_tokens=request.num_prompt_tokens,
+            output_tokens=request.num_output_tokens,
+            preemptions=request.num_preemptions,
+        )

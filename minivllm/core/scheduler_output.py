@@ -1,0 +1,79 @@
+"""What the scheduler hands to the model runner, and what it gets back, once per step.
+
+Counterpart in vLLM: ``vllm/v1/core/sched/output.py`` and ``vllm/v1/outputs.py``. A new request's
+full data is sent once; afterwards only what changed, in columns. Left out: multimodal inputs,
+LoRA, KV connectors, draft tokens (they come with speculative decoding).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from minivllm.sampling_params import SamplingParams
+
+
+@dataclass(slots=True)
+class NewRequestData:
+    """A request the worker has not seen yet. The worker keeps it until it is finished."""
+
+    req_id: str
+    prompt_token_ids: list[int]
+    sampling_params: SamplingParams
+    seed: int
+    """Resolved seed of this request's noise: its own, or one made from (run seed, ordinal)."""
+    stop_token_ids: list[int]
+    """EOS and the caller's stop ids: masked until ``min_tokens`` are there."""
+    block_ids: list[int]
+    """The block table: physical block of each logical block."""
+    num_computed_tokens: int
+    """Tokens whose K and V already lie in those blocks (a prefix hit)."""
+
+
+@dataclass(slots=True)
+class CachedRequestData:
+    """Requests the worker knows, as columns: row i of each list belongs to ``req_ids[i]``."""
+
+    req_ids: list[str] = field(default_factory=list)
+    new_block_ids: list[list[int]] = field(default_factory=list)
+    """Blocks to append to the table; for a resumed request, its whole new table."""
+    num_computed_tokens: list[int] = field(default_factory=list)
+    """Before this step."""
+    resumed_req_ids: set[str] = field(default_factory=set)
+    """Preempted before and now back: their tables are replaced, not extended."""
+
+
+@dataclass(slots=True)
+class SchedulerOutput:
+    """One step's batch. Batch order is the order of ``num_scheduled_tokens``."""
+
+    step: int
+    scheduled_new_reqs: list[NewRequestData]
+    scheduled_cached_reqs: CachedRequestData
+    num_scheduled_tokens: dict[str, int]
+    total_num_scheduled_tokens: int
+    finished_req_ids: list[str]
+    """Finished or aborted since the last step: the worker forgets them."""
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Raw log-softmax at one sampled position, before any processor touched the logits."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 = the most likely token."""
+    top: list[tuple[int, float]] = []
+    """The k most likely tokens with their logprobs, best first, where asked for."""
+
+
+@dataclass(slots=True)
+class ModelRunnerOutput:
+    """What the step sampled. A request that only ran a chunk of its prompt has no entry."""
+
+    sampled_token_ids: dict[str, list[int]]
+    logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    """For each entry above, one row per token where the runner has it (may be empty)."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Requests that failed alone (NaN logits), with a message for their caller."""

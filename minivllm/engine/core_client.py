@@ -1,0 +1,161 @@
+"""EngineCoreClient: how the front end reaches the engine core, wherever that runs.
+
+Counterpart in vLLM: ``vllm/v1/engine/core_client.py``. Here: the core on a thread of this process
+(:class:`InprocClient`). The interface passes messages only, so a core in another process can
+stand behind it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
+from minivllm.errors import DuplicateRequestError, EngineDeadError
+from minivllm.trace.events import GateChange, Reason, RunEnd, RunIdle
+from minivllm.trace.gate import Gate
+
+
+class EngineCoreClient(Protocol):
+    """What the front end may ask of an engine core. All calls may come from any thread."""
+
+    def add_request(self, request: EngineCoreRequest) -> None:
+        """Queue a request; it enters at the next step's boundary.
+
+        Raises DuplicateRequestError while a request of the same id is open."""
+        ...
+
+    def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
+        """End these requests; ids that are unknown or finished are ignored."""
+        ...
+
+    def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
+        """The next step's outputs; None after ``timeout`` seconds without any.
+
+        Raises EngineDeadError once the core's loop has ended by an error.
+        """
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """``max_model_len``, ``num_kv_blocks``, ``block_size`` … as the running core has them."""
+        ...
+
+    def shutdown(self) -> None: ...
+
+
+class InprocClient:
+    """The core on a thread of this process. What it is told waits in a queue; the loop applies it
+    between two steps, in order."""
+
+    def __init__(self, core: EngineCore, gate: Gate | None = None) -> None:
+        self.core = core
+        self.gate = gate or Gate()
+        self.gate.on_change(self._tell_gate)
+        self._inputs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._outputs: queue.SimpleQueue[EngineCoreOutputs] = queue.SimpleQueue()
+        self._open: set[str] = set()  # ids of requests that have not ended
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._dead: BaseException | None = None
+        self._thread = threading.Thread(target=self._loop, name="engine-core", daemon=True)
+        self._thread.start()
+
+    # --- called from any thread ----------------------------------------------------------------
+
+    def add_request(self, request: EngineCoreRequest) -> None:
+        with self._lock:
+            if request.request_id in self._open:
+                raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
+            self._open.add(request.request_id)
+        self._send(lambda: self.core.add_request(request) and None)
+
+    def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
+        self._send(lambda: [self.core.abort_request(i, why) for i in request_ids] and None)
+
+    def reset_prefix_cache(self) -> None:
+        self._send(lambda: self.core.reset_prefix_cache() and None)
+
+    def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
+        try:
+            outputs = self._outputs.get(timeout=timeout)
+        except queue.Empty:
+            self._raise_if_dead()
+            return None
+        if outputs.error is not None:
+            self._outputs.put(outputs)  # for whoever else waits
+            self._raise_if_dead()
+        return outputs
+
+    def facts(self) -> dict[str, Any]:
+        return self.core.facts()
+
+    def shutdown(self) -> None:
+        """End the loop after its current step. Open requests get no further output."""
+        self._stopping = True
+        self._wake.set()
+        self.gate.wake()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    # --- on the core's thread ------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        try:
+            while not self._stopping:
+                self._apply_inputs()
+                if not self.core.has_requests():
+                    self._sleep()
+                elif self.gate.may_step(timeout=0.2) and not self._stopping:
+                    self._apply_inputs()  # what came while the gate held belongs to this step
+                    if self.core.has_requests():
+                        self._hand_out(self.core.step())
+        except BaseException as error:
+            self._dead = error
+            self._outputs.put(EngineCoreOutputs(step=-1, error=f"{type(error).__name__}: {error}"))
+        finally:
+            self.core.executor.shutdown()
+            self.core.trace.emit(RunEnd, None, steps=self.core.scheduler.current_step)
+            self.core.trace.close()
+
+    def _apply_inputs(self) -> None:
+        applied = False
+        while not self._inputs.empty():
+            self._inputs.get()()
+            applied = True
+        if applied:
+            self._hand_out(self.core.take_outputs())
+
+    def _sleep(self) -> None:
+        self._wake.clear()
+        if self._inputs.empty() and not self._stopping:
+            self.core.trace.phase = "idle"
+            self.core.trace.emit(RunIdle, None)
+            self.core.trace.flush()
+            self._wake.wait()
+
+    def _hand_out(self, outputs: EngineCoreOutputs) -> None:
+        ended = {o.request_id for o in outputs.outputs if o.finish_reason is not None}
+        with self._lock:
+            self._open -= ended
+        if outputs.outputs:
+            self._outputs.put(outputs)
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _send(self, apply: Callable[[], None]) -> None:
+        self._raise_if_dead()
+        self._inputs.put(apply)
+        self._wake.set()
+        self.gate.wake()
+
+    def _raise_if_dead(self) -> None:
+        if self._dead is not None:
+            raise EngineDeadError("the engine's loop has ended by an error") from self._dead
+
+    def _tell_gate(self, mode: str, rate: float) -> None:
+        self._inputs.put(lambda: self.core.trace.emit(GateChange, None, mode=mode, rate=rate))
+        self._wake.set()

@@ -1,0 +1,245 @@
+"""EngineCore: the loop that makes tokens. Take inputs, schedule, execute, update; again.
+
+Counterpart in vLLM: ``vllm/v1/engine/core.py``. Left out: batch queues for pipeline parallelism,
+asynchronous scheduling, sleep mode, LoRA and weight updates.
+
+The caller's thread decides who runs this: :class:`~minivllm.engine.core_client.InprocClient` gives
+it a thread of its own, tests and scenarios call :meth:`EngineCore.step` themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from minivllm.config import EngineConfig
+from minivllm.core.kv_cache_manager import KVCacheManager
+from minivllm.core.scheduler import Scheduler
+from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
+from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from minivllm.errors import DuplicateRequestError
+from minivllm.executor.base import Executor
+from minivllm.request import Request
+from minivllm.trace import events as ev
+from minivllm.trace.events import Reason
+from minivllm.trace.tracer import OFF, Tracer
+
+
+class EngineCore:
+    """One engine: scheduler, KV bookkeeping and executor, and the inputs between two steps."""
+
+    def __init__(self, config: EngineConfig, executor: Executor, trace: Tracer = OFF) -> None:
+        self.config = config
+        self.executor = executor
+        self.trace = trace
+        self.max_model_len = executor.max_model_len
+        config.check_with_model_len(self.max_model_len)
+        self.num_kv_blocks = executor.initialize_kv_cache()
+        cache = config.cache
+        self.kv = KVCacheManager(
+            self.num_kv_blocks, cache.block_size, cache.enable_prefix_caching, trace
+        )
+        self.scheduler = Scheduler(config.scheduler, self.kv, self.max_model_len, trace)
+        self._req_ids: dict[str, str] = {}  # the caller's id → core name, while it lives
+        self._num_arrived = 0
+        trace.emit(ev.RunConfig, None, **self.facts())
+        trace.flush()
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers that decide what happens, as they stand in the trace."""
+        cache, scheduler = self.config.cache, self.config.scheduler
+        return {
+            "num_kv_blocks": self.num_kv_blocks,
+            "block_size": cache.block_size,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_model_len": self.max_model_len,
+            "policy": scheduler.policy,
+            "enable_chunked_prefill": scheduler.enable_chunked_prefill,
+            "enable_prefix_caching": cache.enable_prefix_caching,
+            "long_prefill_token_threshold": scheduler.long_prefill_token_threshold,
+            "watermark": scheduler.watermark,
+            "admission": scheduler.admission,
+        }
+
+    # --- inputs, between two steps -------------------------------------------------------------
+
+    def add_request(self, message: EngineCoreRequest) -> str:
+        """Take a request in; returns its core name. Raises DuplicateRequestError.
+
+        One that could never run ends at once, with an error output: its sender has checked the
+        same and refused it (HTTP 400), but nobody's word is taken for it here.
+        """
+        if message.request_id in self._req_ids:
+            raise DuplicateRequestError(f"request id {message.request_id!r} is already in use")
+        self._begin_input()
+        self._num_arrived += 1
+        request = self._make_request(message)
+        self._req_ids[message.request_id] = request.req_id
+        trace, name = self.trace, request.req_id
+        trace.emit(ev.CoreInput, name, op="add")
+        if trace.on:
+            trace.emit(
+                ev.ReqArrive,
+                name,
+                request_id=message.request_id,
+                prompt_token_ids=message.prompt_token_ids,
+                texts=[trace.text(token_id) for token_id in message.prompt_token_ids],
+                params=msgspec.to_builtins(message.sampling_params),
+                max_tokens=request.max_tokens,
+                priority=message.priority,
+                parent=message.parent,
+                cache_salt=message.cache_salt,
+                eos_token_id=message.eos_token_id,
+            )
+        self.scheduler.add_request(request)
+        problem = self._why_it_never_runs(request)
+        if problem is not None:
+            self.scheduler.fail(request, problem, num_unsound=0)
+        return name
+
+    def abort_request(self, request_id: str, why: Reason) -> None:
+        """End a request early. An id that is unknown or has finished is ignored."""
+        name = self._req_ids.pop(request_id, None)
+        if name is None or name not in self.scheduler.requests:
+            return
+        self._begin_input()
+        self.trace.emit(ev.CoreInput, name, op="abort", why=why)
+        self.trace.emit(ev.ReqAbort, name, why=why)
+        self.scheduler.finish(self.scheduler.requests[name], "abort", why=why)
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget all cached blocks. Refuses (False) while any block is in use."""
+        self._begin_input()
+        self.trace.emit(ev.CoreInput, None, op="reset_prefix_cache")
+        return self.kv.pool.reset_prefix_cache()
+
+    def has_requests(self) -> bool:
+        return bool(self.scheduler.requests)
+
+    def take_outputs(self) -> EngineCoreOutputs:
+        """Outputs that need no step: requests that ended by an input."""
+        self.trace.flush()
+        return self._wrap(self.scheduler.take_ended_early())
+
+    # --- one step ------------------------------------------------------------------------------
+
+    def step(self) -> EngineCoreOutputs:
+        """Run one step. An error of the executor ends the requests in it, not the engine."""
+        begin = time.perf_counter_ns()
+        trace, scheduler = self.trace, self.scheduler
+        trace.step = scheduler.current_step + 1
+        trace.phase = "schedule"
+        trace.emit(
+            ev.StepBegin,
+            None,
+            budget=self.config.scheduler.max_num_batched_tokens,
+            max_num_seqs=self.config.scheduler.max_num_seqs,
+            waiting=len(scheduler.waiting),
+            running=len(scheduler.running),
+            free_blocks=self.kv.pool.num_free_blocks,
+        )
+        scheduled = scheduler.schedule()
+
+        trace.phase, executing = "execute", time.perf_counter_ns()
+        result = self._execute(scheduled)
+
+        trace.phase, updating = "update", time.perf_counter_ns()
+        if isinstance(result, ModelRunnerOutput):
+            outputs = scheduler.update_from_output(scheduled, result)
+        else:
+            outputs = scheduler.fail_step(scheduled, result)
+        trace.emit(
+            ev.StepEnd,
+            None,
+            schedule_ns=executing - begin,
+            execute_ns=updating - executing,
+            update_ns=time.perf_counter_ns() - updating,
+        )
+        trace.flush()
+        return self._wrap(outputs)
+
+    def _execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput | str:
+        """The step's result, or what went wrong with it, in a sentence."""
+        if not scheduled.total_num_scheduled_tokens:
+            return ModelRunnerOutput(sampled_token_ids={})
+        begin = time.perf_counter_ns()
+        try:
+            result = self.executor.execute_model(scheduled)
+        except Exception as error:
+            self.trace.emit(ev.RunError, None, error=type(error).__name__, message=str(error))
+            return f"the step that ran it failed ({type(error).__name__})"
+        if self.trace.on:
+            took = time.perf_counter_ns() - begin
+            tokens = scheduled.total_num_scheduled_tokens
+            self.trace.emit(ev.ExecForward, None, tokens=tokens, ns=took)
+            self.trace.emit(ev.Sample, None, rows=self._sample_rows(result))
+        return result
+
+    def _sample_rows(self, result: ModelRunnerOutput) -> list[ev.SampleRow]:
+        rows: list[ev.SampleRow] = []
+        for req_id, token_ids in result.sampled_token_ids.items():
+            logprobs = result.logprobs.get(req_id, [])
+            for i, token_id in enumerate(token_ids):
+                known = logprobs[i] if i < len(logprobs) else None
+                rows.append(
+                    ev.SampleRow(
+                        req=req_id,
+                        token_id=token_id,
+                        text=self.trace.text(token_id),
+                        logprob=known.logprob if known else None,
+                        rank=known.rank if known else None,
+                    )
+                )
+        return rows
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _begin_input(self) -> None:
+        """What is applied between two steps belongs to the one that follows."""
+        self.trace.step = self.scheduler.current_step + 1
+        self.trace.phase = "input"
+
+    def _make_request(self, message: EngineCoreRequest) -> Request:
+        params, num_prompt = message.sampling_params, len(message.prompt_token_ids)
+        room = max(self.max_model_len - num_prompt, 1)
+        ordinal = self._num_arrived
+        return Request(
+            req_id=f"r{ordinal}",
+            request_id=message.request_id,
+            ordinal=ordinal,
+            token_ids=list(message.prompt_token_ids),
+            num_prompt_tokens=num_prompt,
+            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
+            sampling_params=params,
+            seed=params.seed if params.seed is not None else _seed(self.config.model.seed, ordinal),
+            eos_token_id=message.eos_token_id,
+            priority=message.priority,
+            cache_salt=message.cache_salt,
+        )
+
+    def _why_it_never_runs(self, request: Request) -> str | None:
+        n, pool = request.num_prompt_tokens, self.kv.pool.num_usable_blocks
+        if n == 0:
+            return "the prompt is empty"
+        if n >= self.max_model_len:
+            return f"the prompt has {n} tokens; max_model_len is {self.max_model_len}"
+        if (need := self.kv.blocks_for(n)) > pool:
+            return f"the prompt needs {need} KV blocks; the whole pool has {pool}"
+        return None
+
+    def _wrap(self, outputs: list[EngineCoreOutput]) -> EngineCoreOutputs:
+        for output in outputs:
+            if output.finish_reason is not None:
+                self._req_ids.pop(output.request_id, None)
+        return EngineCoreOutputs(step=self.scheduler.current_step, outputs=outputs)
+
+
+def _seed(run_seed: int, ordinal: int) -> int:
+    """The seed of a request that has none: one per (run seed, order of arrival).
+
+    The odd constant (2⁶⁴ over the golden ratio) keeps neighbouring runs and requests apart.
+    """
+    return (run_seed + ordinal * 0x9E3779B97F4A7C15) % 2**63

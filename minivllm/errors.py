@@ -1,0 +1,76 @@
+"""Named errors, all in one place.
+
+Every message says what was given, what is allowed and, where it helps, what to do. Nothing in
+this project guards input with a bare ``assert``.
+"""
+
+
+class MiniVLLMError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(MiniVLLMError, ValueError):
+    """A configuration field has a value that is not allowed.
+
+    Attributes: ``field`` (dotted name), ``given`` (the value), ``allowed`` (what would do).
+    """
+
+    def __init__(self, field: str, given: object, allowed: str) -> None:
+        self.field, self.given, self.allowed = field, given, allowed
+        super().__init__(f"{field}: got {given!r}; allowed: {allowed}")
+
+
+class SamplingParamsError(MiniVLLMError, ValueError):
+    """A sampling parameter is out of its range. ``param`` names it as the OpenAI API does."""
+
+    def __init__(self, param: str, given: object, allowed: str) -> None:
+        self.param, self.given, self.allowed = param, given, allowed
+        super().__init__(f"{param} must be {allowed}, got {given!r}")
+
+
+class PromptError(MiniVLLMError, ValueError):
+    """A prompt cannot be taken: empty, not text or token ids, or ids outside the vocabulary."""
+
+
+class PromptTooLongError(PromptError):
+    """A prompt does not fit the context window or the whole KV pool, so it could never run."""
+
+
+class ModelError(MiniVLLMError):
+    """A model cannot be found, read or understood; the message lists what is supported."""
+
+
+class UnsupportedModelError(ModelError):
+    """The checkpoint's architecture, format or quantisation is not one that is implemented."""
+
+
+class ModelFileError(ModelError):
+    """A checkpoint file is missing, cut short or altered (wrong checksum)."""
+
+
+class MissingExtraError(MiniVLLMError, ImportError):
+    """Something needs an optional part of the package that is not installed."""
+
+
+class SetupError(MiniVLLMError):
+    """A part of the set-up failed: ``what`` happened, and the ``remedy``."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self.what, self.remedy = what, remedy
+        super().__init__(f"{what}\nwhat to do: {remedy}")
+
+
+class TraceError(MiniVLLMError, ValueError):
+    """A trace file cannot be read; the message names the file and the line."""
+
+
+class ScenarioError(MiniVLLMError, ValueError):
+    """A scenario or workload file is malformed; the message names the file and the field."""
+
+
+class EngineDeadError(MiniVLLMError, RuntimeError):
+    """The engine's loop has ended by an error; the cause is chained."""
+
+
+class DuplicateRequestError(MiniVLLMError, ValueError):
+    """A request id is already in use by a request that has not finished."""

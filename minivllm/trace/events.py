@@ -1,0 +1,590 @@
+"""The events: every kind, its fields, and the closed vocabulary of reasons.
+
+This file is the schema. The JSON Schema in ``events.schema.json`` is exported from it
+(``minivllm trace schema``), and the fold (``fold.py``, and ``fold.js`` for the page) is written
+against it. One struct per kind; the engine emits it at the branch that took the decision:
+
+    self.trace.emit(KvEvict, req, block=6, hash=..., left_by="r2")
+
+An event with the word *moves* in its docstring changes the state; all others only tell. Fields
+that end in ``ns`` are times and never enter the fold or a comparison.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, ClassVar
+
+import msgspec
+
+SCHEMA = "minivllm.trace/1.0"
+
+
+class Reason(str, Enum):
+    """Why something did not happen, or happened to somebody. The vocabulary of the lessons."""
+
+    # Why a request got nothing (sched.skip, sched.stop), or less than it asked (sched.ledger).
+    NO_BUDGET = "no_budget"
+    NO_FREE_BLOCKS = "no_free_blocks"
+    MAX_NUM_SEQS = "max_num_seqs"
+    PREEMPTED_THIS_STEP = "preempted_this_step"
+    CHUNKING_OFF = "chunking_off"
+    LARGER_THAN_POOL = "larger_than_pool"
+    LONG_PREFILL_THRESHOLD = "long_prefill_threshold"
+    MAX_MODEL_LEN = "max_model_len"
+    PREEMPTED = "preempted"
+    # Why budget was left over (sched.ledger).
+    NOTHING_WAITS = "nothing_waits"
+    # Why a prefix lookup ended where it did (kv.miss).
+    NEVER_CACHED = "never_cached"
+    LAST_TOKEN = "last_token"
+    PARTIAL_BLOCK = "partial_block"
+    # Why a request was called back or its hashes withdrawn (kv.uncache, req.abort).
+    NOT_EXECUTED = "not_executed"
+    CLIENT = "client"
+    STOP_STRING = "stop_string"
+    SHUTDOWN = "shutdown"
+
+
+REASONS: dict[Reason, str] = {
+    Reason.NO_BUDGET: "the token budget of this step is used up",
+    Reason.NO_FREE_BLOCKS: "too few KV blocks are free for the whole sequence",
+    Reason.MAX_NUM_SEQS: "as many requests run as may run at once",
+    Reason.PREEMPTED_THIS_STEP: "somebody was preempted in this step, so nobody is admitted",
+    Reason.CHUNKING_OFF: "chunked prefill is off and the prompt is larger than the budget left",
+    Reason.LARGER_THAN_POOL: "the sequence needs more blocks than the whole pool has",
+    Reason.LONG_PREFILL_THRESHOLD: "one prompt may run only so many tokens in a step",
+    Reason.MAX_MODEL_LEN: "the context window has no more room",
+    Reason.PREEMPTED: "it was preempted in this step",
+    Reason.NOTHING_WAITS: "nothing waits",
+    Reason.NEVER_CACHED: "no block with this content is cached",
+    Reason.LAST_TOKEN: "the last token must run, to give logits, so its block is not reused",
+    Reason.PARTIAL_BLOCK: "only full blocks are cached",
+    Reason.NOT_EXECUTED: "the tokens were scheduled but will not be run",
+    Reason.CLIENT: "the caller cancelled it or went away",
+    Reason.STOP_STRING: "its text contains one of its stop strings",
+    Reason.SHUTDOWN: "the engine shuts down",
+}
+
+
+class GrantWhy(str, Enum):
+    """What kind of work a grant is."""
+
+    PREFILL = "prefill"  # a whole prompt (or all that a prefix hit left of it)
+    CHUNK = "chunk"  # a piece of a prompt, not its last
+    LAST_CHUNK = "last_chunk"  # the piece that completes a prompt
+    RESUME = "resume"  # prompt and output of a preempted request, again
+    DECODE = "decode"  # one new token
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all payloads; ``KIND`` is the event's ``kind`` on the wire."""
+
+    KIND: ClassVar[str] = ""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a trace."""
+
+    stream: str
+    """``engine0``, ``api``, …; each stream numbers its own events."""
+    seq: int
+    """1, 2, 3, … within the stream, without a gap."""
+    step: int
+    """Engine step during which it happened; 0 before the first."""
+    phase: str
+    """``input`` | ``schedule`` | ``execute`` | ``update`` | ``idle``."""
+    kind: str
+    t_ns: int
+    """Since the run's start."""
+    src: int
+    """Which source line emitted it; a ``run.source`` event tells, before its first use."""
+    req: str | None
+    """``r7``: requests are named in order of arrival."""
+    data: Any
+    """The kind's payload: its struct below, or a plain dict for a kind of a later version."""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of a trace file."""
+
+    schema: str = SCHEMA
+    run_id: str
+    created: str
+    engine_version: str
+    name: str = ""
+    """The scenario's or workload's name, if it has one."""
+    config: dict[str, Any] = {}
+    model: str = ""
+    dtype: str = ""
+    device: str = ""
+    threads: int = 0
+    kernel_path: str = ""
+    seed: int = 0
+    fidelity: str = "live"
+    """``live`` from a model; ``given`` when the tokens were given and no model ran."""
+    forked_from: str | None = None
+
+
+# --- run ---------------------------------------------------------------------------------------
+
+
+class RunConfig(Data):
+    """*Moves*: makes the empty state, with ``num_kv_blocks`` blocks of which block 0 is null."""
+
+    KIND = "run.config"
+    num_kv_blocks: int
+    block_size: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    max_model_len: int
+    policy: str
+    enable_chunked_prefill: bool
+    enable_prefix_caching: bool
+    long_prefill_token_threshold: int
+    watermark: float
+    admission: str
+
+
+class RunSource(Data):
+    """The text behind a ``src`` id. ``text`` is the whole function, once per function."""
+
+    KIND = "run.source"
+    src: int
+    file: str
+    line: int
+    function: str
+    first_line: int
+    text: str
+
+
+class RunIdle(Data):
+    """Nothing is left to run; the engine sleeps until a request comes."""
+
+    KIND = "run.idle"
+
+
+class RunError(Data):
+    """The engine's loop failed; only ``run.end`` follows."""
+
+    KIND = "run.error"
+    error: str
+    message: str
+
+
+class RunEnd(Data):
+    KIND = "run.end"
+    steps: int
+
+
+class TraceViolation(Data):
+    """An invariant does not hold: a bug in the engine or in the trace."""
+
+    KIND = "trace.violation"
+    message: str
+
+
+class GateChange(Data):
+    """Somebody paused the engine, let it go on, or changed its pace: no decision of the engine."""
+
+    KIND = "gate.change"
+    mode: str
+    """``run`` | ``pause``."""
+    rate: float
+    """Steps per second at most; 0 = full speed."""
+
+
+class CoreInput(Data):
+    """One message the core consumed, applied before the step that follows.
+
+    ``op``: ``add`` (the ``req.arrive`` right after it has the contents) | ``abort`` |
+    ``reset_prefix_cache``.
+    """
+
+    KIND = "core.input"
+    op: str
+    why: Reason | None = None
+
+
+# --- the api process ---------------------------------------------------------------------------
+
+
+class HttpRequest(Data):
+    KIND = "http.request"
+    request_id: str
+    method: str
+    path: str
+    bytes: int
+
+
+class HttpFirstByte(Data):
+    KIND = "http.first_byte"
+    request_id: str
+    status: int
+
+
+class HttpChunk(Data):
+    KIND = "http.chunk"
+    request_id: str
+    bytes: int
+    tokens: int
+
+
+class HttpDone(Data):
+    KIND = "http.done"
+    request_id: str
+    status: int
+    bytes: int
+
+
+class HttpRejected(Data):
+    KIND = "http.rejected"
+    request_id: str
+    status: int
+    message: str
+
+
+class ReqTokenize(Data):
+    KIND = "req.tokenize"
+    request_id: str
+    characters: int
+    tokens: int
+    ns: int
+
+
+class ReqHeldBack(Data):
+    """The detokeniser keeps text back: half a character, or what may begin a stop string."""
+
+    KIND = "req.held_back"
+    request_id: str
+    text: str
+
+
+class ReqReleased(Data):
+    KIND = "req.released"
+    request_id: str
+    text: str
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+class ReqArrive(Data):
+    """*Moves*: makes the request, in no queue yet."""
+
+    KIND = "req.arrive"
+    request_id: str
+    """The caller's id."""
+    prompt_token_ids: list[int]
+    texts: list[str]
+    """The piece of text of each prompt token."""
+    params: dict[str, Any]
+    max_tokens: int
+    priority: int = 0
+    parent: str | None = None
+    cache_salt: str | None = None
+    eos_token_id: int | None = None
+
+
+class ReqEnqueue(Data):
+    """*Moves*: puts the request into the waiting queue at ``position`` (0 = head)."""
+
+    KIND = "req.enqueue"
+    position: int
+
+
+class ReqAdmit(Data):
+    """*Moves*: from waiting to the end of running, with ``hit`` tokens already computed."""
+
+    KIND = "req.admit"
+    hit: int
+    tokens: int
+    """All tokens of the request, those of the hit included."""
+
+
+class ReqResume(Data):
+    """*Moves*: as ``req.admit``, for a request that was preempted."""
+
+    KIND = "req.resume"
+    hit: int
+    tokens: int
+
+
+class ReqPreempt(Data):
+    """*Moves*: from running to ``position`` in waiting; none of its tokens is computed now."""
+
+    KIND = "req.preempt"
+    tokens_lost: int
+    position: int
+
+
+class ReqFirstToken(Data):
+    KIND = "req.first_token"
+    steps_since_arrival: int
+    """1 = in the first step that could have run it."""
+
+
+class ReqToken(Data):
+    """*Moves*: appends one output token."""
+
+    KIND = "req.token"
+    token_id: int
+    text: str
+    index: int
+    """0 for the first output token."""
+
+
+class ReqFinish(Data):
+    """*Moves*: from its queue to finished."""
+
+    KIND = "req.finish"
+    reason: str
+    """``stop`` | ``length`` | ``abort`` | ``error``."""
+    why: Reason | None
+    stop_reason: int | str | None
+    prompt_tokens: int
+    output_tokens: int
+    preemptions: int
+
+
+class ReqAbort(Data):
+    """Its end was asked for from outside; ``req.finish`` follows."""
+
+    KIND = "req.abort"
+    why: Reason
+
+
+class ReqError(Data):
+    """It failed alone, or could never run; ``req.finish`` follows."""
+
+    KIND = "req.error"
+    message: str
+
+
+# --- steps -------------------------------------------------------------------------------------
+
+
+class StepBegin(Data):
+    """*Moves*: the step number."""
+
+    KIND = "step.begin"
+    budget: int
+    max_num_seqs: int
+    waiting: int
+    running: int
+    free_blocks: int
+
+
+class StepEnd(Data):
+    KIND = "step.end"
+    schedule_ns: int
+    execute_ns: int
+    update_ns: int
+
+
+# --- decisions ---------------------------------------------------------------------------------
+
+
+class SchedGrant(Data):
+    """The request runs ``n`` tokens in this step, from position ``start``."""
+
+    KIND = "sched.grant"
+    n: int
+    start: int
+    why: GrantWhy
+
+
+class SchedChunk(Data):
+    """Only ``n`` of the ``of`` tokens that it lacked run in this step."""
+
+    KIND = "sched.chunk"
+    n: int
+    of: int
+
+
+class SchedSkip(Data):
+    """A request was looked at and not scheduled."""
+
+    KIND = "sched.skip"
+    reason: Reason
+    need: int
+    """Blocks (no_free_blocks, larger_than_pool), tokens (no_budget, chunking_off), requests
+    (max_num_seqs)."""
+    have: int
+    hit: int
+    """Tokens of it that the prefix cache holds now, where that was looked up."""
+
+
+class SchedStop(Data):
+    """The waiting queue is not looked at further, and somebody is left in it."""
+
+    KIND = "sched.stop"
+    reason: Reason
+    head: str
+    behind: list[str]
+
+
+class SchedVictim(Data):
+    """The event's request gives way to ``for``, chosen among ``candidates``."""
+
+    KIND = "sched.victim"
+    for_req: str = msgspec.field(name="for")
+    need: int
+    """Blocks that ``for`` lacks."""
+    have: int
+    policy: str
+    candidates: list[str]
+    tokens_lost: int
+
+
+class SchedRefund(Data):
+    """A victim had been granted tokens in this step already: they go back to the budget."""
+
+    KIND = "sched.refund"
+    n: int
+
+
+class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
+    req: str
+    asked: int
+    granted: int
+    limited_by: Reason | None
+
+
+class SchedLedger(Data):
+    """*Moves*: advances ``num_computed_tokens`` of each request by what it was granted."""
+
+    KIND = "sched.ledger"
+    budget: int
+    used: int
+    unused_reason: Reason | None
+    """Why budget is left, or None if none is."""
+    rows: list[LedgerRow]
+
+
+# --- blocks ------------------------------------------------------------------------------------
+
+
+class KvHit(Data):
+    """A prefix lookup found ``tokens`` tokens in ``blocks``; they are not taken yet."""
+
+    KIND = "kv.hit"
+    tokens: int
+    blocks: list[int]
+
+
+class KvMiss(Data):
+    """The lookup ended at logical block ``at_block``."""
+
+    KIND = "kv.miss"
+    at_block: int
+    reason: Reason
+    hash: str | None
+    """The hash that was not found, where one was looked for."""
+
+
+class KvTouch(Data):
+    """*Moves*: the request shares ``block`` as its next logical block; ``ref`` tables hold it."""
+
+    KIND = "kv.touch"
+    block: int
+    ref: int
+
+
+class KvEvict(Data):
+    """*Moves*: the block, about to be taken for the event's request, loses its hash."""
+
+    KIND = "kv.evict"
+    block: int
+    hash: str
+    left_by: str | None
+    """The request that gave the block back last."""
+
+
+class KvAlloc(Data):
+    """*Moves*: takes ``blocks`` from the front of the free queue; they become the request's
+    logical blocks ``logical``, ``logical`` + 1, …"""
+
+    KIND = "kv.alloc"
+    blocks: list[int]
+    logical: int
+
+
+class KvCache(Data):
+    """*Moves*: logical block ``logical`` is full: its hash is registered for others to hit."""
+
+    KIND = "kv.cache"
+    logical: int
+    block: int
+    hash: str
+    parent: str | None
+
+
+class KvUncache(Data):
+    """*Moves*: withdraws a hash whose tokens will not be run."""
+
+    KIND = "kv.uncache"
+    block: int
+    hash: str
+    reason: Reason
+
+
+class KvFree(Data):
+    """*Moves*: the request gives back its whole table, tail first.
+
+    Blocks that no other table holds enter the free queue: ``front`` (no hash; listed in queue
+    order) at its front, ``back`` (cached) at its back. Shared ones are in neither list.
+    """
+
+    KIND = "kv.free"
+    blocks: list[int]
+    front: list[int]
+    back: list[int]
+
+
+class KvReset(Data):
+    """*Moves*: forgets every cached hash; no block is in use."""
+
+    KIND = "kv.reset"
+    cached_blocks: int
+
+
+# --- batch, execution, sampling ----------------------------------------------------------------
+
+
+class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
+    req: str
+    why: GrantWhy
+    start: int
+    n: int
+
+
+class BatchCompose(Data):
+    """The flat batch, in its order."""
+
+    KIND = "batch.compose"
+    rows: list[BatchRow]
+    tokens: int
+    padding: int
+
+
+class ExecForward(Data):
+    KIND = "exec.forward"
+    tokens: int
+    ns: int
+
+
+class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
+    req: str
+    token_id: int
+    text: str
+    logprob: float | None
+    rank: int | None
+
+
+class Sample(Data):
+    KIND = "sample"
+    rows: list[SampleRow]
+
+
+KINDS: dict[str, type[Data]] = {cls.KIND: cls for cls in Data.__subclasses__()}

@@ -1,0 +1,233 @@
+"""Trace files: a header line, then one event a line; read, indexed, compared.
+
+A file that is cut, altered or of a later major version gives a TraceError that names the line. The
+sidecar index (``FILE.index``) makes a long trace seekable; it can be rebuilt from the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from minivllm.errors import TraceError
+from minivllm.trace.events import KINDS, SCHEMA, Event, Header
+from minivllm.trace.fold import State, apply, new_state, to_json
+
+SNAPSHOT_EVERY = 64
+"""Steps between two snapshots of a trace's index."""
+
+
+class _Line(msgspec.Struct):
+    """An event before its payload is decoded by its kind."""
+
+    stream: str
+    seq: int
+    step: int
+    phase: str
+    kind: str
+    t_ns: int
+    src: int
+    req: str | None
+    data: msgspec.Raw
+
+
+_line_decoder = msgspec.json.Decoder(_Line)
+_header_decoder = msgspec.json.Decoder(Header)
+_data_decoders = {kind: msgspec.json.Decoder(cls) for kind, cls in KINDS.items()}
+
+
+def decode_event(line: bytes) -> Event:
+    """One line → Event. The payload of a kind that is not known stays a plain dict.
+
+    Raises msgspec.MsgspecError when it is no event of this schema.
+    """
+    raw = _line_decoder.decode(line)
+    decoder = _data_decoders.get(raw.kind)
+    data: Any = decoder.decode(raw.data) if decoder else msgspec.json.decode(raw.data)
+    return Event(
+        stream=raw.stream,
+        seq=raw.seq,
+        step=raw.step,
+        phase=raw.phase,
+        kind=raw.kind,
+        t_ns=raw.t_ns,
+        src=raw.src,
+        req=raw.req,
+        data=data,
+    )
+
+
+@dataclass
+class Trace:
+    """A whole trace in memory."""
+
+    header: Header
+    events: list[Event]
+    name: str = ""
+
+    @cached_property
+    def engine_events(self) -> list[Event]:
+        """The events of the first engine's stream: what the fold takes."""
+        return [event for event in self.events if event.stream.startswith("engine")]
+
+    @cached_property
+    def steps(self) -> dict[int, list[Event]]:
+        """Step number → its engine events, the inputs applied before it included.
+
+        Key 0 has what came before any step.
+        """
+        steps: dict[int, list[Event]] = {}
+        for event in self.engine_events:
+            steps.setdefault(event.step, []).append(event)
+        return steps
+
+    @property
+    def last_step(self) -> int:
+        return max(self.steps, default=0)
+
+    def state_before(self, step: int) -> State:
+        """The state when step ``step`` is about to take its inputs."""
+        state = new_state()
+        for event in self.engine_events:
+            if event.step >= step:
+                break
+            apply(state, event)
+        return state
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a ``.jsonl`` trace, or one packed as ``.jsonl.gz``. Raises TraceError."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        if path.suffix == ".gz":
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TraceError(f"cannot read the trace {path}: {reason}") from error
+    return parse_trace(raw, str(path))
+
+
+def parse_trace(raw: bytes, name: str) -> Trace:
+    """The bytes of a trace file → Trace. ``name`` stands in error messages."""
+    first, _, rest = raw.partition(b"\n")
+    header = _parse_header(first, name)
+    events: list[Event] = []
+    last_seq: dict[str, int] = {}
+    lines = rest.split(b"\n")
+    if lines and lines[-1] == b"":
+        lines.pop()
+    elif lines:
+        raise TraceError(
+            f"{name}, line {len(lines) + 1}: the file is cut in the middle of a line; "
+            "record it again, or delete its last line to read what is there"
+        )
+    for number, line in enumerate(lines, start=2):
+        try:
+            event = decode_event(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise TraceError(f"{name}, line {number}: not an event ({error})") from error
+        expected = last_seq.get(event.stream, 0) + 1
+        if event.seq != expected:
+            raise TraceError(
+                f"{name}, line {number}: event {event.seq} of {event.stream} where {expected} "
+                "was due; lines are missing or were moved"
+            )
+        last_seq[event.stream] = event.seq
+        events.append(event)
+    return Trace(header, events, name)
+
+
+def _parse_header(line: bytes, name: str) -> Header:
+    hint = f"its first line must be a header with \"schema\": \"{SCHEMA}\""
+    try:
+        header = _header_decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise TraceError(f"{name} is no trace: {hint} ({error})") from error
+    major = SCHEMA.rsplit(".", 1)[0]
+    if header.schema.rsplit(".", 1)[0] != major:
+        raise TraceError(
+            f"{name} has schema {header.schema!r}; this version reads {major}.x. "
+            "Read it with the minivllm that recorded it, or record it again"
+        )
+    return header
+
+
+# --- index -------------------------------------------------------------------------------------
+
+
+class Index(msgspec.Struct):
+    """Where to start reading. Written beside the trace, rebuilt when it does not fit it."""
+
+    size: int
+    """Bytes of the trace file that it was made for."""
+    steps: dict[int, int]
+    """Step → number of events before its first one."""
+    snapshots: dict[int, Any]
+    """Every 64th step → the state before it, as ``to_json`` gives it."""
+
+
+def build_index(trace: Trace, size: int) -> Index:
+    steps: dict[int, int] = {}
+    snapshots: dict[int, Any] = {}
+    state = new_state()
+    for count, event in enumerate(trace.engine_events):
+        if event.step not in steps:
+            steps[event.step] = count
+            if event.step and event.step % SNAPSHOT_EVERY == 0:
+                snapshots[event.step] = to_json(state)
+        apply(state, event)
+    return Index(size=size, steps=steps, snapshots=snapshots)
+
+
+def load_index(path: str | Path) -> Index:
+    """The index beside a trace file; made, and written where that is possible, if it is not
+    there or belongs to another version of the file."""
+    path = Path(path)
+    size = path.stat().st_size
+    sidecar = path.with_name(path.name + ".index")
+    try:
+        index = msgspec.json.decode(sidecar.read_bytes(), type=Index)
+        if index.size == size:
+            return index
+    except (OSError, msgspec.MsgspecError):
+        pass
+    index = build_index(read_trace(path), size)
+    try:
+        sidecar.write_bytes(msgspec.json.encode(index))
+    except OSError:
+        pass  # a read-only place: the index is only a convenience
+    return index
+
+
+# --- comparison --------------------------------------------------------------------------------
+
+_UNSTRUCTURAL_KINDS = ("run.source", "gate.change", "run.idle")
+
+
+def structural(events: list[Event], hashes: bool = True) -> list[bytes]:
+    """The one form in which runs are compared: an engine's decisions, one line each.
+
+    Without times, source lines, the caller's request ids, and what is no decision (sources, gate,
+    idling). Two runs of one scenario are equal in it, byte for byte. ``hashes=False`` also drops
+    hash values, which depend on sampled text; goldens use that.
+    """
+    lines: list[bytes] = []
+    for event in events:
+        if event.kind in _UNSTRUCTURAL_KINDS or event.stream == "api":
+            continue
+        data = msgspec.to_builtins(event.data)
+        for field in list(data):
+            times = field == "ns" or field.endswith("_ns")
+            hash_value = field in ("hash", "parent") and event.kind.startswith("kv.")
+            if times or field == "request_id" or (hash_value and not hashes):
+                del data[field]
+        line = {"step": event.step, "kind": event.kind, "req": event.req, "data": data}
+        lines.append(msgspec.json.encode(line))
+    return lines

@@ -1,0 +1,195 @@
+"""Recorder: the tracer that is on. Encodes each event once, into one line of JSON.
+
+The same bytes go to the file, to the viewers and into the history that late viewers read. Several
+streams (``engine0``, ``api``) number their own events and share one :class:`TraceLog`.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from types import CodeType, FrameType
+from typing import IO
+
+import msgspec
+
+from minivllm.errors import TraceError
+from minivllm.trace.events import Data, Event, Header, RunSource
+from minivllm.trace.tracer import P, Tracer
+
+_encoder = msgspec.json.Encoder()
+_PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+DEFAULT_RETENTION = 200_000
+"""Events of a stream kept in memory for viewers (about 250 bytes each); the file has all."""
+
+Subscriber = Callable[[str, list[bytes]], None]
+"""Called with (stream, lines) after each flush, on the thread that flushed: be quick."""
+
+
+class TraceLog:
+    """Where the lines of all streams of one run go: memory, file, subscribers."""
+
+    def __init__(
+        self, header: Header, path: str | None = None, retention: int = DEFAULT_RETENTION
+    ) -> None:
+        """Raises TraceError when the file cannot be written."""
+        self.header = header
+        self.start_ns = time.perf_counter_ns()
+        self.retention = retention
+        self._history: dict[str, deque[bytes]] = {}
+        self._first_seq: dict[str, int] = {}
+        self._subscribers: list[Subscriber] = []
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        if path is not None:
+            try:
+                self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+            except OSError as error:
+                raise TraceError(f"cannot write the trace {path}: {error.strerror}") from error
+            self._file.write(_encoder.encode(header) + b"\n")
+
+    def streams(self) -> list[str]:
+        with self._lock:
+            return list(self._history)
+
+    def append(self, stream: str, lines: list[bytes]) -> None:
+        """Take the next lines of a stream, in order."""
+        with self._lock:
+            history = self._history.setdefault(stream, deque())
+            self._first_seq.setdefault(stream, 1)
+            history.extend(lines)
+            while len(history) > self.retention:
+                history.popleft()
+                self._first_seq[stream] += 1
+            if self._file is not None:
+                self._file.write(b"\n".join(lines) + b"\n")
+                self._file.flush()
+            subscribers = list(self._subscribers)
+        for subscriber in subscribers:
+            subscriber(stream, lines)
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Be told of new lines from now on; returns what ends it."""
+        with self._lock:
+            self._subscribers.append(subscriber)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if subscriber in self._subscribers:
+                    self._subscribers.remove(subscriber)
+
+        return unsubscribe
+
+    def first_seq(self, stream: str) -> int:
+        """The oldest event still in memory (1 until the retention is exceeded)."""
+        with self._lock:
+            return self._first_seq.get(stream, 1)
+
+    def head_seq(self, stream: str) -> int:
+        """The newest event handed on; 0 before the first."""
+        with self._lock:
+            return self._first_seq.get(stream, 1) + len(self._history.get(stream, ())) - 1
+
+    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
+        """The lines ``from_seq`` to ``to_seq``, both included, as far as they are in memory."""
+        with self._lock:
+            history, first = self._history.get(stream, deque()), self._first_seq.get(stream, 1)
+            start = max(from_seq - first, 0)
+            return list(islice(history, start, max(to_seq - first + 1, start)))
+
+    def close(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+
+class Recorder(Tracer):
+    """One stream of a run. Events are handed on at ``flush``, once per step."""
+
+    on = True
+
+    def __init__(
+        self,
+        log: TraceLog,
+        stream: str = "engine0",
+        token_text: Callable[[int], str] | None = None,
+    ) -> None:
+        self.log = log
+        self.stream = stream
+        self.seq = 0
+        self.step = 0
+        self.phase = "idle"
+        self._token_text = token_text
+        self._lines: list[bytes] = []
+        self._sources: dict[tuple[int, int], int] = {}
+        self._functions: dict[int, CodeType] = {}  # also keeps their ids from being used again
+        self._lock = threading.RLock()  # the api stream is written by many threads
+
+    def sibling(self, stream: str) -> Recorder:
+        """Another stream of the same run."""
+        return Recorder(self.log, stream, self._token_text)
+
+    def emit(
+        self, kind: Callable[P, Data], req: str | None, /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        frame = sys._getframe(1)
+        with self._lock:
+            src = self._sources.get((id(frame.f_code), frame.f_lineno))
+            if src is None:
+                src = self._intern_source(frame)
+            self._write(kind(*args, **kwargs), req, src)
+
+    def text(self, token_id: int) -> str:
+        return self._token_text(token_id) if self._token_text else f"<{token_id}>"
+
+    def flush(self) -> None:
+        with self._lock:
+            lines, self._lines = self._lines, []
+            if lines:
+                self.log.append(self.stream, lines)
+
+    def close(self) -> None:
+        self.flush()
+        self.log.close()
+
+    def _write(self, data: Data, req: str | None, src: int) -> None:
+        self.seq += 1
+        event = Event(
+            stream=self.stream,
+            seq=self.seq,
+            step=self.step,
+            phase=self.phase,
+            kind=data.KIND,
+            t_ns=time.perf_counter_ns() - self.log.start_ns,
+            src=src,
+            req=req,
+            data=data,
+        )
+        self._lines.append(_encoder.encode(event))
+
+    def _intern_source(self, frame: FrameType) -> int:
+        """Give the line that emits a number, and tell its text before the first use."""
+        code, line = frame.f_code, frame.f_lineno
+        src = self._sources[(id(code), line)] = len(self._sources) + 1
+        first, text = code.co_firstlineno, ""
+        if id(code) not in self._functions:
+            self._functions[id(code)] = code
+            last = max(n for *_, n in code.co_lines() if n is not None)
+            text = "".join(linecache.getlines(code.co_filename)[first - 1 : last])
+        file = os.path.relpath(code.co_filename, _PACKAGE_ROOT)
+        if file.startswith(".."):  # a student's own class: where it lies is nobody's business
+            file = os.path.basename(code.co_filename)
+        name = code.co_qualname if sys.version_info >= (3, 11) else code.co_name
+        source = RunSource(
+            src=src, file=file, line=line, function=name, first_line=first, text=text
+        )
+        self._write(source, None, src)
+        return src

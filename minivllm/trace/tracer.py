@@ -1,0 +1,40 @@
+"""Tracer: the one method by which the engine tells what it does; here, the one that is off.
+
+``core`` sees only this class. :class:`minivllm.trace.recorder.Recorder` is the one that writes.
+Off, an event costs a call with arguments that were at hand anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec
+
+from minivllm.trace.events import Data
+
+P = ParamSpec("P")
+
+
+class Tracer:
+    """Tells nobody. ``step`` and ``phase`` are set by the engine core and stand on each event."""
+
+    on = False
+    step = 0
+    phase = "idle"
+
+    def emit(
+        self, kind: Callable[P, Data], req: str | None, /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Tell one event: its kind (a struct of ``events.py``), whom it is about, its fields."""
+
+    def text(self, token_id: int) -> str:
+        """The piece of text behind a token id; only asked for while tracing is on."""
+        return ""
+
+    def flush(self) -> None:
+        """The step has ended: hand on what was told."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
+
+OFF = Tracer()
