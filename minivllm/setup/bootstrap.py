@@ -107,12 +107,9 @@ def _run(command: str, rest: list[str]) -> None:
         _fetch()
         _become([python, "-m", "pytest", *rest])
     elif command == "format":
-        _call(
-            [[python, "-m", "ruff", "check", "--fix", "."], [python, "-m", "ruff", "format", "."]]
-        )
+        _call(["ruff", "check", "--fix", "."], ["ruff", "format", "."])
     else:
-        checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
-        _call([[python, "-m", *check] for check in checks])
+        _call(["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
 
 def _install(environment: Environment, stage: str, title: str) -> None:
