@@ -33,6 +33,7 @@ class Refused:
     need: int
     have: int
     num_hit_tokens: int = 0
+    num_kept: int = 0  # free blocks that ``have`` leaves out
 
 
 class Admission:
@@ -51,7 +52,9 @@ class Admission:
 
         # The look-up comes before the count: how much there is to run depends on it.
         hit = self.kv.find_prefix(request)
-        lacking = request.num_tokens - hit.num_tokens  # num_tokens: a resumed one replays its output
+        lacking = (
+            request.num_tokens - hit.num_tokens
+        )  # num_tokens: a resumed one replays its output
         wanted, limited_by = limit_tokens(lacking, self.config, budget)
         if not self.config.enable_chunked_prefill and lacking > budget:
             return Refused(Reason.CHUNKING_OFF, lacking, budget, hit.num_tokens)
@@ -59,9 +62,10 @@ class Admission:
         # The whole sequence must fit, not just this step's chunk: otherwise several long prompts
         # would be let in together and preempt one another half-way (vllm issue 16832).
         need = self.kv.num_blocks_needed(request, request.num_tokens, hit)
-        have = self.kv.pool.num_free_blocks - self._kept_free(running, others_scheduled)
-        if need > have:
-            return Refused(Reason.NO_FREE_BLOCKS, need, max(have, 0), hit.num_tokens)
+        free = self.kv.pool.num_free_blocks
+        kept = min(self._kept_free(running, others_scheduled), free)
+        if need > free - kept:
+            return Refused(Reason.NO_FREE_BLOCKS, need, free - kept, hit.num_tokens, kept)
         return Admitted(hit, wanted, limited_by)
 
     def _kept_free(self, running: Iterable[Request], others_scheduled: bool) -> int:
@@ -76,9 +80,7 @@ class Admission:
         return kept
 
 
-def limit_tokens(
-    lacking: int, config: SchedulerConfig, budget: int
-) -> tuple[int, Reason | None]:
+def limit_tokens(lacking: int, config: SchedulerConfig, budget: int) -> tuple[int, Reason | None]:
     """How many of the ``lacking`` tokens may run, and which limit cut them, if any did."""
     threshold = config.long_prefill_token_threshold
     n, limited_by = lacking, None

@@ -18,14 +18,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from minivllm.core.block_hash import short
-from minivllm.trace.events import KvAlloc, KvCache, KvEvict, KvFree, KvReset, KvTouch, KvUncache, Reason
+from minivllm.trace.events import (
+    KvAlloc,
+    KvCache,
+    KvEvict,
+    KvFree,
+    KvReset,
+    KvTouch,
+    KvUncache,
+    Reason,
+)
 from minivllm.trace.tracer import Tracer
 
 
 class KVCacheBlock:
     """The bookkeeping of one block. Its K and V lie in the worker's cache, at ``block_id``."""
 
-    __slots__ = ("block_id", "ref_cnt", "block_hash", "left_by", "prev_free", "next_free")
+    __slots__ = ("block_hash", "block_id", "left_by", "next_free", "prev_free", "ref_cnt")
 
     def __init__(self, block_id: int) -> None:
         self.block_id = block_id
@@ -153,7 +162,12 @@ class BlockPool:
         self.trace.emit(KvTouch, req_id, block=block.block_id, ref=block.ref_cnt)
 
     def cache_block(
-        self, req_id: str, block: KVCacheBlock, block_hash: bytes, parent: bytes | None, logical: int
+        self,
+        req_id: str,
+        block: KVCacheBlock,
+        block_hash: bytes,
+        parent: bytes | None,
+        logical: int,
     ) -> None:
         """Register a full block under its hash, so that others can hit it."""
         block.block_hash = block_hash

@@ -46,7 +46,9 @@ NO_HIT = PrefixHit([], 0)
 class KVCacheManager:
     """The block tables of all requests over one :class:`BlockPool`."""
 
-    def __init__(self, num_blocks: int, block_size: int, enable_caching: bool, trace: Tracer) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, enable_caching: bool, trace: Tracer
+    ) -> None:
         self.block_size = block_size
         self.enable_caching = enable_caching
         self.trace = trace
@@ -71,7 +73,9 @@ class KVCacheManager:
         self._extend_hashes(request)
         blocks: list[KVCacheBlock] = []
         max_blocks = (request.num_tokens - 1) // self.block_size
-        missed = Reason.LAST_TOKEN if max_blocks < len(request.block_hashes) else Reason.PARTIAL_BLOCK
+        missed = (
+            Reason.LAST_TOKEN if max_blocks < len(request.block_hashes) else Reason.PARTIAL_BLOCK
+        )
         missed_hash = None
         for block_hash in request.block_hashes[:max_blocks]:
             block = self.pool.get_cached_block(block_hash)

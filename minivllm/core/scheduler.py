@@ -71,9 +71,7 @@ class Scheduler:
         if self.trace.on:
             self.trace.emit(ev.SchedLedger, None, **step.ledger())  # type: ignore[arg-type]
             total = output.total_num_scheduled_tokens
-            self.trace.emit(
-                ev.BatchCompose, None, rows=step.batch_rows(), tokens=total, padding=0
-            )
+            self.trace.emit(ev.BatchCompose, None, rows=step.batch_rows(), tokens=total, padding=0)
         return output
 
     # --- running requests ----------------------------------------------------------------------
@@ -184,6 +182,7 @@ class Scheduler:
                 need=answer.need,
                 have=answer.have,
                 hit=answer.num_hit_tokens,
+                kept=answer.num_kept,
             )
             step.account(request, 0, answer.reason)
             return self._stop_waiting(step, answer.reason)

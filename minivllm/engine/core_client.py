@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from minivllm.engine.engine_core import EngineCore
@@ -54,7 +55,7 @@ class InprocClient:
         self.core = core
         self.gate = gate or Gate()
         self.gate.on_change(self._tell_gate)
-        self._inputs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._inputs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._outputs: queue.SimpleQueue[EngineCoreOutputs] = queue.SimpleQueue()
         self._open: set[str] = set()  # ids of requests that have not ended
         self._lock = threading.Lock()
@@ -71,13 +72,14 @@ class InprocClient:
             if request.request_id in self._open:
                 raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
             self._open.add(request.request_id)
-        self._send(lambda: self.core.add_request(request) and None)
+        self._send(lambda: self.core.add_request(request))
 
     def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
-        self._send(lambda: [self.core.abort_request(i, why) for i in request_ids] and None)
+        for request_id in request_ids:
+            self._send(partial(self.core.abort_request, request_id, why))
 
     def reset_prefix_cache(self) -> None:
-        self._send(lambda: self.core.reset_prefix_cache() and None)
+        self._send(self.core.reset_prefix_cache)
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
         try:
@@ -146,7 +148,7 @@ class InprocClient:
 
     # --- helpers -------------------------------------------------------------------------------
 
-    def _send(self, apply: Callable[[], None]) -> None:
+    def _send(self, apply: Callable[[], object]) -> None:
         self._raise_if_dead()
         self._inputs.put(apply)
         self._wake.set()

@@ -413,6 +413,8 @@ class SchedSkip(Data):
     have: int
     hit: int
     """Tokens of it that the prefix cache holds now, where that was looked up."""
+    kept: int = 0
+    """Free blocks that are not counted in ``have``: the watermark, the strict admission's."""
 
 
 class SchedStop(Data):

@@ -145,7 +145,7 @@ def parse_trace(raw: bytes, name: str) -> Trace:
 
 
 def _parse_header(line: bytes, name: str) -> Header:
-    hint = f"its first line must be a header with \"schema\": \"{SCHEMA}\""
+    hint = f'its first line must be a header with "schema": "{SCHEMA}"'
     try:
         header = _header_decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -318,7 +318,9 @@ def violations(state: State) -> list[str]:
             found.append(f"{name} has more tokens computed than it has")
     for block_id, block in enumerate(state.blocks[1:], start=1):
         if block.ref != holders[block_id]:
-            found.append(f"block {block_id}: ref {block.ref}, but {holders[block_id]} tables hold it")
+            found.append(
+                f"block {block_id}: ref {block.ref}, but {holders[block_id]} tables hold it"
+            )
     used = sum(block.ref > 0 for block in state.blocks[1:])
     if used + len(state.free) != len(state.blocks) - 1 or len(set(state.free)) != len(state.free):
         found.append(f"{used} blocks used + {len(state.free)} free != {len(state.blocks) - 1}")

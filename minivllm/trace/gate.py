@@ -84,9 +84,7 @@ class Gate:
             return 0.0
         return self._last_pass + 1 / self._rate - time.monotonic()
 
-    def _set(
-        self, paused: bool | None = None, rate: float | None = None, allow: int = 0
-    ) -> None:
+    def _set(self, paused: bool | None = None, rate: float | None = None, allow: int = 0) -> None:
         with self._changed:
             before = (self._paused, self._rate)
             if paused is not None:

@@ -187,7 +187,7 @@ class Recorder(Tracer):
         file = os.path.relpath(code.co_filename, _PACKAGE_ROOT)
         if file.startswith(".."):  # a student's own class: where it lies is nobody's business
             file = os.path.basename(code.co_filename)
-        name = code.co_qualname if sys.version_info >= (3, 11) else code.co_name
+        name = getattr(code, "co_qualname", code.co_name)  # qualified from Python 3.11 on
         source = RunSource(
             src=src, file=file, line=line, function=name, first_line=first, text=text
         )

@@ -1,0 +1,13 @@
+"""The shared vectors are what the code gives now; the page's twins are tested on the same files."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.vectors.make import HERE, VECTORS, make
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vector_is_up_to_date(name: str) -> None:
+    committed = (HERE / f"{name}.json").read_text(encoding="utf-8")
+    assert committed == make(name), "run: python -m tests.vectors.make, and look at the difference"

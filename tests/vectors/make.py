@@ -1,0 +1,135 @@
+"""Write the vectors that hold the Python and the JavaScript fold and story to the same results.
+
+    python -m tests.vectors.make
+
+Each file: events in wire form, the state after every step, the story of every step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from minivllm.engine.messages import EngineCoreRequest
+from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
+from minivllm.sampling_params import SamplingParams
+from minivllm.scenario import Scenario, ScenarioRun, load_scenario, start
+from minivllm.trace.events import Event, Reason
+from minivllm.trace.file import Trace
+from minivllm.trace.fold import apply, new_state, to_json
+from minivllm.trace.story import story
+from tests.helpers import trace_of
+
+HERE = Path(__file__).parent
+
+
+def tiny_pressure() -> ScenarioRun:
+    return start(load_scenario("tiny-pressure")).run()
+
+
+def no_caching() -> ScenarioRun:
+    return start(load_scenario("tiny-pressure"), enable_prefix_caching=False).run()
+
+
+def priorities_aborts_reset() -> ScenarioRun:
+    """What tiny-pressure lacks: priorities, a refund, aborts, a refusal, a failed step, a reset."""
+    engine = {
+        "policy": "priority",
+        "num_kv_blocks": 13,
+        "block_size": 4,
+        "max_num_batched_tokens": 16,
+        "max_num_seqs": 4,
+        "max_model_len": 64,
+        "long_prefill_token_threshold": 7,
+        "watermark": 0.1,
+    }
+    scenario = Scenario(name="priorities-aborts-reset", engine=engine, request=[])
+
+    def next_token(req_id: str, index: int) -> int:
+        if (req_id, index) == ("r9", 1):
+            raise RuntimeError("no token for r9")
+        return counting_tokens(req_id, index)
+
+    run = start(scenario, executor=lambda config: ScriptedExecutor(config, next_token))
+    for i, priority in enumerate([3, 1, 2, 0, 2], start=1):
+        run.core.add_request(request(f"q{i}", 6 + 3 * i, 8 + 4 * i, priority))
+        run.core.step()
+    run.core.add_request(request("longer-than-the-pool", 50, 4, 0))
+    run.core.add_request(request("outgrows-the-pool", 40, 20, 5))
+    while run.core.has_requests():
+        if run.core.scheduler.current_step == 12:
+            run.core.abort_request("q3", Reason.STOP_STRING)
+            run.core.abort_request("q1", Reason.CLIENT)
+        run.core.step()
+    run.core.reset_prefix_cache()
+    for i in (8, 9):
+        run.core.add_request(request(f"q{i}", 12, 3, 0))
+    while run.core.has_requests():
+        run.core.step()
+    return run
+
+
+def request(request_id: str, num_prompt: int, max_tokens: int, priority: int) -> EngineCoreRequest:
+    return EngineCoreRequest(
+        request_id=request_id,
+        prompt_token_ids=[100 + i for i in range(num_prompt)],
+        sampling_params=SamplingParams(max_tokens=max_tokens, ignore_eos=True),
+        priority=priority,
+    )
+
+
+VECTORS: dict[str, Callable[[], ScenarioRun]] = {
+    "tiny-pressure": tiny_pressure,
+    "no-caching": no_caching,
+    "priorities-aborts-reset": priorities_aborts_reset,
+}
+
+
+def wire(event: Event) -> dict[str, Any]:
+    """An event as it stands in a line, without what differs from run to run."""
+    plain: dict[str, Any] = msgspec.to_builtins(event)
+    plain["t_ns"] = plain["src"] = 0
+    for field in plain["data"]:
+        if field == "ns" or field.endswith("_ns"):
+            plain["data"][field] = 0
+    return plain
+
+
+def vector(trace: Trace) -> dict[str, Any]:
+    state = new_state()
+    steps: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    seq = 0
+    for number, step_events in trace.steps.items():
+        told = story(state, step_events) if number else None
+        for event in step_events:
+            if event.kind == "run.source":
+                continue
+            seq += 1
+            event = msgspec.structs.replace(event, seq=seq)
+            apply(state, event)
+            events.append(wire(event))
+        steps.append(
+            {
+                "step": number,
+                "state": json.loads(json.dumps(to_json(state))),
+                "headline": told.headline if told else None,
+                "also": told.also if told else None,
+            }
+        )
+    return {"events": events, "steps": steps}
+
+
+def make(name: str) -> str:
+    text = json.dumps(vector(trace_of(VECTORS[name]())), ensure_ascii=False, separators=(",", ":"))
+    return text + "\n"
+
+
+if __name__ == "__main__":
+    for name in VECTORS:
+        (HERE / f"{name}.json").write_text(make(name), encoding="utf-8")
+        print(f"wrote {name}.json")
