@@ -1,0 +1,304 @@
+"""InputProcessor: a caller's prompt and wishes become requests that the engine core can trust.
+
+First room on a request's way: tokenise, check everything that can be checked before a single
+block is spent, settle what was left open (``max_tokens=None``, ``seed=-1``), and make one core
+request for each of the ``n`` samples. After this the core need not doubt its input.
+
+Counterpart in vLLM: ``vllm/v1/engine/input_processor.py`` and ``parallel_sampling.py`` (the
+fan-out). Left out: multimodal prompts, prompt embeddings, LoRA, beam search.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from minivllm.engine.detokenizer import ByteTokenizer
+from minivllm.engine.messages import EngineCoreRequest
+from minivllm.errors import PromptError, PromptTooLongError, SamplingParamsError
+from minivllm.sampling_params import SamplingParams
+from minivllm.trace.events import ReqTokenize
+from minivllm.trace.tracer import OFF, Tracer
+
+Messages = Sequence[Mapping[str, Any]]
+Prompt = str | Mapping[str, Any] | Messages
+"""A text, ``{"prompt": text}``, ``{"prompt_token_ids": [ids]}``, or the messages of a chat."""
+
+MAX_CACHE_SALT = 128
+
+
+class TokenizerLike(ByteTokenizer, Protocol):
+    """What the front end asks of :class:`minivllm.tokenizer.Tokenizer`."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
+    def token_text(self, token_id: int) -> str: ...
+    def apply_chat_template(self, messages: list[dict[str, Any]]) -> str: ...
+    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedInput:
+    """One request, ready: ``samples[i]`` is the core request of output i."""
+
+    request_id: str
+    prompt: str | None
+    """The prompt's text as the model sees it; None if ids were given."""
+    prompt_token_ids: list[int]
+    samples: list[EngineCoreRequest]
+
+
+class InputProcessor:
+    def __init__(
+        self,
+        tokenizer: TokenizerLike,
+        *,
+        max_model_len: int,
+        num_kv_blocks: int,
+        block_size: int,
+        tracer: Tracer = OFF,
+    ) -> None:
+        """``num_kv_blocks`` counts the null block, as the pool itself does."""
+        self.tokenizer = tokenizer
+        self.max_model_len = max_model_len
+        self._usable_blocks = num_kv_blocks - 1
+        self._block_size = block_size
+        self._trace = tracer
+
+    def process(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> ProcessedInput:
+        """Raises PromptError, PromptTooLongError or SamplingParamsError; spends nothing then."""
+        self._check_params(params)
+        _check_cache_salt(cache_salt)
+        began_ns = time.perf_counter_ns()
+        text, token_ids = self._tokenise(prompt)
+        if self._trace.on:
+            self._trace.emit(
+                ReqTokenize,
+                None,
+                request_id=request_id,
+                characters=len(text or ""),
+                tokens=len(token_ids),
+                ns=time.perf_counter_ns() - began_ns,
+            )
+        self._check_length(len(token_ids))
+        params = self._settle(params, room=self.max_model_len - len(token_ids))
+        samples = [
+            EngineCoreRequest(
+                request_id=request_id if params.n == 1 else f"{i}_{request_id}",
+                prompt_token_ids=token_ids,
+                sampling_params=_sample_params(params, i),
+                eos_token_id=self.tokenizer.eos_token_id,
+                priority=priority,
+                cache_salt=cache_salt,
+                parent=None if params.n == 1 else request_id,
+            )
+            for i in range(params.n)
+        ]
+        return ProcessedInput(request_id, text, token_ids, samples)
+
+    # --- the prompt ----------------------------------------------------------------------------
+
+    def _tokenise(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, str):
+            return prompt, self._encode(prompt)
+        if isinstance(prompt, Mapping):
+            if "prompt_token_ids" in prompt:
+                return None, self._check_ids(prompt["prompt_token_ids"])
+            if isinstance(prompt.get("prompt"), str):
+                return prompt["prompt"], self._encode(prompt["prompt"])
+            raise PromptError(
+                f"a prompt given as a dict needs the key 'prompt' (text) or 'prompt_token_ids' "
+                f"(a list of ids), got the keys {sorted(map(str, prompt))}"
+            )
+        if isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
+            messages = normalise_messages(prompt)
+            for i, message in enumerate(messages):
+                self._check_text(message["content"], f"messages[{i}].content")
+            text = self.tokenizer.apply_chat_template(messages)
+            return text, self.tokenizer.encode_chat(messages)
+        raise PromptError(
+            f"a prompt is a string, {{'prompt_token_ids': [...]}} or a list of chat messages, "
+            f"got {type(prompt).__name__}"
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        if not text:
+            raise PromptError("the prompt is empty; give at least one character")
+        self._check_text(text, "prompt")
+        return self.tokenizer.encode(text)
+
+    def _check_text(self, text: str, where: str) -> None:
+        """Refuse what the tokenizer cannot take, or should not be made to work on."""
+        check_surrogates(text, where)
+        if len(text) > self.max_model_len:  # else it fits, even at a token a character
+            least = len(text) // self._longest_token
+            if least > self.max_model_len:
+                raise PromptTooLongError(self._too_long(f"at least {least}"))
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """In bytes. A character is at least one byte, so this also bounds characters."""
+        return max(len(self.tokenizer.token_bytes(i)) for i in range(self.tokenizer.vocab_size))
+
+    def _check_ids(self, token_ids: Any) -> list[int]:
+        if not isinstance(token_ids, Sequence) or isinstance(token_ids, (str, bytes)):
+            raise PromptError(
+                f"prompt_token_ids must be a list of ids, got {type(token_ids).__name__}"
+            )
+        if not token_ids:
+            raise PromptError("prompt_token_ids is empty; give at least one id")
+        for i, token_id in enumerate(token_ids):
+            whole = isinstance(token_id, int) and not isinstance(token_id, bool)
+            if not whole or not 0 <= token_id < self.tokenizer.vocab_size:
+                raise PromptError(
+                    f"prompt_token_ids[{i}] must be a whole number between 0 and "
+                    f"{self.tokenizer.vocab_size - 1} (the vocabulary), got {token_id!r}"
+                )
+        return list(token_ids)
+
+    def _check_length(self, num_tokens: int) -> None:
+        if num_tokens == 0:
+            raise PromptError("the prompt has no tokens")
+        if num_tokens >= self.max_model_len:
+            raise PromptTooLongError(self._too_long(str(num_tokens)))
+        need = -(-num_tokens // self._block_size)
+        if need > self._usable_blocks:
+            raise PromptTooLongError(
+                f"The KV cache holds at most {self._usable_blocks * self._block_size} tokens "
+                f"({self._usable_blocks} blocks of {self._block_size}). However, your prompt "
+                f"contains {num_tokens} input tokens, which need {need} blocks, so it could "
+                f"never run. Please reduce the length of the prompt, or start the engine with "
+                f"more KV cache (num_kv_blocks, kv_cache_memory)."
+            )
+
+    def _too_long(self, num_tokens: str) -> str:
+        return (
+            f"This model's maximum context length is {self.max_model_len} tokens. However, your "
+            f"prompt contains {num_tokens} input tokens, which leaves no room for an answer. "
+            f"Please reduce the length of the prompt."
+        )
+
+    # --- the parameters ------------------------------------------------------------------------
+
+    def _check_params(self, params: SamplingParams) -> None:
+        """What only the model's vocabulary, or the tokenizer, can tell."""
+        for token_id in params.stop_token_ids:
+            if token_id >= self.tokenizer.vocab_size:
+                raise SamplingParamsError(
+                    "stop_token_ids",
+                    token_id,
+                    f"ids of the vocabulary, 0 to {self.tokenizer.vocab_size - 1}",
+                )
+        for text in params.stop:
+            if not text.isascii() and _first_surrogate(text) is not None:
+                raise SamplingParamsError("stop", text, "text without lone surrogates")
+
+    def _settle(self, params: SamplingParams, room: int) -> SamplingParams:
+        """Cut ``max_tokens`` to the ``room`` that the context leaves; -1 is no seed (as vLLM)."""
+        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        if params.min_tokens > max_tokens:
+            raise SamplingParamsError(
+                "min_tokens",
+                params.min_tokens,
+                f"at most {max_tokens}, what max_tokens and the context leave for the answer",
+            )
+        seed = None if params.seed == -1 else params.seed
+        return replace(params, max_tokens=max_tokens, seed=seed)
+
+
+def _sample_params(params: SamplingParams, index: int) -> SamplingParams:
+    """The parameters of sample ``index``: seeds differ, so that n samples are n samples."""
+    seed = params.seed
+    if seed is not None:
+        seed = (seed + index + 2**63) % 2**64 - 2**63  # stays a signed 64-bit number
+    return replace(params, n=1, seed=seed)
+
+
+def normalise_messages(messages: Any) -> list[dict[str, Any]]:
+    """Chat messages with plain text as content; parts of type ``text`` are joined.
+
+    Raises PromptError that names the message. Roles are left to the model's template.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
+        raise PromptError("messages must be a list with at least one message")
+    return [_normalise(message, i) for i, message in enumerate(messages)]
+
+
+def _normalise(message: Any, i: int) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise PromptError(
+            f"messages[{i}] must be an object with role and content, got {type(message).__name__}"
+        )
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not role:
+        raise PromptError(f"messages[{i}].role must be a non-empty string, got {role!r}")
+    check_surrogates(role, f"messages[{i}].role")
+    if isinstance(content, list):
+        content = "".join(
+            _part_text(part, f"messages[{i}].content[{k}]") for k, part in enumerate(content)
+        )
+    if not isinstance(content, str):
+        raise PromptError(
+            f"messages[{i}].content must be a string or a list of text parts, "
+            f"got {type(content).__name__}"
+        )
+    return {"role": role, "content": content}
+
+
+def _part_text(part: Any, where: str) -> str:
+    if (
+        isinstance(part, Mapping)
+        and part.get("type") == "text"
+        and isinstance(part.get("text"), str)
+    ):
+        return str(part["text"])
+    given = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise PromptError(
+        f"{where} must be {{'type': 'text', 'text': ...}}; other kinds are not read, got {given!r}"
+    )
+
+
+def check_surrogates(text: str, where: str) -> None:
+    """A lone surrogate (half of a UTF-16 pair) is no character, and no tokenizer takes it."""
+    position = None if text.isascii() else _first_surrogate(text)
+    if position is not None:
+        raise PromptError(
+            f"{where} is not valid Unicode: a lone surrogate "
+            f"(U+{ord(text[position]):04X}) stands at character {position}"
+        )
+
+
+def _first_surrogate(text: str) -> int | None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def _check_cache_salt(cache_salt: str | None) -> None:
+    if cache_salt is None:
+        return
+    if not isinstance(cache_salt, str) or not 0 < len(cache_salt) <= MAX_CACHE_SALT:
+        raise SamplingParamsError(
+            "cache_salt", cache_salt, f"a string of 1 to {MAX_CACHE_SALT} characters"
+        )
+    if _first_surrogate(cache_salt) is not None:
+        raise SamplingParamsError("cache_salt", cache_salt, "text without lone surrogates")

@@ -1,0 +1,163 @@
+"""A prompt is checked and settled before a single block is spent."""
+
+from __future__ import annotations
+
+import pytest
+
+from minivllm.engine.input_processor import InputProcessor
+from minivllm.errors import PromptError, PromptTooLongError, SamplingParamsError
+from minivllm.sampling_params import SamplingParams
+from tests.serve.fakes import EOS, IM_START, FakeTokenizer, ListTracer
+
+TOKENIZER = FakeTokenizer()
+
+
+def processor(max_model_len: int = 32, num_kv_blocks: int = 65) -> InputProcessor:
+    return InputProcessor(
+        TOKENIZER, max_model_len=max_model_len, num_kv_blocks=num_kv_blocks, block_size=4
+    )
+
+
+def process(prompt, params=None, **kwargs):
+    return processor(**kwargs).process("q", prompt, params or SamplingParams())
+
+
+@pytest.mark.parametrize("prompt", ["Hello world", {"prompt": "Hello world"}])
+def test_text_is_tokenised(prompt):
+    given = process(prompt)
+    assert given.prompt == "Hello world"
+    assert given.prompt_token_ids == [256, 257]
+    assert [s.request_id for s in given.samples] == ["q"]
+    assert given.samples[0].eos_token_id == EOS
+    assert given.samples[0].parent is None
+
+
+def test_token_ids_are_taken_as_they_are():
+    given = process({"prompt_token_ids": [5, 6]})
+    assert (given.prompt, given.prompt_token_ids) == (None, [5, 6])
+
+
+def test_messages_go_through_the_chat_template():
+    given = process([{"role": "user", "content": "a"}])
+    assert given.prompt == "<|im_start|>user: a<|im_end|><|im_start|>assistant: "
+    assert given.prompt_token_ids[0] == IM_START
+
+
+def test_content_parts_of_text_are_joined():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    given = process([{"role": "user", "content": parts}])
+    assert "user: ab<" in given.prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("", "empty"),
+        ({"prompt_token_ids": []}, "empty"),
+        ({"prompt_token_ids": "abc"}, "list of ids"),
+        ({"prompt_token_ids": [1, -1]}, r"prompt_token_ids\[1\].*got -1"),
+        ({"prompt_token_ids": [TOKENIZER.vocab_size]}, "vocabulary"),
+        ({"prompt_token_ids": [True]}, "whole number"),
+        ({"prompt_token_ids": [1.5]}, "whole number"),
+        ({"text": "a"}, r"got the keys \['text'\]"),
+        (7, "got int"),
+        ([], "at least one message"),
+        ([{"role": "user"}], r"messages\[0\].content"),
+        ([{"content": "a"}], r"messages\[0\].role"),
+        (["a"], r"messages\[0\] must be an object"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "image_url"),
+        ([{"role": "wizard", "content": "a"}], "unknown role"),
+        ("a\ud800b", "lone surrogate.*character 1"),
+        ([{"role": "user", "content": "\udfff"}], r"messages\[0\].content.*U\+DFFF"),
+    ],
+)
+def test_a_prompt_that_cannot_be_taken_says_why(prompt, says):
+    with pytest.raises(PromptError, match=says):
+        process(prompt)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_in_openais_words():
+    # PITFALLS: over-long prompt: only a log line, the client hangs
+    with pytest.raises(PromptTooLongError) as error:
+        process({"prompt_token_ids": [1] * 40})
+    assert "This model's maximum context length is 32 tokens." in str(error.value)
+    assert "However, your prompt contains 40 input tokens" in str(error.value)
+
+
+def test_a_prompt_that_fills_the_context_leaves_no_room_for_an_answer():
+    with pytest.raises(PromptTooLongError):
+        process({"prompt_token_ids": [1] * 32})
+    assert process({"prompt_token_ids": [1] * 31}).samples[0].sampling_params.max_tokens == 1
+
+
+def test_a_prompt_larger_than_the_pool_is_refused():
+    # PITFALLS: a prompt larger than the pool → assertion, or the queue hangs for ever
+    assert process({"prompt_token_ids": [1] * 12}, num_kv_blocks=4)  # 3 usable blocks of 4
+    with pytest.raises(PromptTooLongError, match="at most 12 tokens.*13 input tokens.*4 blocks"):
+        process({"prompt_token_ids": [1] * 13}, num_kv_blocks=4)
+
+
+def test_a_huge_text_is_refused_without_being_tokenised(monkeypatch):
+    monkeypatch.setattr(TOKENIZER, "encode", lambda text: pytest.fail("was tokenised"))
+    with pytest.raises(PromptTooLongError, match="at least"):
+        process("a" * 10_000)
+
+
+def test_max_tokens_none_is_the_rest_of_the_context():
+    given = process("Hello", SamplingParams(max_tokens=None))
+    assert given.samples[0].sampling_params.max_tokens == 31
+
+
+def test_max_tokens_is_cut_to_the_context():
+    given = process("Hello", SamplingParams(max_tokens=100))
+    assert given.samples[0].sampling_params.max_tokens == 31
+
+
+def test_min_tokens_that_the_context_cannot_hold_are_refused():
+    with pytest.raises(SamplingParamsError, match="min_tokens must be at most 31"):
+        process("Hello", SamplingParams(max_tokens=None, min_tokens=32))
+
+
+def test_stop_token_ids_outside_the_vocabulary_are_refused():
+    with pytest.raises(SamplingParamsError, match="stop_token_ids"):
+        process("Hello", SamplingParams(stop_token_ids=[TOKENIZER.vocab_size]))
+
+
+def test_a_stop_string_with_a_lone_surrogate_is_refused():
+    with pytest.raises(SamplingParamsError, match="stop"):
+        process("Hello", SamplingParams(stop=["\ud800"]))
+
+
+@pytest.mark.parametrize("salt", ["", "x" * 129, "\ud800", 7])
+def test_a_cache_salt_out_of_range_is_refused(salt):
+    with pytest.raises(SamplingParamsError, match="cache_salt"):
+        processor().process("q", "Hello", SamplingParams(), cache_salt=salt)
+
+
+def test_n_samples_get_names_and_seeds_of_their_own():
+    given = process("Hello", SamplingParams(n=3, seed=7))
+    assert [s.request_id for s in given.samples] == ["0_q", "1_q", "2_q"]
+    assert {s.parent for s in given.samples} == {"q"}
+    assert [s.sampling_params.seed for s in given.samples] == [7, 8, 9]
+    assert {s.sampling_params.n for s in given.samples} == {1}
+
+
+def test_the_seeds_of_samples_stay_within_64_bits():
+    given = process("Hello", SamplingParams(n=2, seed=2**63 - 1))
+    assert [s.sampling_params.seed for s in given.samples] == [2**63 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("seed", [None, -1])
+def test_without_a_seed_the_core_makes_one(seed):
+    assert process("Hello", SamplingParams(seed=seed)).samples[0].sampling_params.seed is None
+
+
+def test_tokenising_is_told():
+    tracer = ListTracer()
+    inputs = InputProcessor(
+        TOKENIZER, max_model_len=32, num_kv_blocks=65, block_size=4, tracer=tracer
+    )
+    inputs.process("q", "Hello world", SamplingParams())
+    (event,) = tracer.events
+    assert (event.KIND, event.request_id) == ("req.tokenize", "q")
+    assert (event.characters, event.tokens) == (11, 2)
