@@ -1,0 +1,229 @@
+"""OutputProcessor: the engine core's tokens become text, and the caller's RequestOutput.
+
+Counterpart of the input processor on the way back. The core knows nothing of text, so this room
+finds stop strings and says which requests the core must abort for them; it joins the n samples of
+one request; it puts text beside the logprobs. It knows neither threads nor asyncio: ``LLM`` calls
+it in a loop, ``AsyncLLM`` from its output thread.
+
+Counterpart in vLLM: ``vllm/v1/engine/output_processor.py``, ``logprobs.py`` and
+``parallel_sampling.py``. Left out: prompt logprobs, pooling, per-request metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from minivllm.core.scheduler_output import TokenLogprobs
+from minivllm.engine.detokenizer import IncrementalDetokenizer
+from minivllm.engine.input_processor import ProcessedInput, TokenizerLike
+from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
+from minivllm.errors import DuplicateRequestError
+from minivllm.outputs import CompletionOutput, Logprob, OutputKind, RequestOutput
+from minivllm.trace.events import ReqHeldBack, ReqReleased
+from minivllm.trace.tracer import OFF, Tracer
+
+
+@dataclass(slots=True)
+class _Sample:
+    """One of a request's n outputs, while it runs."""
+
+    request: _Request
+    index: int
+    core_id: str
+    detokenizer: IncrementalDetokenizer
+    num_logprobs: int | None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+    num_sent: int = 0
+    """Tokens (and rows of logprobs) that an earlier delta has told."""
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass(slots=True)
+class _Request:
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    kind: OutputKind
+    samples: list[_Sample] = field(default_factory=list)
+    num_cached_tokens: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return all(sample.finish_reason is not None for sample in self.samples)
+
+
+@dataclass(slots=True)
+class ProcessedOutputs:
+    """What one step brought, for the callers and for the core."""
+
+    request_outputs: list[RequestOutput] = field(default_factory=list)
+    to_abort: list[str] = field(default_factory=list)
+    """Core requests that a stop string has ended, which the core cannot know."""
+
+
+class OutputProcessor:
+    def __init__(self, tokenizer: TokenizerLike, tracer: Tracer = OFF) -> None:
+        self._tokenizer = tokenizer
+        self._trace = tracer
+        self._requests: dict[str, _Request] = {}
+        self._samples: dict[str, _Sample] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not finished."""
+        return len(self._requests)
+
+    def open_ids(self) -> list[str]:
+        return list(self._requests)
+
+    def add_request(self, given: ProcessedInput, kind: OutputKind) -> None:
+        """Await the outputs of a request; before the core gets it, since it may answer at once.
+
+        Raises DuplicateRequestError while a request of that name is open.
+        """
+        names = {given.request_id, *(sample.request_id for sample in given.samples)}
+        if given.request_id in self._requests or any(name in self._samples for name in names):
+            raise DuplicateRequestError(
+                f"request id {given.request_id!r} is in use by a request that has not finished"
+            )
+        request = _Request(given.request_id, given.prompt, given.prompt_token_ids, kind)
+        self._requests[given.request_id] = request
+        for index, core_request in enumerate(given.samples):
+            sample = self._make_sample(request, index, core_request)
+            request.samples.append(sample)
+            self._samples[sample.core_id] = sample
+
+    def _make_sample(self, request: _Request, index: int, given: EngineCoreRequest) -> _Sample:
+        params = given.sampling_params
+        detokenizer = IncrementalDetokenizer(
+            self._tokenizer,
+            stop=params.stop,
+            include_stop_str_in_output=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+            min_tokens=params.min_tokens,
+        )
+        return _Sample(request, index, given.request_id, detokenizer, params.logprobs)
+
+    def process_outputs(self, outputs: Iterable[EngineCoreOutput]) -> ProcessedOutputs:
+        """Take in one step. Outputs of requests that were aborted meanwhile are dropped."""
+        result = ProcessedOutputs()
+        for output in outputs:
+            sample = self._samples.get(output.request_id)
+            if sample is None:
+                continue
+            if sample.index == 0 and output.num_cached_tokens:
+                sample.request.num_cached_tokens = output.num_cached_tokens
+            if self._take_in(sample, output):
+                result.to_abort.append(sample.core_id)
+            made = self._make_output(sample)
+            if made is not None:
+                result.request_outputs.append(made)
+        return result
+
+    def abort_requests(self, request_ids: Iterable[str]) -> tuple[list[RequestOutput], list[str]]:
+        """Forget these requests: their last outputs, and the core requests to call off."""
+        last, core_ids = [], []
+        for request_id in request_ids:
+            request = self._requests.get(request_id)
+            if request is None:
+                continue
+            unfinished = [sample for sample in request.samples if sample.finish_reason is None]
+            for sample in unfinished:
+                self._end(sample, "abort", None)
+                core_ids.append(sample.core_id)
+            last.append(self._request_output(request, unfinished))
+        return last, core_ids
+
+    # --- taking in -----------------------------------------------------------------------------
+
+    def _take_in(self, sample: _Sample, output: EngineCoreOutput) -> bool:
+        """Append one step's tokens; True if a stop string has ended what the core would go on
+        with."""
+        detokenizer = sample.detokenizer
+        before = (detokenizer.held_back, len(detokenizer.shown)) if self._trace.on else None
+        taken = detokenizer.push(
+            output.new_token_ids, last_is_stop_token=output.finish_reason == "stop"
+        )
+        sample.token_ids.extend(output.new_token_ids[:taken])
+        if sample.num_logprobs is not None:
+            for row in output.new_logprobs[:taken]:
+                sample.logprobs.append(self._name(row, sample.num_logprobs))
+                sample.cumulative_logprob += row.logprob
+
+        stop_string = detokenizer.stop_string
+        if stop_string is not None:
+            self._end(sample, "stop", stop_string)
+        elif output.finish_reason is not None:
+            self._end(sample, output.finish_reason, output.stop_reason)
+        if before is not None:
+            self._tell_held_back(sample, *before)
+        return stop_string is not None and output.finish_reason is None
+
+    def _end(self, sample: _Sample, finish_reason: str, stop_reason: int | str | None) -> None:
+        sample.detokenizer.flush()
+        sample.finish_reason, sample.stop_reason = finish_reason, stop_reason
+        del self._samples[sample.core_id]
+        if sample.request.finished:
+            del self._requests[sample.request.request_id]
+
+    def _name(self, row: TokenLogprobs, num_logprobs: int) -> dict[int, Logprob]:
+        """One position's logprobs with the tokens' text, the chosen token first."""
+        chosen = Logprob(row.logprob, row.rank, self._tokenizer.token_text(row.token_id))
+        named = {row.token_id: chosen}
+        for rank, (token_id, logprob) in enumerate(row.top[:num_logprobs], start=1):
+            if token_id not in named:
+                named[token_id] = Logprob(logprob, rank, self._tokenizer.token_text(token_id))
+        return named
+
+    def _tell_held_back(self, sample: _Sample, held_before: str, num_shown: int) -> None:
+        """Say what came out after having been kept back (nothing, where a stop string swallowed
+        it), and what is kept back now."""
+        held = sample.detokenizer.held_back
+        fresh = sample.detokenizer.shown[num_shown:]
+        if held_before and (fresh or not held):
+            self._trace.emit(ReqReleased, None, request_id=sample.core_id, text=fresh)
+        if held and (fresh or held != held_before):
+            self._trace.emit(ReqHeldBack, None, request_id=sample.core_id, text=held)
+
+    # --- handing out ---------------------------------------------------------------------------
+
+    def _make_output(self, sample: _Sample) -> RequestOutput | None:
+        request = sample.request
+        if request.kind is OutputKind.FINAL_ONLY:
+            return self._request_output(request, request.samples) if request.finished else None
+        if not sample.token_ids and sample.finish_reason is None:
+            return None  # its prompt is still being run
+        return self._request_output(request, [sample])
+
+    def _request_output(self, request: _Request, samples: list[_Sample]) -> RequestOutput:
+        if request.kind is OutputKind.FINAL_ONLY:
+            samples = request.samples
+        return RequestOutput(
+            request_id=request.request_id,
+            prompt=request.prompt,
+            prompt_token_ids=request.prompt_token_ids,
+            outputs=[_completion(sample, request.kind) for sample in samples],
+            finished=request.finished,
+            num_cached_tokens=request.num_cached_tokens,
+        )
+
+
+def _completion(sample: _Sample, kind: OutputKind) -> CompletionOutput:
+    """The sample as its caller wants it: what is new (delta), or everything."""
+    delta = kind is OutputKind.DELTA
+    start = sample.num_sent if delta else 0
+    sample.num_sent = len(sample.token_ids)
+    wanted = sample.num_logprobs is not None
+    return CompletionOutput(
+        index=sample.index,
+        text=sample.detokenizer.take() if delta else sample.detokenizer.shown,
+        token_ids=sample.token_ids[start:],
+        cumulative_logprob=sample.cumulative_logprob if wanted else None,
+        logprobs=sample.logprobs[start:] if wanted else None,
+        finish_reason=sample.finish_reason,
+        stop_reason=sample.stop_reason,
+    )
