@@ -1,0 +1,109 @@
+"""What both entries, LLM and AsyncLLM, are made of: a tokenizer and a client of an engine core.
+
+Counterpart in vLLM: the constructors of ``LLMEngine`` and ``AsyncLLM`` in ``vllm/v1/engine/``.
+Nothing here imports torch until a model is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from minivllm.config import EngineConfig
+from minivllm.engine.core_client import EngineCoreClient, InprocClient
+from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.input_processor import InputProcessor, TokenizerLike
+from minivllm.engine.output_processor import OutputProcessor
+from minivllm.errors import MissingExtraError
+from minivllm.executor.base import Executor
+from minivllm.trace.gate import Gate
+from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.tracer import OFF, Tracer
+
+ExecutorFactory = Callable[[EngineConfig], Executor]
+
+
+@dataclass(slots=True)
+class Parts:
+    """A running engine, seen from the front: whoever holds this may send it requests."""
+
+    client: EngineCoreClient
+    tokenizer: TokenizerLike
+    inputs: InputProcessor
+    outputs: OutputProcessor
+    tracer: Tracer
+    """The front end's own stream of events, ``api``."""
+    trace_log: TraceLog | None = None
+    """Where all streams of the run are kept; None if the run is not traced."""
+
+
+def join(client: EngineCoreClient, tokenizer: TokenizerLike, tracer: Tracer = OFF) -> Parts:
+    """The front end's rooms around an engine that runs already."""
+    facts = client.facts()
+    inputs = InputProcessor(
+        tokenizer,
+        max_model_len=facts["max_model_len"],
+        num_kv_blocks=facts["num_kv_blocks"],
+        block_size=facts["block_size"],
+        tracer=tracer,
+    )
+    return Parts(client, tokenizer, inputs, OutputProcessor(tokenizer, tracer), tracer)
+
+
+def build(
+    config: EngineConfig,
+    *,
+    executor_factory: ExecutorFactory | None = None,
+    tokenizer: TokenizerLike | None = None,
+    gate: Gate | None = None,
+) -> Parts:
+    """Start an engine in this process, on a thread of its own.
+
+    Without ``executor_factory`` and ``tokenizer`` it runs ``config.model`` on this machine. Raises
+    ModelError, ConfigError, TraceError, and MissingExtraError where torch is not installed.
+    """
+    if tokenizer is None:
+        tokenizer = _load_tokenizer(config)
+    executor = (executor_factory or _model_executor)(config)
+    recorder, log = _start_trace(config, executor, tokenizer)
+    client = InprocClient(EngineCore(config, executor, recorder or OFF), gate)
+    parts = join(client, tokenizer, recorder.sibling("api") if recorder else OFF)
+    parts.trace_log = log
+    return parts
+
+
+def _start_trace(
+    config: EngineConfig, executor: Executor, tokenizer: TokenizerLike
+) -> tuple[Recorder | None, TraceLog | None]:
+    if config.trace.path is None and not config.trace.live:
+        return None, None
+    from minivllm.scenario import make_header
+
+    log = TraceLog(make_header(config, executor), config.trace.path)
+    return Recorder(log, token_text=tokenizer.token_text), log
+
+
+def _load_tokenizer(config: EngineConfig) -> TokenizerLike:
+    from minivllm.models.source import resolve
+
+    source = resolve(config.model.model)
+    try:
+        from minivllm.tokenizer import get_tokenizer
+    except ImportError as error:
+        raise _missing(error) from error
+    return get_tokenizer(source)
+
+
+def _model_executor(config: EngineConfig) -> Executor:
+    try:
+        from minivllm.executor.uniproc import UniprocExecutor
+    except ImportError as error:
+        raise _missing(error) from error
+    return UniprocExecutor(config)
+
+
+def _missing(error: ImportError) -> MissingExtraError:
+    return MissingExtraError(
+        f"running a model needs the engine's part of the package ({error.name} is not installed): "
+        f"pip install 'minivllm[engine]'"
+    )
