@@ -1,0 +1,331 @@
+"""AsyncLLM: the entry for a server. Requests come and go at any time, outputs flow as they come.
+
+One output thread reads the core's steps and puts each request's news into its mailbox. Callers
+are tasks of an asyncio loop (:meth:`AsyncLLM.generate`) or plain threads such as Flask's
+(:meth:`AsyncLLM.stream`); an asyncio loop is woken once a step, however many of its requests
+that step served. Whoever stops reading ends the request: the core is told to abort it.
+
+    caller ── process ──► client.add_request ──►  core
+       ▲                                           │
+    mailbox ◄── output thread ◄── client.get_output ┘
+
+Counterpart in vLLM: ``vllm/v1/engine/async_llm.py``, where the output handler is a task of the
+one loop. Left out: pause and resume, LoRA, profiling, elastic scaling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from minivllm.config import EngineConfig, make_config
+from minivllm.engine.core_client import EngineCoreClient
+from minivllm.engine.input_processor import Prompt, TokenizerLike
+from minivllm.engine.mailbox import OutputMailbox
+from minivllm.engine.messages import EngineCoreOutputs
+from minivllm.engine.parts import Parts, build, join
+from minivllm.errors import EngineDeadError, MiniVLLMError
+from minivllm.outputs import OutputKind, RequestOutput
+from minivllm.sampling_params import SamplingParams
+from minivllm.trace.events import Reason
+from minivllm.trace.gate import Gate
+from minivllm.trace.tracer import OFF, Tracer
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""How often the output thread looks whether it should end, in seconds. It sets no pace: an
+output that is there is taken at once."""
+
+
+class AsyncLLM:
+    """An engine for many callers at once. All methods may be called from any thread."""
+
+    def __init__(
+        self, config: EngineConfig | None = None, *, gate: Gate | None = None, **engine_args: Any
+    ) -> None:
+        """Start the engine from a configuration, flat arguments as ``LLM`` takes them, or both.
+
+        ``gate``: by which somebody will pause the engine, step it and slow it down.
+        """
+        self._start(build(make_config(config, **engine_args), gate=gate))
+
+    @classmethod
+    def from_parts(
+        cls, client: EngineCoreClient, tokenizer: TokenizerLike, tracer: Tracer = OFF
+    ) -> AsyncLLM:
+        """An AsyncLLM around an engine that runs already, or around a scripted one."""
+        llm = cls.__new__(cls)
+        llm._start(join(client, tokenizer, tracer))
+        return llm
+
+    def _start(self, parts: Parts) -> None:
+        self.client = parts.client
+        self.tokenizer = parts.tokenizer
+        self.tracer = parts.tracer
+        self.trace_log = parts.trace_log
+        self.max_model_len = parts.inputs.max_model_len
+        self._inputs, self._outputs = parts.inputs, parts.outputs
+        self._lock = threading.Lock()  # guards the output processor and the mailboxes
+        self._mailboxes: dict[str, OutputMailbox] = {}
+        self._death: EngineDeadError | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._read_outputs, name="outputs", daemon=True)
+        self._thread.start()
+
+    # --- for callers -----------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        kind: OutputKind = OutputKind.CUMULATIVE,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        """Yield outputs until the request has finished; closing or cancelling this aborts it.
+
+        Raises what :meth:`InputProcessor.process` raises, DuplicateRequestError, and
+        EngineDeadError when the engine dies on the way.
+        """
+        loop = asyncio.get_running_loop()
+        _, mailbox = self._submit(
+            [prompt], sampling_params, request_id, kind, priority, cache_salt, loop
+        )
+        try:
+            while not mailbox.done:
+                await mailbox.wait_async()
+                for output in mailbox.take():
+                    yield output
+        finally:  # CancelledError and GeneratorExit too; after the end nothing is open
+            self.abort(mailbox.open_ids())
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        kind: OutputKind = OutputKind.DELTA,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        tick_s: float | None = None,
+    ) -> OutputStream:
+        """As :meth:`generate`, for a thread: an iterator that must be closed (or finished).
+
+        The prompt is checked and sent before this returns, not at the first ``next()``. With
+        ``tick_s`` the iterator yields None whenever nothing has come for so many seconds, so
+        that its reader can see whether anybody still listens.
+        """
+        names, mailbox = self._submit(
+            [prompt], sampling_params, request_id, kind, priority, cache_salt, loop=None
+        )
+        return OutputStream(self, names, mailbox, tick_s)
+
+    def stream_many(
+        self,
+        prompts: Sequence[Prompt],
+        sampling_params: SamplingParams,
+        request_id: str | None = None,
+        *,
+        kind: OutputKind = OutputKind.DELTA,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        tick_s: float | None = None,
+    ) -> OutputStream:
+        """One stream of several requests, named ``{request_id}-{i}``; all are checked first."""
+        names, mailbox = self._submit(
+            prompts, sampling_params, request_id, kind, priority, cache_salt, loop=None
+        )
+        return OutputStream(self, names, mailbox, tick_s)
+
+    def abort(self, request_ids: Sequence[str], why: Reason = Reason.CLIENT) -> None:
+        """End these requests; who reads one of them gets its last output, with ``abort``.
+
+        Ids that are unknown or finished are ignored.
+        """
+        with self._lock:
+            last, core_ids = self._outputs.abort_requests(request_ids)
+            self._post(last)
+            for request_id in request_ids:
+                self._mailboxes.pop(request_id, None)
+        if core_ids:
+            with contextlib.suppress(MiniVLLMError):  # a dead engine has nothing to abort
+                self.client.abort_requests(core_ids, why)
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not finished."""
+        with self._lock:
+            return self._outputs.num_open
+
+    @property
+    def is_dead(self) -> bool:
+        return self._death is not None
+
+    def check_health(self) -> None:
+        """Raises EngineDeadError once the engine has died or was shut down."""
+        if self._death is not None:
+            raise EngineDeadError(str(self._death)) from self._death
+
+    async def shutdown(self) -> None:
+        """Abort what is open and end the engine."""
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """:meth:`shutdown` for a thread. May be called twice."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        with self._lock:
+            open_ids = self._outputs.open_ids()
+        self.abort(open_ids, Reason.SHUTDOWN)
+        self._die(EngineDeadError("the engine was shut down"))
+        self.tracer.flush()
+        self.client.shutdown()
+        self._thread.join()
+
+    # --- on the way in ---------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        prompts: Sequence[Prompt],
+        sampling_params: SamplingParams,
+        request_id: str | None,
+        kind: OutputKind,
+        priority: int,
+        cache_salt: str | None,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> tuple[list[str], OutputMailbox]:
+        """Check all prompts, then send them; on any error nothing stays behind."""
+        self.check_health()
+        name = request_id or uuid.uuid4().hex
+        names = [name] if len(prompts) == 1 else [f"{name}-{i}" for i in range(len(prompts))]
+        inputs = [
+            self._inputs.process(
+                names[i], prompt, sampling_params, priority=priority, cache_salt=cache_salt
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+        mailbox = OutputMailbox(kind, set(names), loop)
+        added: list[str] = []
+        try:
+            for given in inputs:
+                with self._lock:
+                    self.check_health()  # or nobody would end a request that came after the death
+                    self._outputs.add_request(given, kind)
+                    self._mailboxes[given.request_id] = mailbox
+                    added.append(given.request_id)
+                for sample in given.samples:
+                    self.client.add_request(sample)
+        except BaseException:
+            self.abort(added)
+            raise
+        return names, mailbox
+
+    # --- on the way out, on the output thread ----------------------------------------------------
+
+    def _read_outputs(self) -> None:
+        try:
+            while not self._closing.is_set():
+                step = self.client.get_output(timeout=POLL_S)
+                if step is None:
+                    continue
+                if step.error is not None:
+                    raise EngineDeadError(step.error)
+                self._deliver(step)
+        except EngineDeadError as error:
+            self._die(error)
+        except Exception as error:
+            logger.exception("the output thread failed")
+            self._die(EngineDeadError(f"the output thread failed: {type(error).__name__}"))
+
+    def _deliver(self, step: EngineCoreOutputs) -> None:
+        with self._lock:
+            processed = self._outputs.process_outputs(step.outputs)
+            self._post(processed.request_outputs)
+        if processed.to_abort:
+            self.client.abort_requests(processed.to_abort, Reason.STOP_STRING)
+        self.tracer.flush()
+
+    def _post(self, outputs: list[RequestOutput]) -> None:
+        """Into the mailboxes, then wake each loop once. Holds the lock."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]] = {}
+        for output in outputs:
+            mailbox = self._mailboxes.get(output.request_id)
+            if mailbox is None:
+                continue
+            mailbox.put(output)
+            if mailbox.loop is not None:
+                by_loop.setdefault(mailbox.loop, []).append(mailbox)
+            if output.finished:
+                del self._mailboxes[output.request_id]
+        _wake(by_loop)
+
+    def _die(self, death: EngineDeadError) -> None:
+        """End every open request with the error; nobody waits on a dead engine."""
+        with self._lock:
+            if self._death is None:
+                self._death = death
+            self._outputs.abort_requests(self._outputs.open_ids())
+            by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]] = {}
+            for mailbox in self._mailboxes.values():
+                mailbox.put_error(EngineDeadError(str(death)))
+                if mailbox.loop is not None:
+                    by_loop.setdefault(mailbox.loop, []).append(mailbox)
+            self._mailboxes.clear()
+        _wake(by_loop)
+
+
+def _wake(by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]]) -> None:
+    for loop, mailboxes in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: its tasks are gone
+            loop.call_soon_threadsafe(_wake_tasks, mailboxes)
+
+
+def _wake_tasks(mailboxes: list[OutputMailbox]) -> None:
+    for mailbox in mailboxes:
+        mailbox.wake_task()
+
+
+class OutputStream(Iterator["RequestOutput | None"]):
+    """The outputs of one call, for a thread; None is a tick (see :meth:`AsyncLLM.stream`).
+
+    :meth:`close` aborts what has not finished; a stream that is dropped unread must be closed.
+    """
+
+    def __init__(
+        self, llm: AsyncLLM, request_ids: list[str], mailbox: OutputMailbox, tick_s: float | None
+    ) -> None:
+        self.request_ids = request_ids
+        """In the order of the prompts."""
+        self._llm = llm
+        self._mailbox = mailbox
+        self._tick_s = tick_s
+        self._taken: list[RequestOutput] = []
+
+    def __next__(self) -> RequestOutput | None:
+        if not self._taken:
+            if self._mailbox.done:
+                raise StopIteration
+            if not self._mailbox.wait(self._tick_s):
+                return None
+            self._taken = self._mailbox.take()
+        return self._taken.pop(0) if self._taken else None
+
+    def close(self) -> None:
+        """May be called at any time, more than once, and after the end."""
+        self._llm.abort(self._mailbox.open_ids())
+
+    def __enter__(self) -> OutputStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

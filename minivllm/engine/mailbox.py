@@ -1,0 +1,88 @@
+"""OutputMailbox: where the output thread leaves what a waiting caller will pick up.
+
+One mailbox serves one call, which may be several requests (a list of prompts). A reader that is
+slower than the engine finds the newer outputs merged into the older, so a mailbox holds at most
+one output a request, and a slow reader slows nobody.
+
+Counterpart in vLLM: ``RequestOutputCollector`` in ``vllm/v1/engine/output_processor.py``. That
+one belongs to one asyncio loop; this one also wakes plain threads, which Flask's are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from minivllm.outputs import OutputKind, RequestOutput
+
+
+class OutputMailbox:
+    """Filled on the output thread, emptied by one reader: a thread, or a task of ``loop``."""
+
+    def __init__(
+        self, kind: OutputKind, open_ids: set[str], loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        self.loop = loop
+        self._kind = kind
+        self._open = open_ids
+        self._outputs: dict[str, RequestOutput] = {}
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._thread_event = threading.Event()
+        self._task_event = asyncio.Event()
+
+    # --- the output thread's side ---------------------------------------------------------------
+
+    def put(self, output: RequestOutput) -> None:
+        with self._lock:
+            older = self._outputs.get(output.request_id)
+            if older is None:
+                self._outputs[output.request_id] = output
+            else:
+                older.merge(output, self._kind)
+            if output.finished:
+                self._open.discard(output.request_id)
+        self._thread_event.set()
+
+    def put_error(self, error: Exception) -> None:
+        """End the reader's wait with an error, after what lies there already."""
+        with self._lock:
+            self._error = error
+        self._thread_event.set()
+
+    def wake_task(self) -> None:
+        """Only on ``loop``: once a step for all its mailboxes, since crossing over is dear."""
+        self._task_event.set()
+
+    # --- the reader's side -----------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Nothing lies here and nothing more will come."""
+        with self._lock:
+            return not self._outputs and not self._open and self._error is None
+
+    def open_ids(self) -> list[str]:
+        """The requests whose last output has not come. Their names are nobody else's yet."""
+        with self._lock:
+            return list(self._open)
+
+    def take(self) -> list[RequestOutput]:
+        """All that lies here, oldest request first. Raises the error once nothing else does."""
+        with self._lock:
+            self._thread_event.clear()
+            self._task_event.clear()
+            taken, self._outputs = list(self._outputs.values()), {}
+            if not taken and self._error is not None:
+                raise self._error
+            if self._error is not None:
+                self._thread_event.set()  # the next take() raises it, without a wait
+                self._task_event.set()
+            return taken
+
+    def wait(self, timeout: float | None) -> bool:
+        """Block this thread until something lies here; False after ``timeout`` seconds."""
+        return self._thread_event.wait(timeout)
+
+    async def wait_async(self) -> None:
+        await self._task_event.wait()
