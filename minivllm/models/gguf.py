@@ -1,0 +1,122 @@
+"""A model in a GGUF file: its numbers as a LlamaSpec, its tensors under Hugging Face's names.
+
+Counterpart in vLLM: ``vllm/model_executor/model_loader/gguf_loader.py``. Left out: running on the
+packed weights (they are unpacked on loading), files split in several.
+
+llama.cpp turns neighbouring pairs (2i, 2i + 1) of a head where Hugging Face turns (i, i + dim/2),
+so its converter re-orders the rows of Q and K. :func:`undo_permutation` puts them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minivllm.errors import ModelFileError, UnsupportedModelError
+from minivllm.models.gguf_file import GGUFFile
+from minivllm.models.spec import LlamaSpec
+
+ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+"""GGUF's ``general.architecture`` → the name in the registry."""
+
+_TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_IN_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+class GGUFCheckpoint:
+    """``spec`` and ``weights()`` of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = GGUFFile(path)
+        self.spec = self._spec()
+
+    def _field(self, key: str, default: Any = None) -> Any:
+        value = self.file.metadata.get(f"{self._architecture}.{key}", default)
+        if value is None:
+            raise ModelFileError(f"{self.file.path} lacks the metadata {self._architecture}.{key}")
+        return value
+
+    def _spec(self) -> LlamaSpec:
+        metadata, tensors = self.file.metadata, self.file.tensors
+        self._architecture = str(metadata.get("general.architecture"))
+        if self._architecture not in ARCHITECTURES:
+            raise UnsupportedModelError(
+                f"{self.file.path} holds the architecture {self._architecture!r}; "
+                f"supported in GGUF: {', '.join(ARCHITECTURES)}"
+            )
+        if "token_embd.weight" not in tensors:
+            raise ModelFileError(f"{self.file.path} lacks the tensor token_embd.weight")
+        num_heads = int(self._field("attention.head_count"))
+        hidden_size = int(self._field("embedding_length"))
+        head_dim = int(self._field("attention.key_length", hidden_size // num_heads))
+        if int(self._field("rope.dimension_count", head_dim)) != head_dim:
+            raise UnsupportedModelError(
+                f"{self.file.path} turns only a part of each head (rope.dimension_count); "
+                "supported: rotary positions over the whole head"
+            )
+        scaling = self._field("rope.scaling.type", "none")
+        if scaling != "none" or "rope_freqs.weight" in tensors:
+            raise UnsupportedModelError(
+                f"{self.file.path} scales its rotary frequencies ({scaling}); supported in GGUF: "
+                "no scaling (Llama 3.1's is supported from a directory with safetensors)"
+            )
+        return LlamaSpec(
+            architecture=ARCHITECTURES[self._architecture],
+            vocab_size=tensors["token_embd.weight"].shape[0],
+            hidden_size=hidden_size,
+            intermediate_size=int(self._field("feed_forward_length")),
+            num_layers=int(self._field("block_count")),
+            num_heads=num_heads,
+            num_kv_heads=int(self._field("attention.head_count_kv", num_heads)),
+            head_dim=head_dim,
+            max_model_len=int(self._field("context_length")),
+            rope_theta=float(self._field("rope.freq_base", 10000.0)),
+            rms_norm_eps=float(self._field("attention.layer_norm_rms_epsilon")),
+            tie_word_embeddings="output.weight" not in tensors,
+            attention_bias="blk.0.attn_q.bias" in tensors,
+            mlp_bias="blk.0.ffn_up.bias" in tensors,
+        )
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor, one at a time, so that only one is in memory unpacked."""
+        for name in self.file.tensors:
+            tensor = self.file.load(name)
+            target = _name_in_hf(name)
+            if ".q_proj." in target:
+                tensor = undo_permutation(tensor, self.spec.num_heads)
+            elif ".k_proj." in target:
+                tensor = undo_permutation(tensor, self.spec.num_kv_heads)
+            yield target, tensor
+
+
+def _name_in_hf(name: str) -> str:
+    """``blk.3.attn_q.weight`` → ``model.layers.3.self_attn.q_proj.weight``; else unchanged."""
+    if name in _TOP:
+        return _TOP[name]
+    parts = name.split(".")
+    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _IN_LAYER:
+        return f"model.layers.{parts[1]}.{_IN_LAYER[parts[2]]}.{parts[3]}"
+    return name
+
+
+def undo_permutation(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Rows of each head from pairs side by side (GGUF) back to first half, second half (HF)."""
+    pairs = tensor.view(num_heads, -1, 2, *tensor.shape[1:])  # (heads, dim/2, 2, in)
+    return pairs.transpose(1, 2).reshape(tensor.shape)

@@ -1,0 +1,210 @@
+"""The GGUF container: metadata and quantised tensors in one file.
+
+Layout: magic, version, counts; key-value pairs; a name, shape, type and offset per tensor; then,
+aligned, the tensors' bytes. Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+The reader of the ``gguf`` package is not used because it spends 4 s on the vocabulary's strings,
+one object each, where 0.2 s are enough; the types that are not unpacked here go through that
+package's dequantiser. Left out: big-endian files, files split in several.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from minivllm.errors import ModelFileError, UnsupportedModelError
+
+VERSIONS = (2, 3)
+_SCALARS = ("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")
+"""struct codes of the value types 0 … 12; 8 is a string, 9 an array."""
+_STRING, _ARRAY = 8, 9
+SUPPORTED = (
+    "supported: F32, F16, BF16, Q4_0, Q4_1, Q8_0 and whatever else the gguf package unpacks "
+    "(Q5_0, Q5_1, the K-quants …)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """A tensor's entry in the file's directory."""
+
+    name: str
+    shape: tuple[int, ...]
+    """As torch writes it: rows first (the file has it the other way round)."""
+    type_id: int
+    start: int
+    """Byte in the file."""
+    num_bytes: int
+
+
+class GGUFFile:
+    """An open file: ``metadata`` (key → value), ``tensors`` (name → entry), ``load(name)``.
+
+    Raises ModelFileError for what is no GGUF file or is cut short, UnsupportedModelError for a
+    version or a quantisation nobody here can read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._data = np.memmap(path, dtype=np.uint8, mode="r")  # (file bytes,)
+        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+            raise ModelFileError(f"{path} cannot be read: {error}") from None
+        self._view = self._data.data
+        self._at = 0
+        try:
+            self._read_header()
+        except struct.error:
+            self._fail("it is cut short inside its header")
+        except (UnicodeDecodeError, IndexError, OverflowError, MemoryError):
+            self._fail("its header is damaged")
+
+    def _fail(self, why: str) -> NoReturn:
+        raise ModelFileError(f"{self.path} is not a whole GGUF file: {why}. Fetch it again")
+
+    # --- the header ------------------------------------------------------------------------------
+
+    def _read_header(self) -> None:
+        if bytes(self._view[:4]) != b"GGUF":
+            self._fail(f"it begins with {bytes(self._view[:4])!r} instead of b'GGUF'")
+        self._at = 4
+        version = self._scalar("I")
+        if version not in VERSIONS:
+            raise UnsupportedModelError(
+                f"{self.path} has GGUF version {version}; supported: {VERSIONS} (little-endian)"
+            )
+        num_tensors, num_pairs = self._scalar("Q"), self._scalar("Q")
+        self.metadata: dict[str, Any] = {}
+        for _ in range(num_pairs):
+            key = self._string()
+            self.metadata[key] = self._value(self._scalar("I"))
+        entries = [self._entry() for _ in range(num_tensors)]
+        alignment = int(self.metadata.get("general.alignment", 32))
+        data_start = -(-self._at // alignment) * alignment
+        self.tensors: dict[str, GGUFTensor] = {}
+        for name, shape, type_id, offset in entries:
+            tensor = GGUFTensor(
+                name, shape, type_id, data_start + offset, self._size(name, shape, type_id)
+            )
+            if tensor.start + tensor.num_bytes > len(self._data):
+                self._fail(f"it ends at byte {len(self._data)}, within the tensor {name}")
+            self.tensors[name] = tensor
+
+    def _scalar(self, code: str) -> Any:
+        (value,) = struct.unpack_from("<" + code, self._view, self._at)
+        self._at += struct.calcsize("<" + code)
+        return value
+
+    def _string(self) -> str:
+        length = self._scalar("Q")
+        text = bytes(self._view[self._at : self._at + length])
+        if len(text) < length:
+            raise struct.error
+        self._at += length
+        return text.decode("utf-8")
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind == _ARRAY:
+            item, length = self._scalar("I"), self._scalar("Q")
+            if item in (_STRING, _ARRAY):
+                return [self._value(item) for _ in range(length)]
+            code = f"<{length}{_SCALARS[item]}"
+            values = struct.unpack_from(code, self._view, self._at)
+            self._at += struct.calcsize(code)
+            return list(values)
+        code_of_kind = _SCALARS[kind]
+        return self._scalar(code_of_kind) if code_of_kind else None
+
+    def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
+        name = self._string()
+        sizes = [self._scalar("Q") for _ in range(self._scalar("I"))]
+        return name, tuple(reversed(sizes)), self._scalar("I"), self._scalar("Q")
+
+    def _size(self, name: str, shape: tuple[int, ...], type_id: int) -> int:
+        """Bytes of a tensor; quantised types store blocks of so many numbers in so many bytes."""
+        per_block, block_bytes = _block_layout(type_id, f"tensor {name} of {self.path}")
+        count = int(np.prod(shape, dtype=np.int64))
+        if count % per_block:
+            self._fail(f"tensor {name} of shape {shape} is no whole number of blocks")
+        return count // per_block * block_bytes
+
+    # --- tensors ---------------------------------------------------------------------------------
+
+    def load(self, name: str) -> torch.Tensor:
+        """The tensor, unpacked: float32 (float16 and bfloat16 stay what they are)."""
+        tensor = self.tensors[name]
+        raw = self._data[tensor.start : tensor.start + tensor.num_bytes]
+        if tensor.type_id in FORMATS:
+            unpack = FORMATS[tensor.type_id][2]
+            # A copy, because the file is mapped read-only and torch has no read-only tensors.
+            return unpack(torch.from_numpy(raw.copy())).view(tensor.shape)
+        import gguf
+
+        kind = gguf.GGMLQuantizationType(tensor.type_id)
+        try:
+            return torch.from_numpy(gguf.dequantize(raw, kind)).view(tensor.shape)
+        except NotImplementedError:
+            raise UnsupportedModelError(
+                f"tensor {name} of {self.path} is quantised as {kind.name}; {SUPPORTED}"
+            ) from None
+
+
+def _block_layout(type_id: int, where: str) -> tuple[int, int]:
+    """(numbers per block, bytes per block) of a tensor type."""
+    if type_id in FORMATS:
+        return FORMATS[type_id][:2]
+    import gguf  # half a second, so only where a file needs it
+
+    try:
+        return gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(type_id)]
+    except (ValueError, KeyError):
+        raise UnsupportedModelError(
+            f"{where} has the unknown type {type_id}; {SUPPORTED}"
+        ) from None
+
+
+# --- unpacking: blocks of 32 numbers share a scale (and, in Q4_1, a minimum) ----------------------
+
+
+def _nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """(blocks, 16) bytes → (blocks, 32) numbers 0 … 15: all low halves, then all high ones."""
+    return torch.cat((packed & 15, packed >> 4), dim=1).float()
+
+
+def _half(two_bytes: torch.Tensor) -> torch.Tensor:
+    """(blocks, 2) bytes → (blocks, 1) float32."""
+    return two_bytes.contiguous().view(torch.float16).float()
+
+
+def _q4_0(raw: torch.Tensor) -> torch.Tensor:
+    blocks = raw.view(-1, 18)  # float16 scale, 16 bytes
+    return (_nibbles(blocks[:, 2:]) - 8) * _half(blocks[:, :2])
+
+
+def _q4_1(raw: torch.Tensor) -> torch.Tensor:
+    blocks = raw.view(-1, 20)  # float16 scale, float16 minimum, 16 bytes
+    return _nibbles(blocks[:, 4:]) * _half(blocks[:, :2]) + _half(blocks[:, 2:4])
+
+
+def _q8_0(raw: torch.Tensor) -> torch.Tensor:
+    blocks = raw.view(-1, 34)  # float16 scale, 32 signed bytes
+    return blocks[:, 2:].contiguous().view(torch.int8).float() * _half(blocks[:, :2])
+
+
+FORMATS: dict[int, tuple[int, int, Callable[[torch.Tensor], torch.Tensor]]] = {
+    0: (1, 4, lambda raw: raw.view(torch.float32)),
+    1: (1, 2, lambda raw: raw.view(torch.float16)),
+    2: (32, 18, _q4_0),
+    3: (32, 20, _q4_1),
+    8: (32, 34, _q8_0),
+    30: (1, 2, lambda raw: raw.view(torch.bfloat16)),
+}
+"""The file format's number of a type → (numbers per block, bytes per block, unpacking)."""

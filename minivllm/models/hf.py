@@ -1,0 +1,138 @@
+"""A model in Hugging Face's layout: ``config.json`` and one or several ``*.safetensors``.
+
+Counterpart in vLLM: ``vllm/model_executor/model_loader/default_loader.py``. Left out: ``.bin`` and
+``.pth`` files (they are pickles, which can run code), quantised checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from minivllm.errors import ModelFileError, UnsupportedModelError
+from minivllm.models.spec import Llama3Rope, LlamaSpec
+
+INDEX = "model.safetensors.index.json"
+ROPE_TYPES = ("default", "llama3")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model's directory; ModelFileError says what is wrong with the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} holds no JSON object")
+    return value
+
+
+class HFCheckpoint:
+    """``spec`` and ``weights()`` of one directory."""
+
+    def __init__(self, directory: Path, supported: tuple[str, ...]) -> None:
+        self.directory = directory
+        self.spec = read_spec(directory / "config.json", supported)
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor, one at a time; the files are mapped, not read as a whole."""
+        for path in self._files():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118 (safe_open is no dict)
+                        yield name, file.get_tensor(name)
+            except (SafetensorError, OSError) as error:
+                raise ModelFileError(
+                    f"{path} is not a whole safetensors file: {error}. Fetch it again"
+                ) from None
+
+    def _files(self) -> list[Path]:
+        """The shards that the index names, or else the one file."""
+        if (self.directory / INDEX).is_file():
+            weight_map = read_json(self.directory / INDEX).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise ModelFileError(f"{self.directory / INDEX} has no weight_map")
+            # Path.name: an index must not lead out of its directory.
+            paths = [self.directory / Path(name).name for name in sorted(set(weight_map.values()))]
+        else:
+            paths = [self.directory / "model.safetensors"]
+            if not paths[0].is_file():
+                paths = sorted(self.directory.glob("*.safetensors"))
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing or not paths:
+            raise ModelFileError(
+                f"{self.directory} lacks {', '.join(missing) or 'any *.safetensors'}"
+            )
+        return paths
+
+
+def read_spec(path: Path, supported: tuple[str, ...]) -> LlamaSpec:
+    """The numbers in a ``config.json``.
+
+    Raises UnsupportedModelError for an architecture or an option that is not implemented.
+    """
+    config = read_json(path)
+    names = config.get("architectures") or ["(none named)"]
+    if names[0] not in supported:
+        raise UnsupportedModelError(
+            f"{path} names the architecture {names[0]}; supported: {', '.join(supported)}"
+        )
+    if config.get("quantization_config"):
+        raise UnsupportedModelError(
+            f"{path} describes quantised weights; supported: float32, float16, bfloat16 in "
+            "safetensors, or a GGUF file"
+        )
+    if config.get("hidden_act", "silu") != "silu":
+        raise UnsupportedModelError(f"{path}: hidden_act {config['hidden_act']}; supported: silu")
+    try:
+        num_heads = int(config["num_attention_heads"])
+        hidden_size = int(config["hidden_size"])
+        rope = _rope_fields(config)
+        return LlamaSpec(
+            architecture=names[0],
+            vocab_size=int(config["vocab_size"]),
+            hidden_size=hidden_size,
+            intermediate_size=int(config["intermediate_size"]),
+            num_layers=int(config["num_hidden_layers"]),
+            num_heads=num_heads,
+            num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
+            head_dim=int(config.get("head_dim") or hidden_size // num_heads),
+            max_model_len=int(config["max_position_embeddings"]),
+            rope_theta=float(rope.get("rope_theta", 10000.0)),
+            rms_norm_eps=float(config["rms_norm_eps"]),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            attention_bias=bool(config.get("attention_bias", False)),
+            mlp_bias=bool(config.get("mlp_bias", False)),
+            rope_scaling=_rope_scaling(rope, path),
+        )
+    except KeyError as error:
+        raise ModelFileError(f"{path} lacks the field {error}") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelFileError(f"{path} has a field of the wrong type: {error}") from None
+
+
+def _rope_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """``rope_theta`` and the scaling, which transformers 5 writes as one ``rope_parameters``."""
+    theta = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
+    return theta | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
+
+
+def _rope_scaling(rope: dict[str, Any], path: Path) -> Llama3Rope | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_TYPES:
+        raise UnsupportedModelError(
+            f"{path}: rope scaling {kind!r}; supported: {', '.join(ROPE_TYPES)}"
+        )
+    if kind == "default":
+        return None
+    return Llama3Rope(
+        factor=float(rope["factor"]),
+        low_freq_factor=float(rope["low_freq_factor"]),
+        high_freq_factor=float(rope["high_freq_factor"]),
+        original_max_len=int(rope["original_max_position_embeddings"]),
+    )

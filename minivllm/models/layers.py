@@ -1,0 +1,82 @@
+"""The parts a transformer layer is made of: linear maps, RMSNorm, rotary positions.
+
+Counterpart in vLLM: ``vllm/model_executor/layers/``. Left out: tensor-parallel shards, quantised
+kernels, fused CUDA ops. Parameters are created empty and filled by the loader, because the
+random initialisation of ``nn.Linear`` costs a second on 135M weights and is thrown away.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minivllm.models.spec import Llama3Rope
+
+
+def empty_parameter(*shape: int) -> nn.Parameter:
+    """Memory for the loader to fill, of the default dtype on the default device."""
+    return nn.Parameter(torch.empty(*shape), requires_grad=False)
+
+
+class Linear(nn.Module):
+    """``y = x Wᵀ (+ b)``; the weight is (out, in), as in checkpoints."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = empty_parameter(out_features, in_features)
+        self.bias = empty_parameter(out_features) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)  # (num_tokens, out)
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root of the mean square, in float32 whatever the input; then scale."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = empty_parameter(size)
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()  # (num_tokens, size)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return wide.to(x.dtype) * self.weight
+
+
+class RotaryEmbedding(nn.Module):
+    """Turns each pair (i, i + head_dim/2) of a head by an angle that grows with the position.
+
+    Cosine and sine of every position are computed once; a step only looks them up.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+    def __init__(
+        self, head_dim: int, max_len: int, theta: float, scaling: Llama3Rope | None = None
+    ) -> None:
+        super().__init__()
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        frequencies = 1.0 / theta**exponents  # (head_dim/2,) radians per token
+        if scaling is not None:
+            divisors = scaling.divisors(frequencies.tolist())
+            frequencies = frequencies / torch.tensor(divisors, dtype=torch.float32)
+        angles = torch.arange(max_len, dtype=torch.float32)[:, None] * frequencies
+        dtype = torch.get_default_dtype()
+        self.register_buffer("cos", angles.cos().to(dtype), persistent=False)  # (max_len, dim/2)
+        self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+
+    def lookup(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine for each token, (num_tokens, 1, head_dim/2): the 1 spans the heads.
+
+        Done once a step; every layer uses the same two.
+        """
+        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Apply the rotary turn to ``x`` (num_tokens, heads, head_dim). Source: arXiv 2104.09864."""
+    first, second = x.chunk(2, dim=-1)  # (num_tokens, heads, head_dim/2) each
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

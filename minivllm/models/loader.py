@@ -1,0 +1,53 @@
+"""From a model's files to a model in memory.
+
+Counterpart in vLLM: ``vllm/model_executor/model_loader/``. The model is created with empty
+parameters; then the checkpoint yields one tensor at a time, which is copied (and cast) into its
+place. So memory holds the weights once, plus one tensor, whatever the file's own format.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from minivllm.errors import UnsupportedModelError
+from minivllm.models.gguf import GGUFCheckpoint
+from minivllm.models.hf import HFCheckpoint
+from minivllm.models.llama import LlamaForCausalLM
+from minivllm.models.registry import MODELS
+from minivllm.models.source import ModelSource
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """``auto`` is float32 on a CPU, where it is exact and fast, and bfloat16 on a GPU."""
+    if dtype == "auto":
+        dtype = "float32" if device.type == "cpu" else "bfloat16"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def load_model(source: ModelSource, dtype: str, device: torch.device) -> LlamaForCausalLM:
+    """Read a model. ``dtype``: ``auto`` | ``float32`` | ``bfloat16``.
+
+    Raises UnsupportedModelError (it lists what is supported) or ModelFileError.
+    """
+    checkpoint = open_checkpoint(source)
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(choose_dtype(dtype, device))
+    try:
+        with device, torch.inference_mode():
+            model = MODELS[checkpoint.spec.architecture](checkpoint.spec)
+    finally:
+        torch.set_default_dtype(previous)
+    with torch.inference_mode():
+        model.load_weights(checkpoint.weights())
+    return model
+
+
+def open_checkpoint(source: ModelSource) -> GGUFCheckpoint | HFCheckpoint:
+    """Open the files and read the model's numbers; the weights stay on disk."""
+    if source.kind == "gguf":
+        return GGUFCheckpoint(source.path)
+    if source.kind == "safetensors":
+        return HFCheckpoint(source.path, tuple(MODELS))
+    raise UnsupportedModelError(
+        f"model files of kind {source.kind!r}; supported: gguf, safetensors"
+    )
