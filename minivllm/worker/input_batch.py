@@ -1,0 +1,135 @@
+"""The worker's memory of the requests, and the flat batch that is built from it each step.
+
+The scheduler sends a request's tokens once; afterwards only what changed (``SchedulerOutput``).
+So the worker keeps, per request, every token id (prompt and what it sampled itself) and the block
+table, until the request is named as finished. A preempted request stays: it comes back with a new
+table and computes all its tokens, the sampled ones too, again.
+
+Counterpart in vLLM: ``vllm/v1/worker/gpu_input_batch.py`` and ``GPUModelRunner._prepare_inputs``.
+Left out: persistent pinned buffers, batch re-ordering, multimodal positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minivllm.core.scheduler_output import SchedulerOutput
+from minivllm.sample.sampler import SampleRow
+from minivllm.sampling_params import SamplingParams
+
+
+@dataclass(slots=True)
+class CachedRequest:
+    """A request as the worker knows it."""
+
+    token_ids: list[int]
+    """Prompt and output."""
+    num_prompt_tokens: int
+    block_ids: list[int]
+    sampling_params: SamplingParams
+    seed: int
+    stop_token_ids: list[int]
+
+    def sample_row(self) -> SampleRow:
+        """What the sampler must know to draw this request's next token."""
+        num_output = len(self.token_ids) - self.num_prompt_tokens
+        banned = self.stop_token_ids if num_output < self.sampling_params.min_tokens else []
+        return SampleRow(self.sampling_params, self.seed, len(self.token_ids), banned)
+
+
+@dataclass(slots=True)
+class FlatBatch:
+    """One step's tokens, all requests one after the other; see ``AttentionMetadata``."""
+
+    input_ids: np.ndarray
+    """(num_tokens,) int64"""
+    positions: np.ndarray
+    """(num_tokens,) int64: index of each token in its own sequence."""
+    query_start_loc: np.ndarray
+    """(num_reqs + 1,) int32"""
+    seq_lens: np.ndarray
+    """(num_reqs,) int32"""
+    block_table: np.ndarray
+    """(num_reqs, max_blocks) int32"""
+    slot_mapping: np.ndarray
+    """(num_tokens,) int64"""
+    sampled: list[tuple[str, int]]
+    """(request, its last row) of each request whose last known token is in this batch."""
+
+
+class InputBatch:
+    """Every request the worker knows, by name."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.requests: dict[str, CachedRequest] = {}
+
+    def update(self, output: SchedulerOutput) -> None:
+        """Forget the finished, take up the new, extend or replace block tables."""
+        for req_id in output.finished_req_ids:
+            self.requests.pop(req_id, None)  # one that was aborted before it ever ran is unknown
+        for new in output.scheduled_new_reqs:
+            self.requests[new.req_id] = CachedRequest(
+                token_ids=list(new.prompt_token_ids),
+                num_prompt_tokens=len(new.prompt_token_ids),
+                block_ids=list(new.block_ids),
+                sampling_params=new.sampling_params,
+                seed=new.seed,
+                stop_token_ids=new.stop_token_ids,
+            )
+        cached = output.scheduled_cached_reqs
+        for req_id, block_ids in zip(cached.req_ids, cached.new_block_ids, strict=True):
+            request = self.requests[req_id]
+            if req_id in cached.resumed_req_ids:
+                request.block_ids = list(block_ids)
+            else:
+                request.block_ids.extend(block_ids)
+
+    def build(self, output: SchedulerOutput) -> FlatBatch:
+        """Lay the scheduled tokens out; call :meth:`update` first."""
+        first = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+        cached = output.scheduled_cached_reqs
+        first.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+
+        names = list(output.num_scheduled_tokens)
+        counts = np.array(list(output.num_scheduled_tokens.values()), dtype=np.int32)
+        starts = np.array([first[name] for name in names], dtype=np.int32)
+        query_start_loc: np.ndarray = np.zeros(len(names) + 1, dtype=np.int32)
+        np.cumsum(counts, out=query_start_loc[1:])
+        num_tokens = int(query_start_loc[-1])
+
+        requests = [self.requests[name] for name in names]
+        width = max(len(request.block_ids) for request in requests)
+        block_table: np.ndarray = np.zeros(
+            (len(names), width), dtype=np.int32
+        )  # 0 = the null block
+        input_ids: list[int] = []
+        sampled: list[tuple[str, int]] = []
+        for i, (name, request) in enumerate(zip(names, requests, strict=True)):
+            end = int(starts[i] + counts[i])
+            block_table[i, : len(request.block_ids)] = request.block_ids
+            input_ids += request.token_ids[starts[i] : end]
+            if end == len(request.token_ids):
+                sampled.append((name, int(query_start_loc[i + 1]) - 1))
+            if end > len(request.token_ids) or end > len(request.block_ids) * self.block_size:
+                raise RuntimeError(
+                    f"step {output.step}: {name} is scheduled up to token {end}, but the worker "
+                    f"knows {len(request.token_ids)} tokens and {len(request.block_ids)} blocks "
+                    f"of {self.block_size}"
+                )
+
+        row_of_token: np.ndarray = np.repeat(np.arange(len(names)), counts)  # (num_tokens,)
+        within = np.arange(num_tokens) - query_start_loc[row_of_token]  # 0, 1, … in its own chunk
+        positions = starts[row_of_token] + within
+        blocks = block_table[row_of_token, positions // self.block_size].astype(np.int64)
+        return FlatBatch(
+            input_ids=np.array(input_ids, dtype=np.int64),
+            positions=positions,
+            query_start_loc=query_start_loc,
+            seq_lens=starts + counts,
+            block_table=block_table,
+            slot_mapping=blocks * self.block_size + positions % self.block_size,
+            sampled=sampled,
+        )
