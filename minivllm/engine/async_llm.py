@@ -38,7 +38,7 @@ from minivllm.trace.tracer import OFF, Tracer
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.5
+POLL_S = 0.1
 """How often the output thread looks whether it should end, in seconds. It sets no pace: an
 output that is there is taken at once."""
 

@@ -49,7 +49,7 @@ def test_a_stop_string_ends_the_text_at_the_same_character_for_any_split(
     text, sizes, stops, include
 ):
     detokenizer = IncrementalDetokenizer(TOKENIZER, stop=stops, include_stop_str_in_output=include)
-    seen = run(detokenizer, split([b for b in text.encode()], sizes))
+    seen = run(detokenizer, split(list(text.encode()), sizes))
 
     ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(s) for s in stops)]
     if not ends:

@@ -93,7 +93,7 @@ def test_a_prompt_that_fills_the_context_leaves_no_room_for_an_answer():
 def test_a_prompt_larger_than_the_pool_is_refused():
     # PITFALLS: a prompt larger than the pool → assertion, or the queue hangs for ever
     assert process({"prompt_token_ids": [1] * 12}, num_kv_blocks=4)  # 3 usable blocks of 4
-    with pytest.raises(PromptTooLongError, match="at most 12 tokens.*13 input tokens.*4 blocks"):
+    with pytest.raises(PromptTooLongError, match=r"at most 12 tokens.*13 input tokens.*4 blocks"):
         process({"prompt_token_ids": [1] * 13}, num_kv_blocks=4)
 
 

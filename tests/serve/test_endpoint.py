@@ -1,0 +1,306 @@
+"""What the official openai client sees."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from minivllm import __version__
+from tests.serve.conftest import MODEL
+from tests.serve.fakes import EOS, FakeClient
+
+USER = [{"role": "user", "content": "Say hello"}]
+
+
+def frames(body: bytes) -> list[str]:
+    """The data of each server-sent event."""
+    assert body.endswith(b"\n\n")
+    return [part.removeprefix("data: ") for part in body.decode().split("\n\n")[:-1]]
+
+
+def echo(request):
+    return request.prompt_token_ids
+
+
+def test_models_lists_the_one_there_is(serve):
+    client = serve().openai()
+    (card,) = client.models.list().data
+    assert (card.id, card.object, card.owned_by, card.max_model_len) == (
+        MODEL,
+        "model",
+        "minivllm",
+        64,
+    )
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError) as error:
+        client.models.retrieve("other/model")
+    assert error.value.code == "model_not_found"
+
+
+def test_health_ping_and_version(serve):
+    server = serve()
+    assert server.raw("GET", "/health")[0] == 200
+    assert server.raw("GET", "/ping")[0] == 200
+    assert json.loads(server.raw("GET", "/version")[2]) == {"version": __version__}
+
+
+def test_chat(serve):
+    core = FakeClient()
+    core.cached_tokens = 8
+    answer = serve(core).openai().chat.completions.create(model=MODEL, messages=USER)
+    assert answer.object == "chat.completion"
+    assert answer.id.startswith("chatcmpl-")
+    assert answer.model == MODEL
+    (choice,) = answer.choices
+    assert (choice.index, choice.message.role, choice.message.content) == (
+        0,
+        "assistant",
+        "Hello world",
+    )
+    assert choice.finish_reason == "stop"
+    assert choice.logprobs is None
+    prompt_tokens = len(core.requests[0].prompt_token_ids)
+    assert answer.usage.prompt_tokens == prompt_tokens
+    assert answer.usage.completion_tokens == 3  # EOS counts
+    assert answer.usage.total_tokens == prompt_tokens + 3
+    assert answer.usage.prompt_tokens_details.cached_tokens == 8
+
+
+def test_completion(serve):
+    answer = serve().openai().completions.create(model=MODEL, prompt="Say")
+    assert answer.object == "text_completion"
+    assert answer.id.startswith("cmpl-")
+    assert answer.choices[0].text == "Hello world"
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_streamed_chat_has_openais_chunks(serve):
+    server = serve()
+    status, headers, body = server.raw(
+        "POST", "/v1/chat/completions", {"model": MODEL, "messages": USER, "stream": True}
+    )
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/event-stream")
+    *chunks, done = frames(body)
+    assert done == "[DONE]"
+    chunks = [json.loads(chunk) for chunk in chunks]
+    assert {(c["id"], c["object"], c["created"], c["model"]) for c in chunks} == {
+        (chunks[0]["id"], "chat.completion.chunk", chunks[0]["created"], MODEL)
+    }
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert choices[0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(c["delta"].get("content", "") for c in choices) == "Hello world"
+    assert [c["finish_reason"] for c in choices] == [None] * (len(choices) - 1) + ["stop"]
+    assert choices[-1]["delta"] == {}
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_streamed_and_plain_texts_are_equal(serve):
+    client = serve(FakeClient("Hello 😀 日本 world")).openai()
+    plain = client.completions.create(model=MODEL, prompt="a", max_tokens=30)
+    stream = client.completions.create(model=MODEL, prompt="a", max_tokens=30, stream=True)
+    assert "".join(c.choices[0].text for c in stream) == plain.choices[0].text
+    plain = client.chat.completions.create(model=MODEL, messages=USER)
+    stream = client.chat.completions.create(model=MODEL, messages=USER, stream=True)
+    text = "".join(c.choices[0].delta.content or "" for c in stream)
+    assert text == plain.choices[0].message.content == "Hello 😀 日本 world"
+
+
+def test_include_usage_sends_a_last_chunk_without_choices(serve):
+    stream = (
+        serve()
+        .openai()
+        .chat.completions.create(
+            model=MODEL, messages=USER, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    *others, last = list(stream)
+    assert last.choices == []
+    assert last.usage.completion_tokens == 3
+    assert all(chunk.usage is None for chunk in others)
+
+
+def test_continuous_usage_stats_count_up(serve):
+    _, _, body = serve().raw(
+        "POST",
+        "/v1/completions",
+        {"prompt": "a", "stream": True, "stream_options": {"continuous_usage_stats": True}},
+    )
+    counts = [json.loads(f)["usage"]["completion_tokens"] for f in frames(body)[:-1]]
+    assert counts == sorted(counts)
+    assert counts[-1] == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_n_choices_are_numbered(serve, stream):
+    client = serve(FakeClient("abc")).openai()
+    answer = client.chat.completions.create(model=MODEL, messages=USER, n=3, stream=stream)
+    texts = dict.fromkeys(range(3), "")
+    for chunk in answer if stream else [answer]:
+        for choice in chunk.choices:
+            texts[choice.index] += (choice.delta if stream else choice.message).content or ""
+    assert texts == {0: "abc", 1: "abc", 2: "abc"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_list_of_prompts_numbers_its_choices_prompt_by_prompt(serve, stream):
+    client = serve(FakeClient(echo)).openai()
+    answer = client.completions.create(model=MODEL, prompt=["a", "bb"], n=2, stream=stream)
+    texts = dict.fromkeys(range(4), "")
+    for chunk in answer if stream else [answer]:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == {0: "a", 1: "a", 2: "bb", 3: "bb"}
+    if not stream:
+        assert answer.usage.prompt_tokens == 3
+
+
+@pytest.mark.parametrize("prompt", [[97, 98], [[97, 98]]])
+def test_a_prompt_may_be_token_ids(serve, prompt):
+    answer = serve(FakeClient(echo)).openai().completions.create(model=MODEL, prompt=prompt)
+    assert answer.choices[0].text == "ab"
+
+
+def test_the_parameters_reach_the_core(serve):
+    server = serve()
+    server.openai().chat.completions.create(
+        model=MODEL,
+        messages=USER,
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+        max_completion_tokens=9,
+        max_tokens=3,
+        stop=["x", "y"],
+        extra_body={
+            "top_k": 5,
+            "min_p": 0.1,
+            "min_tokens": 2,
+            "ignore_eos": True,
+            "stop_token_ids": [1, 2],
+            "skip_special_tokens": False,
+            "include_stop_str_in_output": True,
+            "priority": 3,
+            "cache_salt": "mine",
+            "no_such_field": 1,
+        },
+    )
+    (request,) = server.core.requests
+    params = request.sampling_params
+    assert (params.temperature, params.top_p, params.top_k, params.min_p) == (0.5, 0.9, 5, 0.1)
+    assert (params.seed, params.max_tokens, params.min_tokens) == (7, 9, 2)
+    assert (params.stop, params.stop_token_ids) == (["x", "y"], [1, 2])
+    assert params.ignore_eos
+    assert params.include_stop_str_in_output
+    assert not params.skip_special_tokens
+    assert (request.priority, request.cache_salt) == (3, "mine")
+
+
+def test_defaults_are_openais(serve):
+    server = serve()
+    client = server.openai()
+    client.chat.completions.create(model=MODEL, messages=USER)
+    client.completions.create(model=MODEL, prompt="ab")
+    chat, completion = (r.sampling_params for r in server.core.requests)
+    assert chat.max_tokens == 64 - len(server.core.requests[0].prompt_token_ids)
+    assert completion.max_tokens == 16
+    assert (chat.temperature, chat.top_p, chat.n) == (1.0, 1.0, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_string_ends_the_answer(serve, stream):
+    server = serve()
+    answer = server.openai().completions.create(model=MODEL, prompt="a", stop="lo w", stream=stream)
+    choices = [c.choices[0] for c in (answer if stream else [answer])]
+    assert "".join(c.text for c in choices) == "Hel"
+    assert (choices[-1].finish_reason, choices[-1].stop_reason) == ("stop", "lo w")
+    assert server.core.wait_for(lambda: bool(server.core.aborted))
+
+
+def test_finish_reason_length(serve):
+    answer = serve().openai().completions.create(model=MODEL, prompt="a", max_tokens=1)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("Hello", "length")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_logprobs(serve, stream):
+    client = serve().openai()
+    answer = client.chat.completions.create(
+        model=MODEL, messages=USER, logprobs=True, top_logprobs=2, max_tokens=2, stream=stream
+    )
+    positions = []
+    for chunk in answer if stream else [answer]:
+        logprobs = chunk.choices[0].logprobs
+        positions += logprobs.content if logprobs else []
+    assert [p.token for p in positions] == ["Hello", " world"]
+    assert [p.logprob for p in positions] == [-1.5, -1.5]
+    assert positions[0].bytes == list(b"Hello")
+    assert [t.token for t in positions[0].top_logprobs] == ["é", "Hello"]
+    assert positions[0].top_logprobs[0].bytes == list("é".encode())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_completion_logprobs(serve, stream):
+    client = serve().openai()
+    answer = client.completions.create(
+        model=MODEL, prompt="a", logprobs=1, max_tokens=2, stream=stream
+    )
+    columns: dict[str, list] = {"tokens": [], "token_logprobs": [], "text_offset": [], "top": []}
+    for chunk in answer if stream else [answer]:
+        logprobs = chunk.choices[0].logprobs
+        columns["tokens"] += logprobs.tokens
+        columns["token_logprobs"] += logprobs.token_logprobs
+        columns["text_offset"] += logprobs.text_offset
+        columns["top"] += logprobs.top_logprobs
+    assert columns == {
+        "tokens": ["Hello", " world"],
+        "token_logprobs": [-1.5, -1.5],
+        "text_offset": [0, 5],
+        "top": [{"é": -0.25, "Hello": -1.5}, {"é": -0.25, " world": -1.5}],
+    }
+
+
+def test_held_back_text_makes_no_empty_chunks(serve):
+    _, _, body = serve(FakeClient("😀 world 😀")).raw(
+        "POST", "/v1/completions", {"prompt": "a", "stream": True}
+    )
+    chunks = [json.loads(f)["choices"][0] for f in frames(body)[:-1]]
+    assert "".join(c["text"] for c in chunks) == "😀 world 😀"
+    assert all(c["text"] or c["finish_reason"] for c in chunks)
+
+
+def test_x_request_id_is_echoed_and_names_the_answer(serve):
+    server = serve()
+    body = {"prompt": "a"}
+    _, headers, answer = server.raw("POST", "/v1/completions", body, {"x-request-id": "mine.1"})
+    assert headers["x-request-id"] == "mine.1"
+    assert json.loads(answer)["id"] == "cmpl-mine.1"
+    # Two clients may send the same: inside the engine the names differ.
+    server.raw("POST", "/v1/completions", body, {"x-request-id": "mine.1"})
+    assert len({r.request_id for r in server.core.requests}) == 2
+
+
+@pytest.mark.parametrize("bad", ["a b", "x" * 129, "a;b", '"'])
+def test_a_strange_x_request_id_is_replaced(serve, bad):
+    _, headers, _ = serve().raw("GET", "/health", headers={"x-request-id": bad})
+    assert headers["x-request-id"] not in (bad, "")
+
+
+def test_the_way_of_a_request_is_told(serve):
+    server = serve(FakeClient("😀"))
+    server.raw("POST", "/v1/completions", {"prompt": "a", "stream": True})
+    kinds = server.tracer.kinds()
+    assert kinds[:2] == ["http.request", "req.tokenize"]
+    assert kinds[-2:] == ["http.chunk", "http.done"]
+    assert [k for k in kinds if k.startswith("req.")][1:] == ["req.held_back", "req.released"]
+    assert kinds.index("http.first_byte") < kinds.index("http.chunk")
+    names = {event.request_id for event in server.tracer.events}
+    assert names == {server.core.requests[0].request_id}
+    assert server.tracer.events[-1].status == 200
+
+
+def test_special_tokens_in_the_answer_are_skipped(serve):
+    server = serve(FakeClient([97, EOS - 1, 98]))
+    assert server.openai().completions.create(model=MODEL, prompt="a").choices[0].text == "ab"

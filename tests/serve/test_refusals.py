@@ -1,0 +1,319 @@
+"""What is refused, with which status, in OpenAI's format, and before the first byte."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+
+import openai
+import pytest
+
+from minivllm.api.auth import KeyRing
+from minivllm.api.server import make_http_server
+from minivllm.errors import ConfigError
+from tests.serve.conftest import MODEL
+from tests.serve.fakes import FakeClient
+
+USER = [{"role": "user", "content": "a"}]
+CHAT = {"model": MODEL, "messages": USER}
+TEXT = {"model": MODEL, "prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 2}, "min_p"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"n": 10**30}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 65}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"min_tokens": 20, "max_tokens": 10}, "min_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stop_token_ids": [10**6]}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"cache_salt": ""}, "cache_salt"),
+        ({"presence_penalty": 1}, "presence_penalty"),
+        ({"frequency_penalty": -1}, "frequency_penalty"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"echo": True}, "echo"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"suffix": "b"}, "suffix"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"chat_template": "{{ x }}"}, "chat_template"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_field_out_of_range_is_named(serve, change, param, stream):
+    server = serve()
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        change_now = change if "stream" in param else {"stream": stream} | change
+        status, error = server.error(path, body | change_now)
+        assert (status, error["type"], error["param"]) == (400, "invalid_request_error", param)
+        assert error["message"]
+    assert server.core.requests == []
+
+
+def test_values_that_change_nothing_are_accepted(serve):
+    harmless = {
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "logit_bias": {},
+        "response_format": {"type": "text"},
+        "tools": None,
+        "tool_choice": "none",
+        "temperature": None,
+        "n": None,
+        "stop": None,
+        "stream_options": None,
+        "user": "me",
+        "metadata": {"a": "b"},
+        "store": False,
+    }
+    server = serve()
+    assert server.raw("POST", "/v1/chat/completions", CHAT | harmless)[0] == 200
+    more = {"echo": False, "best_of": 1, "suffix": None, "logprobs": None}
+    assert server.raw("POST", "/v1/completions", TEXT | harmless | more)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": MODEL},
+        CHAT | {"messages": []},
+        CHAT | {"messages": "hello"},
+        CHAT | {"messages": ["hello"]},
+        CHAT | {"messages": [{"role": "user"}]},
+        CHAT | {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        CHAT | {"messages": [{"role": "wizard", "content": "a"}]},
+    ],
+)
+def test_messages_that_cannot_be_taken(serve, body):
+    status, error = serve().error("/v1/chat/completions", body)
+    assert (status, error["param"]) == (400, "messages")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", [], [""], [[]], ["a", 1], [-1], [10**6], [1.5], [True], {"a": 1}, 7, None]
+)
+def test_prompts_that_cannot_be_taken(serve, prompt):
+    server = serve()
+    status, error = server.error("/v1/completions", {"model": MODEL, "prompt": prompt})
+    assert (status, error["param"]) == (400, "prompt")
+    assert server.core.requests == []
+
+
+def test_a_completion_without_a_prompt(serve):
+    status, error = serve().error("/v1/completions", {"model": MODEL})
+    assert (status, error["param"]) == (400, "prompt")
+
+
+def test_multipliers_are_capped_before_anything_is_made(serve):
+    server = serve()
+    status, error = server.error("/v1/completions", TEXT | {"prompt": ["a"] * 1025})
+    assert (status, error["param"]) == (400, "prompt")
+    status, error = server.error("/v1/completions", TEXT | {"prompt": ["a"] * 100, "n": 100})
+    assert (status, error["param"]) == (400, "n")
+    assert server.core.requests == []
+
+
+def test_top_logprobs_need_logprobs_and_a_range(serve):
+    server = serve()
+    for change in ({"top_logprobs": 2}, {"top_logprobs": 21, "logprobs": True}):
+        status, error = server.error("/v1/chat/completions", CHAT | change)
+        assert (status, error["param"]) == (400, "top_logprobs")
+    status, error = server.error("/v1/completions", TEXT | {"logprobs": 21})
+    assert (status, error["param"]) == (400, "logprobs")
+
+
+def test_an_overlong_prompt_gets_openais_sentence(serve):
+    # PITFALLS: over-long prompt: only a log line, the client hangs
+    client = serve().openai()
+    with pytest.raises(openai.BadRequestError) as error:
+        client.completions.create(model=MODEL, prompt=[1] * 70)
+    assert error.value.code == "context_length_exceeded"
+    assert "This model's maximum context length is 64 tokens" in error.value.message
+    assert "your prompt contains 70 input tokens" in error.value.message
+
+
+def test_a_prompt_larger_than_the_pool_is_refused(serve):
+    # PITFALLS: a prompt larger than the pool → assertion, or the queue hangs for ever
+    server = serve(FakeClient(num_kv_blocks=3))
+    status, error = server.error("/v1/completions", TEXT | {"prompt": [1] * 9, "stream": True})
+    assert status == 400
+    assert "3 blocks" in error["message"]
+
+
+def test_an_unknown_model_is_404(serve):
+    with pytest.raises(openai.NotFoundError) as error:
+        serve().openai().completions.create(model="gpt-5", prompt="a")
+    assert (error.value.code, error.value.param) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b'"text"',
+        b'{"prompt": "a", "temperature": NaN}',
+        b'{"prompt": "a", "temperature": Infinity}',
+        b'{"prompt": "a", "temperature": 1e999}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "a\xff"}',
+        b'{"prompt": ' + b"[" * 100_000,
+    ],
+    ids=lambda body: repr(body[:36]),
+)
+def test_a_body_that_is_no_json_object(serve, body):
+    status, error = serve().error("/v1/completions", body)
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    assert "body" in error["message"]
+
+
+def test_a_body_of_another_type_is_415(serve):
+    for content_type in ("text/plain", "application/x-www-form-urlencoded"):
+        status, error = serve().error(
+            "/v1/completions", b'{"prompt": "a"}', headers={"Content-Type": content_type}
+        )
+        assert status == 415
+        assert "application/json" in error["message"]
+
+
+def test_a_body_that_is_too_large_is_413(serve):
+    status, error = serve(max_body_bytes=1000).error("/v1/completions", TEXT | {"x": "a" * 2000})
+    assert (status, error["type"]) == (413, "invalid_request_error")
+
+
+def test_unknown_routes_and_methods_are_answered_in_json(serve):
+    server = serve()
+    status, _, body = server.raw("POST", "/v1/embeddings", {"input": "a"})
+    assert (status, json.loads(body)["error"]["type"]) == (404, "invalid_request_error")
+    status, headers, body = server.raw("GET", "/v1/chat/completions")
+    assert (status, json.loads(body)["error"]["param"]) == (405, None)
+    assert "POST" in headers["Allow"]
+
+
+def test_an_unexpected_error_tells_nothing_of_the_inside(serve, monkeypatch):
+    server = serve()
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("object at 0x7f001234")
+
+    monkeypatch.setattr(server.llm, "stream_many", fail)
+    status, error = server.error("/v1/completions", TEXT)
+    assert (status, error["type"]) == (500, "server_error")
+    assert "0x7f" not in error["message"]
+
+
+def test_a_message_does_not_send_back_a_megabyte(serve):
+    status, error = serve().error("/v1/completions", TEXT | {"model": "x" * 10**6})
+    assert status == 404
+    assert len(error["message"]) <= 1000
+
+
+def test_a_refusal_is_told(serve):
+    server = serve()
+    server.error("/v1/completions", TEXT | {"n": 0})
+    request, rejected = server.tracer.events
+    assert (request.KIND, rejected.KIND) == ("http.request", "http.rejected")
+    assert (rejected.request_id, rejected.status) == (request.request_id, 400)
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_with_a_key_set_every_route_but_the_open_ones_needs_it(serve):
+    server = serve(api_keys=["secret"])
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("GET", f"/v1/models/{MODEL}"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/chat/completions"),
+        ("OPTIONS", "/v1/completions"),
+        ("GET", "/no/such/route"),
+        ("GET", "//health/../v1/models"),
+        ("GET", "/health/"),
+    ):
+        status, headers, body = server.raw(method, path, {} if method == "POST" else None)
+        assert status == 401, path
+        assert json.loads(body)["error"]["code"] == "invalid_api_key"
+        assert headers["WWW-Authenticate"] == "Bearer"
+    for path in ("/health", "/ping", "/version"):
+        assert server.raw("GET", path)[0] == 200
+    assert server.core.requests == []
+
+
+def test_a_crafted_host_header_opens_nothing(serve):  # as CVE-2026-48746 did
+    server = serve(api_keys=["secret"])
+    for host in ("health", "x/health?", "127.0.0.1/health#"):
+        assert server.raw("GET", "/v1/models", headers={"Host": host})[0] in (400, 401)
+
+
+def test_the_official_client_with_and_without_the_key(serve):
+    server = serve(api_keys=["other", "secret"])
+    assert server.openai("secret").models.list().data[0].id == MODEL
+    with pytest.raises(openai.AuthenticationError) as error:
+        server.openai("wrong").models.list()
+    assert error.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("header", "ok"),
+    [
+        ("Bearer sécret", True),
+        ("bearer sécret", True),
+        ("Bearer  sécret ", True),
+        ("Bearer secret", False),
+        ("Basic sécret", False),
+        ("sécret", False),
+        ("Bearer", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_keys_are_compared_as_bytes(header, ok):
+    as_wsgi_gives_it = header.encode().decode("latin-1") if header is not None else None
+    assert KeyRing(["sécret", "another"]).allows(as_wsgi_gives_it) is ok
+
+
+def test_without_keys_everybody_may():
+    assert KeyRing([]).allows(None)
+    assert KeyRing([""]).allows(None)
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_said_so(serve):
+    server = serve()
+    with pytest.raises(ConfigError, match=f"port.*{server.port}.*in use"):
+        make_http_server(None, "127.0.0.1", server.port)
+
+
+def test_a_giant_header_is_refused(serve):  # CVE-2025-48956
+    server = serve()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nx: " + b"a" * 70_000 + b"\r\n\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 431
