@@ -1,0 +1,280 @@
+"""Text to token ids and back, and the chat template.
+
+Only the ``tokenizers`` library works here. A GGUF file carries its vocabulary in a form of its own;
+``transformers`` converts it, which takes 5–10 s, so the result is kept in the cache directory and
+the next start takes 0.1 s. Counterpart in vLLM: ``vllm/tokenizers/``. Left out: slow
+tokenizers, Mistral's own format, tools in chat templates, code that comes with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tokenizers
+
+from minivllm.errors import ModelFileError, PromptError
+from minivllm.models.source import ModelSource, cache_dir
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerConfig:
+    """What stands beside the vocabulary."""
+
+    chat_template: str | None
+    bos_token: str | None
+    eos_token: str | None
+
+
+class Tokenizer:
+    """One model's tokenizer. Safe to use from several threads."""
+
+    def __init__(self, path: Path, config: TokenizerConfig) -> None:
+        self._path, self._config = path, config
+        self._tokenizer = _open(path)
+        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.eos_token_id: int | None = self._id_of(config.eos_token)
+        self.bos_token_id: int | None = self._id_of(config.bos_token)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._added = {token_id: token.content for token_id, token in added.items()}
+        self.all_special_ids: set[int] = {i for i, token in added.items() if token.special}
+
+    def _id_of(self, token: str | None) -> int | None:
+        return self._tokenizer.token_to_id(token) if token else None
+
+    # --- text ↔ ids ------------------------------------------------------------------------------
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids; ``add_special_tokens`` lets the model's own rule put a BOS in front."""
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of these ids; bytes that are no whole character show as U+FFFD."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes this token adds to the text; of a special token, its name's. An id that the
+        model knows and the tokenizer does not (a padded vocabulary) adds none."""
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        piece = self._tokenizer.id_to_token(token_id)
+        if piece is None:
+            return b""
+        if self._byte_level:
+            return b"".join(_BYTE_OF[c] if c in _BYTE_OF else c.encode() for c in piece)
+        if len(piece) == 6 and piece.startswith("<0x"):  # sentencepiece's byte tokens
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace("▁", " ").encode()
+
+    def token_text(self, token_id: int) -> str:
+        """One token as shown to people; part of a character shows as U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", errors="replace")
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return '"ByteLevel"' in json.dumps(json.loads(self._tokenizer.to_str())["decoder"])
+
+    # --- chat ------------------------------------------------------------------------------------
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as one text, in the form the model was trained on.
+
+        Raises PromptError: no messages, an unknown role, content that is no text, a model
+        without a template, or a template that refuses the conversation.
+        """
+        from jinja2 import TemplateError
+
+        for i, message in enumerate(_checked(messages)):
+            role, content = message.get("role"), message.get("content")
+            if role not in ROLES:
+                raise PromptError(f"messages[{i}].role: got {role!r}; allowed: {', '.join(ROLES)}")
+            if not isinstance(content, str):
+                raise PromptError(
+                    f"messages[{i}].content must be a text, got {type(content).__name__}"
+                )
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self._config.bos_token or "",
+                eos_token=self._config.eos_token or "",
+            )
+        except TemplateError as error:
+            raise PromptError(f"the model's chat template refuses the messages: {error}") from None
+
+    @cached_property
+    def _template(self) -> Any:
+        """The compiled template, in a sandbox: it came with the checkpoint."""
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        if self._config.chat_template is None:
+            raise PromptError("this model has no chat template; send a plain prompt instead")
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        environment.globals["raise_exception"] = _refuse
+        return environment.from_string(self._config.chat_template)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+    ) -> list[int]:
+        """The ids of :meth:`apply_chat_template`, except that content cannot forge control tokens.
+
+        ``<|im_end|>`` written by a user is encoded as ordinary characters. To know which were
+        written by whom, each such text in a message stands as a marker while the template runs.
+        """
+        names = sorted((self._added[i] for i in self.all_special_ids), key=len, reverse=True)
+        mark = f"\ue000{uuid.uuid4().hex}:"  # nobody can write it: it is made up on the spot
+        found: list[str] = []
+        marked = []
+        for message in _checked(messages):
+            content: Any = message.get("content")
+            for name in names if isinstance(content, str) else ():
+                if name in content:
+                    content = content.replace(name, f"{mark}{len(found)}\ue001")
+                    found.append(name)
+            marked.append({**message, "content": content})
+        text = self.apply_chat_template(marked, add_generation_prompt)
+        if not found:
+            return self.encode(text, add_special_tokens=False)
+        first, *rest = text.split(mark)
+        ids = self.encode(first, add_special_tokens=False)
+        for piece in rest:
+            number, after = piece.split("\ue001", 1)
+            ids += self._plain.encode(found[int(number)], add_special_tokens=False).ids
+            ids += self.encode(after, add_special_tokens=False)
+        return ids
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The same tokenizer, which takes a special token's name for ordinary text."""
+        plain = _open(self._path)
+        plain.encode_special_tokens = True
+        return plain
+
+
+def _checked(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    if not messages or not all(isinstance(message, Mapping) for message in messages):
+        raise PromptError("messages must be a list of at least one {'role': …, 'content': …}")
+    return messages
+
+
+def _refuse(message: str) -> NoReturn:
+    """What a template calls to reject a conversation."""
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
+
+
+def _open(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ModelFileError(f"{path} is no tokenizer that can be read: {error}") from None
+
+
+def _bytes_of_characters() -> dict[str, bytes]:
+    """Byte-level BPE writes every byte as a printable character (source: GPT-2's encoder.py):
+    printable Latin-1 as itself, the other 68 bytes as the characters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    shown = {chr(byte): bytes([byte]) for byte in printable}
+    return shown | {chr(0x100 + i): bytes([byte]) for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _bytes_of_characters()
+
+
+# --- where it comes from -------------------------------------------------------------------------
+
+
+def get_tokenizer(source: ModelSource) -> Tokenizer:
+    """The model's tokenizer, converted at first use if it must be.
+
+    Raises ModelFileError if the files hold none that can be read.
+    """
+    if source.kind == "safetensors" and (source.path / "tokenizer.json").is_file():
+        return Tokenizer(source.path / "tokenizer.json", _config_of_directory(source.path))
+    directory = _converted_directory(source.path)
+    if not (directory / "config.json").is_file():
+        _convert(source, directory)
+    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return Tokenizer(directory / "tokenizer.json", TokenizerConfig(**saved))
+
+
+def _converted_directory(path: Path) -> Path:
+    """Where the conversion of this very file is kept: another size or date is another file."""
+    stat = path.stat()
+    key = f"1|{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"  # 1: form of what is kept
+    return (
+        cache_dir() / "tokenizers" / f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    )
+
+
+def _convert(source: ModelSource, target: Path) -> None:
+    """Convert through ``transformers`` into a directory that appears whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix="convert-"))
+    try:
+        converted = _through_transformers(source)
+        converted.backend_tokenizer.save(str(work / "tokenizer.json"))
+        config = TokenizerConfig(
+            converted.chat_template if isinstance(converted.chat_template, str) else None,
+            converted.bos_token,
+            converted.eos_token,
+        )
+        (work / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
+        try:
+            os.rename(work, target)
+        except OSError:
+            if not (target / "config.json").is_file():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _through_transformers(source: ModelSource) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        if source.kind == "gguf":
+            return AutoTokenizer.from_pretrained(source.path.parent, gguf_file=source.path.name)
+        return AutoTokenizer.from_pretrained(source.path)
+    except Exception as error:  # whatever the conversion stumbles over, the file is why
+        raise ModelFileError(f"{source.path} has no tokenizer that can be read: {error}") from error
+
+
+def _config_of_directory(directory: Path) -> TokenizerConfig:
+    """``tokenizer_config.json``, and the template in a file of its own where there is one."""
+    path, template_path = directory / "tokenizer_config.json", directory / "chat_template.jinja"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        template = config.get("chat_template")
+        if template_path.is_file():
+            template = template_path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"the tokenizer's files in {directory} are damaged: {error}") from None
+    if isinstance(template, list):  # several templates by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return TokenizerConfig(
+        template, _text_of(config.get("bos_token")), _text_of(config.get("eos_token"))
+    )
+
+
+def _text_of(token: Any) -> str | None:
+    """A token in ``tokenizer_config.json`` is a text, or an object with ``content``."""
+    return token.get("content") if isinstance(token, dict) else token
