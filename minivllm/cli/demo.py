@@ -1,0 +1,151 @@
+"""``minivllm demo``: the dashboard at once, on a recorded run; the live engine as soon as it can.
+
+The page needs neither torch nor a model. Stages 2 and 3 of the set-up, and then the loading, run
+on a thread behind it and tell how far they are in the page and in the terminal. What fails there
+is told there, with its remedy; the recording plays on.
+"""
+
+from __future__ import annotations
+
+import threading
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import minivllm
+from minivllm.cli.options import engine_flags
+from minivllm.cli.serving import check_port, until_interrupted, wait
+from minivllm.errors import MiniVLLMError, TraceError
+
+if TYPE_CHECKING:
+    from minivllm.engine.async_llm import AsyncLLM
+    from minivllm.setup.progress import StatusBoard
+    from viz.server import BoardApp
+
+RECORDING = Path(minivllm.__file__).parent / "gallery" / "tiny-pressure.trace.jsonl"
+WORKLOAD = "shared-prefix"
+RATE = 2.0
+"""Steps per second of the live engine: full speed is a blur; the page can change it."""
+
+
+@engine_flags
+def demo(
+    port: Annotated[int, typer.Option(help="Port on this machine; 0: any free one.")] = 8000,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live/--no-live", help="Also set up and run the engine; without: the recording."
+        ),
+    ] = True,
+    *,
+    engine: dict[str, Any],
+) -> None:
+    """Open the dashboard on a recorded run, and run the engine live behind it.
+
+    The recording, tiny-pressure, is five requests that share 15 blocks. Meanwhile torch and the
+    model are installed, if they are not there yet, and the engine is started: eight prompts that
+    share a prefix then run in the page at 2 steps a second. Ctrl-C ends everything.
+    """
+    from minivllm.setup.progress import EngineStatus, StatusBoard, TerminalReporter
+    from viz.server import Server, create_app
+
+    check_port("127.0.0.1", port)
+    if not RECORDING.is_file():
+        raise TraceError(
+            f"{RECORDING} is missing; make it: minivllm trace record {RECORDING.name.split('.')[0]}"
+            f" -o {RECORDING}"
+        )
+    board = StatusBoard(EngineStatus.installing())
+    app = create_app([RECORDING], status=board if live else None)
+    background = Background(app, board, engine)
+    with until_interrupted() as stop:
+        server = Server(app, port=port).start()
+        try:
+            typer.echo(f"minivllm demo: {server.url}   (Ctrl-C ends)", err=True)
+            if live:
+                board.subscribe(TerminalReporter())
+                background.start()
+            if browser:
+                _open_browser(server.url)
+            wait(stop)
+            typer.echo("\nending", err=True)
+        finally:
+            background.stop()
+            server.stop()
+
+
+class Background:
+    """Stages 2 and 3 and the loading, on a thread; at its end the engine is the page's."""
+
+    def __init__(self, app: BoardApp, board: StatusBoard, engine: dict[str, Any]) -> None:
+        self._app, self._board, self._engine = app, board, engine
+        self._stopping = threading.Event()
+        self._llm: AsyncLLM | None = None
+        self._thread = threading.Thread(target=self._run, name="engine-setup", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what is under way: a pip that runs, an engine that loads or runs."""
+        from minivllm.setup.pip import stop_running
+
+        self._stopping.set()
+        while self._thread.is_alive():
+            stop_running()  # again, because set-up may just be between two runs of pip
+            self._thread.join(0.2)
+        if self._llm is not None:
+            self._llm.close()
+
+    def _run(self) -> None:
+        from minivllm.setup.bootstrap import prepare_engine
+        from minivllm.setup.progress import EngineStatus
+
+        try:
+            prepare_engine(self._board)
+            if self._stopping.is_set():
+                return
+            self._board.set(EngineStatus.loading())
+            self._load()
+        except MiniVLLMError as error:
+            if not self._stopping.is_set() and self._board.get().state != "failed":
+                remedy = "see the terminal, then start the demo again"
+                self._board.set(EngineStatus.failed(str(error), remedy))
+        except Exception as error:  # a package that is broken, say: the page plays on
+            what = f"{type(error).__name__}: {error}"
+            remedy = "delete .venv and start the demo again"
+            self._board.set(EngineStatus.failed(what, remedy))
+        else:
+            if not self._stopping.is_set():
+                self._board.set(EngineStatus.ready())
+
+    def _load(self) -> None:
+        """Start the engine with the workload's knobs, overridden by the command line's."""
+        from minivllm.cli.live import DashboardEngine
+        from minivllm.config import make_config
+        from minivllm.engine.async_llm import AsyncLLM
+        from minivllm.scenario import load_scenario
+        from minivllm.trace.gate import Gate
+
+        gate = Gate(rate=RATE)
+        knobs = {**load_scenario(WORKLOAD).engine, **self._engine, "live": True}
+        self._llm = AsyncLLM(make_config(**knobs), gate=gate)
+        if not self._stopping.is_set():
+            self._app.attach_engine(DashboardEngine(self._llm, gate))
+
+
+def _open_browser(url: str) -> None:
+    """In a graphical browser, if there is one: a text browser would take over this terminal."""
+    try:
+        found = webbrowser.get()
+    except webbrowser.Error:
+        return
+    if not isinstance(found, webbrowser.GenericBrowser) or isinstance(
+        found, webbrowser.BackgroundBrowser
+    ):
+        threading.Thread(target=found.open, args=(url,), daemon=True).start()

@@ -1,0 +1,89 @@
+"""``minivllm generate``: prompts in, texts out. The offline entry (``LLM``) on the command line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from minivllm.cli.options import engine_flags
+from minivllm.cli.sampling import IgnoreEos, MaxTokens, MinP, Stop, Temperature, TopK, TopP
+from minivllm.errors import PromptError
+
+
+@engine_flags
+def generate(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(help="One or more prompts. None: each line of standard input is one."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put each prompt through the model's chat template.")
+    ] = False,
+    max_tokens: MaxTokens = 64,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
+    ignore_eos: IgnoreEos = False,
+    *,
+    engine: dict[str, Any],
+) -> None:
+    """Generate text for prompts, all in one batch, and print it.
+
+    The texts go to standard output, the statistics to standard error. Several prompts share the
+    engine: they are batched, and equal beginnings are computed once.
+
+    \b
+    Example: minivllm generate "Once upon a time" "The sea is" --max-tokens 32
+    """
+    from minivllm import LLM, RequestOutput, SamplingParams
+
+    given = prompts or _lines_of_stdin()
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        stop=stop or [],
+        ignore_eos=ignore_eos,
+    )
+    trace = engine.pop("path", None)
+    with LLM(trace=trace, **engine) as llm:
+        began = time.perf_counter()
+        outputs: list[RequestOutput]
+        if chat:
+            turns = [[{"role": "user", "content": prompt}] for prompt in given]
+            outputs = llm.chat(turns, params)
+        else:
+            outputs = llm.generate(given, params)
+        seconds = time.perf_counter() - began
+    for prompt, output in zip(given, outputs, strict=True):
+        if len(outputs) > 1:
+            typer.secho(f"── {prompt}", dim=True)
+        typer.echo(output.outputs[0].text)
+    typer.secho(_statistics(outputs, seconds, trace), dim=True, err=True)
+
+
+def _lines_of_stdin() -> list[str]:
+    if sys.stdin.isatty():
+        raise PromptError('no prompt: give one, as in `minivllm generate "Once upon a time"`')
+    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not lines:
+        raise PromptError("no prompt: standard input has no line with text")
+    return lines
+
+
+def _statistics(outputs: list[Any], seconds: float, trace: str | None) -> str:
+    prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
+    cached = sum(output.num_cached_tokens for output in outputs)
+    new = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+    line = (
+        f"{len(outputs)} requests · {prompt_tokens} prompt tokens ({cached} from the prefix cache)"
+        f" · {new} output tokens in {seconds:.1f} s ({new / seconds:.1f} per second)"
+    )
+    return f"{line}\ntrace: {trace}  (read it with: minivllm replay {trace})" if trace else line

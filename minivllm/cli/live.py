@@ -1,0 +1,67 @@
+"""The running engine as the dashboard sees it: its log, its gate, a way to send it prompts.
+
+The dashboard asks for this shape (``viz.commands.LiveEngine``) and knows nothing of the engine;
+``demo`` and ``serve`` hand it over.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from minivllm.engine.async_llm import AsyncLLM
+from minivllm.errors import ConfigError
+from minivllm.outputs import OutputKind
+from minivllm.sampling_params import SamplingParams
+from minivllm.scenario import load_scenario
+from minivllm.trace.gate import Gate
+from minivllm.trace.recorder import TraceLog
+
+PAGE_MAX_TOKENS = 64
+"""Output tokens of a prompt that is typed in the page: at 2 steps a second, half a minute."""
+
+
+class DashboardEngine:
+    """An AsyncLLM and its gate. What it sends runs to its end; the page reads it off the trace."""
+
+    def __init__(self, llm: AsyncLLM, gate: Gate) -> None:
+        if llm.trace_log is None:
+            raise ConfigError("live", False, "True: the dashboard shows what the trace tells")
+        self.llm, self._gate, self._log = llm, gate, llm.trace_log
+        self._ids = itertools.count(1)
+
+    @property
+    def log(self) -> TraceLog:
+        return self._log
+
+    @property
+    def gate(self) -> Gate:
+        return self._gate
+
+    def submit(self, prompt: str) -> str:
+        """One turn of a chat with the model, greedy. Raises PromptError."""
+        room = max(1, self.llm.max_model_len // 2)
+        params = SamplingParams(temperature=0.0, max_tokens=min(PAGE_MAX_TOKENS, room))
+        name = f"page-{next(self._ids)}"
+        self._send([{"role": "user", "content": prompt}], params, name)
+        return name
+
+    def run_workload(self, name: str) -> list[str]:
+        """Send all requests of a scenario that comes with the package, at once.
+
+        Its knobs are not applied: the engine runs already. Raises ScenarioError, PromptError.
+        """
+        scenario, run, names = load_scenario(name), next(self._ids), []
+        for number, request in enumerate(scenario.request, start=1):
+            tokens = request.output_tokens
+            params = SamplingParams(
+                temperature=0.0, max_tokens=tokens, min_tokens=tokens, ignore_eos=True
+            )
+            names.append(f"{scenario.name}-{run}-{number}")
+            prompt = request.prompt or {"prompt_token_ids": request.prompt_token_ids}
+            self._send(prompt, params, names[-1], request.priority)
+        return names
+
+    def _send(self, prompt: Any, params: SamplingParams, name: str, priority: int = 0) -> None:
+        # Nobody reads the stream: the one output that it gets, at its end, is dropped with it.
+        self.llm.stream(prompt, params, name, kind=OutputKind.FINAL_ONLY, priority=priority)

@@ -1,0 +1,257 @@
+"""The engine's flags, written once for all commands that run an engine.
+
+    @app.command()
+    @engine_flags
+    def generate(prompts: list[str], *, engine: dict[str, Any]) -> None: ...
+
+``engine`` then holds what was given, under the flat names that :func:`minivllm.config.make_config`
+and ``LLM(...)`` take. A flag's default is the field's default in ``config.py``: it is not repeated
+here. Counterpart in vLLM: ``vllm/engine/arg_utils.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from minivllm.config import (
+    ADMISSIONS,
+    DTYPES,
+    POLICIES,
+    CacheConfig,
+    ModelConfig,
+    SchedulerConfig,
+    TraceConfig,
+)
+from minivllm.errors import ConfigError
+
+UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag of the engine."""
+
+    field: str
+    """The field of a configuration section that it sets."""
+    kind: type
+    names: str
+    panel: str
+    help: str
+    parse: Callable[[str], Any] | None = None
+    metavar: str | None = None
+
+
+def parse_size(text: str) -> int:
+    """``512MiB``, ``2GB`` or plain bytes → bytes. Raises ConfigError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    if not found or found[2].lower() not in UNITS:
+        raise ConfigError("kv_cache_memory", text, "a size such as 512MiB, 2GB or 536870912")
+    return int(float(found[1]) * UNITS[found[2].lower()])
+
+
+def show_size(size_bytes: int) -> str:
+    """``536870912`` → ``512MiB``, where it comes out even."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size_bytes % unit == 0:
+            return f"{size_bytes // unit}{name}"
+    return str(size_bytes)
+
+
+_MODEL, _POOL, _SCHEDULER, _TRACE = "The model", "The KV pool", "The scheduler", "The trace"
+
+FLAGS = (
+    Flag(
+        "model",
+        str,
+        "--model",
+        _MODEL,
+        "What to run: the alias smollm2-135m (fetched once, 93 MB), a directory with safetensors, "
+        "a .gguf file, or a hub id such as org/name.",
+        metavar="MODEL",
+    ),
+    Flag(
+        "dtype",
+        str,
+        "--dtype",
+        _MODEL,
+        "Numbers of weights and KV cache: float32 (exact, the reference), bfloat16 (half the "
+        "memory; the last bits then depend on the batch), or auto (bfloat16 on a GPU).",
+        metavar="|".join(DTYPES),
+    ),
+    Flag(
+        "max_model_len",
+        int,
+        "--max-model-len",
+        _MODEL,
+        "Most tokens of one request, prompt and output together. Default: what the model was "
+        "trained for.",
+    ),
+    Flag(
+        "seed",
+        int,
+        "--seed",
+        _MODEL,
+        "Seed of the run: requests without a seed of their own draw from it and from their "
+        "ordinal, so a run can be repeated.",
+    ),
+    Flag(
+        "block_size",
+        int,
+        "--block-size",
+        _POOL,
+        "Tokens in one KV block. Small blocks waste less at a sequence's end and share more "
+        "exactly; each costs an entry in a table.",
+    ),
+    Flag(
+        "num_kv_blocks",
+        int,
+        "--num-kv-blocks",
+        _POOL,
+        "Blocks in the pool, block 0 (the null block) included. Wins over --kv-cache-memory. Make "
+        "it small to watch preemption and eviction.",
+    ),
+    Flag(
+        "kv_cache_memory",
+        str,
+        "--kv-cache-memory",
+        _POOL,
+        "Memory of the pool, such as 512MiB or 2GB; divided by the bytes of one block it gives "
+        "the number of blocks.",
+        parse=parse_size,
+        metavar="SIZE",
+    ),
+    Flag(
+        "enable_prefix_caching",
+        bool,
+        "--enable-prefix-caching/--no-enable-prefix-caching",
+        _POOL,
+        "Keep full blocks findable by the hash of their content and all before it: a prompt that "
+        "begins like an earlier one takes those blocks over instead of computing them.",
+    ),
+    Flag(
+        "max_num_batched_tokens",
+        int,
+        "--max-num-batched-tokens",
+        _SCHEDULER,
+        "Token budget of one step, for prompts and decodes together. Large: prompts are through "
+        "sooner. Small: running requests get their next token sooner.",
+    ),
+    Flag(
+        "max_num_seqs",
+        int,
+        "--max-num-seqs",
+        _SCHEDULER,
+        "Requests that may run at once; the others wait, even if blocks are free.",
+    ),
+    Flag(
+        "enable_chunked_prefill",
+        bool,
+        "--enable-chunked-prefill/--no-enable-chunked-prefill",
+        _SCHEDULER,
+        "May a prompt run in pieces over several steps? Without it a prompt waits until one "
+        "step's budget has room for all of it.",
+    ),
+    Flag(
+        "long_prefill_token_threshold",
+        int,
+        "--long-prefill-token-threshold",
+        _SCHEDULER,
+        "Most tokens of one prompt in one step, so that a long prompt leaves room for others. 0: "
+        "no limit but the budget.",
+    ),
+    Flag(
+        "watermark",
+        float,
+        "--watermark",
+        _SCHEDULER,
+        "Share of the pool (0 to below 1) that an admission must leave free while others run, so "
+        "that they can grow without preempting. 0: none.",
+    ),
+    Flag(
+        "policy",
+        str,
+        "--scheduling-policy",
+        _SCHEDULER,
+        "fcfs: in order of arrival. priority: the smaller number first; the last in this order is "
+        "preempted first.",
+        metavar="|".join(POLICIES),
+    ),
+    Flag(
+        "admission",
+        str,
+        "--admission",
+        _SCHEDULER,
+        "full: a request is admitted if its whole sequence fits in the free blocks (as vLLM). "
+        "strict: it must also leave what the running prefills still lack.",
+        metavar="|".join(ADMISSIONS),
+    ),
+    Flag(
+        "path",
+        str,
+        "--trace",
+        _TRACE,
+        "Write every decision of the run to this file, one JSON event a line; read it with "
+        "`minivllm replay` or in the dashboard.",
+        metavar="FILE",
+    ),
+)
+
+
+def defaults() -> dict[str, Any]:
+    """Field → default, from the configuration's own sections."""
+    sections = (ModelConfig, CacheConfig, SchedulerConfig, TraceConfig)
+    return {f.name: f.default for section in sections for f in fields(section)}
+
+
+def engine_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command all of :data:`FLAGS`; it receives those that were set as ``engine``."""
+
+    def run(**given: Any) -> None:
+        engine = {flag.field: given.pop(flag.field) for flag in FLAGS}
+        # What was not given stays away, so that it overrides nothing (a scenario's own knobs).
+        command(engine={k: v for k, v in engine.items() if v is not None}, **given)
+
+    hints = get_type_hints(command, include_extras=True)
+    own = [
+        p.replace(annotation=hints[p.name])
+        for p in inspect.signature(command).parameters.values()
+        if p.name != "engine"
+    ]
+    added = [_parameter(flag) for flag in FLAGS]
+    # Typer reads a command's parameters off its signature.
+    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+    run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, __name__
+    return run
+
+
+def _parameter(flag: Flag) -> inspect.Parameter:
+    default = defaults()[flag.field]
+    shown = "" if default is None else str(default)
+    if flag.parse is parse_size:
+        shown = show_size(default)
+    elif flag.kind is bool:
+        shown = "on" if default else "off"
+    option = typer.Option(
+        flag.names,
+        help=f"{flag.help}  [default: {shown}]" if shown else flag.help,
+        show_default=False,
+        rich_help_panel=flag.panel,
+        callback=_parsed(flag) if flag.parse else None,
+        metavar=flag.metavar or ("N" if flag.kind in (int, float) else None),
+    )
+    annotation = Annotated[flag.kind | None, option]  # type: ignore[name-defined]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(flag.field, kind, default=None, annotation=annotation)
+
+
+def _parsed(flag: Flag) -> Callable[[str | None], Any]:
+    parse = flag.parse
+    assert parse is not None
+    return lambda text: None if text is None else parse(text)

@@ -1,0 +1,56 @@
+"""What ``serve`` and ``demo`` share: a port that is free, and an end that is clean."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+from minivllm.errors import ConfigError
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ConfigError, with a remedy, if nobody could listen there.
+
+    Asked before the model is loaded: who waits for a load should not learn of it afterwards.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError("--port", port, "0 (any free one) to 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = f"a free one: try --port {port + 1 if port < 65535 else 8000}"
+        raise ConfigError("--port", port, f"{remedy} ({host}: {reason})") from error
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that the end is an ordinary path of the program.
+
+    A second Ctrl-C ends the process at once.
+    """
+    stop = threading.Event()
+
+    def ask(signum: int, frame: object) -> None:
+        stop.set()
+        signal.signal(signum, signal.SIG_DFL)
+
+    before = {sign: signal.signal(sign, ask) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
+def wait(stop: threading.Event) -> None:
+    """Sleep until ``stop``; in short naps, since a plain wait can hold back a signal's handler."""
+    while not stop.wait(1.0):
+        pass
