@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 from flask import Response
 
-from minivllm.api.disconnect import POLL_S, ClientWatch
+from minivllm.api.disconnect import ClientWatch
 from minivllm.api.errors import ApiError, json_response, to_api_error
 from minivllm.engine.async_llm import OutputStream
 from minivllm.outputs import CompletionOutput, RequestOutput
@@ -138,7 +138,6 @@ class Generation:
         status = CLIENT_GONE  # unless the end is reached
         opened: set[int] = set()
         idle_since = time.monotonic()
-        self.tracer.emit(HttpFirstByte, None, request_id=self.request_id, status=200)
         try:
             for output in self.stream:
                 if self.watch.gone():
@@ -185,6 +184,8 @@ class Generation:
 
     def _frame(self, body: dict[str, Any], tokens: int = 0) -> bytes:
         frame = b"data: " + msgspec.json.encode(body) + b"\n\n"
+        if not self._bytes:
+            self.tracer.emit(HttpFirstByte, None, request_id=self.request_id, status=200)
         self._bytes += len(frame)
         self.tracer.emit(
             HttpChunk, None, request_id=self.request_id, bytes=len(frame), tokens=tokens
@@ -225,6 +226,3 @@ def _raise_if_failed(output: CompletionOutput) -> None:
         raise ApiError(500, str(output.stop_reason or "The engine failed on this request."))
     if output.finish_reason == "abort":
         raise ApiError(503, "The server ended this request before it was finished.")
-
-
-TICK_S = POLL_S

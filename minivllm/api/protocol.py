@@ -192,7 +192,9 @@ def read_body(request: Request) -> dict[str, Any]:
     """The JSON object in a request. Raises ApiError (400, 415) or RequestEntityTooLarge."""
     if not request.is_json:
         raise ApiError(
-            415, f"Content-Type must be application/json, got {request.mimetype or 'none'!r}."
+            415,
+            f"Content-Type must be application/json, got {request.mimetype or 'none'!r} "
+            f"(with curl: -H 'Content-Type: application/json').",
         )
     try:
         body = msgspec.json.decode(request.get_data(cache=False))

@@ -24,9 +24,9 @@ import minivllm
 from minivllm.api.auth import KeyRing
 from minivllm.api.chat import ChatFormat
 from minivllm.api.completions import CompletionFormat
-from minivllm.api.disconnect import ClientWatch
+from minivllm.api.disconnect import POLL_S, ClientWatch
 from minivllm.api.errors import ApiError, json_response, to_api_error
-from minivllm.api.generation import TICK_S, Format, Generation
+from minivllm.api.generation import Format, Generation
 from minivllm.api.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -129,7 +129,7 @@ class Service:
             kind=OutputKind.DELTA if asked.stream else OutputKind.FINAL_ONLY,
             priority=asked.priority or 0,
             cache_salt=asked.cache_salt,
-            tick_s=TICK_S,
+            tick_s=POLL_S,
         )
         generation = Generation(
             response_id=ids.response_id(prefix),

@@ -20,13 +20,13 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from minivllm.config import EngineConfig, make_config
 from minivllm.engine.core_client import EngineCoreClient
 from minivllm.engine.input_processor import Prompt, TokenizerLike
-from minivllm.engine.mailbox import OutputMailbox
+from minivllm.engine.mailbox import OutputMailbox, OutputStream
 from minivllm.engine.messages import EngineCoreOutputs
 from minivllm.engine.parts import Parts, build, join
 from minivllm.errors import EngineDeadError, MiniVLLMError
@@ -71,7 +71,9 @@ class AsyncLLM:
         self.trace_log = parts.trace_log
         self.max_model_len = parts.inputs.max_model_len
         self._inputs, self._outputs = parts.inputs, parts.outputs
-        self._lock = threading.Lock()  # guards the output processor and the mailboxes
+        # Guards the output processor, the mailboxes, and the order in which the core is told: an
+        # abort must not overtake its request, nor reach the next one of the same name.
+        self._lock = threading.Lock()
         self._mailboxes: dict[str, OutputMailbox] = {}
         self._death: EngineDeadError | None = None
         self._closing = threading.Event()
@@ -127,7 +129,7 @@ class AsyncLLM:
         names, mailbox = self._submit(
             [prompt], sampling_params, request_id, kind, priority, cache_salt, loop=None
         )
-        return OutputStream(self, names, mailbox, tick_s)
+        return OutputStream(names, mailbox, self.abort, tick_s)
 
     def stream_many(
         self,
@@ -144,7 +146,7 @@ class AsyncLLM:
         names, mailbox = self._submit(
             prompts, sampling_params, request_id, kind, priority, cache_salt, loop=None
         )
-        return OutputStream(self, names, mailbox, tick_s)
+        return OutputStream(names, mailbox, self.abort, tick_s)
 
     def abort(self, request_ids: Sequence[str], why: Reason = Reason.CLIENT) -> None:
         """End these requests; who reads one of them gets its last output, with ``abort``.
@@ -156,9 +158,9 @@ class AsyncLLM:
             self._post(last)
             for request_id in request_ids:
                 self._mailboxes.pop(request_id, None)
-        if core_ids:
-            with contextlib.suppress(MiniVLLMError):  # a dead engine has nothing to abort
-                self.client.abort_requests(core_ids, why)
+            if core_ids:
+                with contextlib.suppress(MiniVLLMError):  # a dead engine has nothing to abort
+                    self.client.abort_requests(core_ids, why)
 
     @property
     def num_open(self) -> int:
@@ -223,8 +225,8 @@ class AsyncLLM:
                     self._outputs.add_request(given, kind)
                     self._mailboxes[given.request_id] = mailbox
                     added.append(given.request_id)
-                for sample in given.samples:
-                    self.client.add_request(sample)
+                    for sample in given.samples:
+                        self.client.add_request(sample)
         except BaseException:
             self.abort(added)
             raise
@@ -251,8 +253,8 @@ class AsyncLLM:
         with self._lock:
             processed = self._outputs.process_outputs(step.outputs)
             self._post(processed.request_outputs)
-        if processed.to_abort:
-            self.client.abort_requests(processed.to_abort, Reason.STOP_STRING)
+            if processed.to_abort:
+                self.client.abort_requests(processed.to_abort, Reason.STOP_STRING)
         self.tracer.flush()
 
     def _post(self, outputs: list[RequestOutput]) -> None:
@@ -293,39 +295,3 @@ def _wake(by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]]) -> None
 def _wake_tasks(mailboxes: list[OutputMailbox]) -> None:
     for mailbox in mailboxes:
         mailbox.wake_task()
-
-
-class OutputStream(Iterator["RequestOutput | None"]):
-    """The outputs of one call, for a thread; None is a tick (see :meth:`AsyncLLM.stream`).
-
-    :meth:`close` aborts what has not finished; a stream that is dropped unread must be closed.
-    """
-
-    def __init__(
-        self, llm: AsyncLLM, request_ids: list[str], mailbox: OutputMailbox, tick_s: float | None
-    ) -> None:
-        self.request_ids = request_ids
-        """In the order of the prompts."""
-        self._llm = llm
-        self._mailbox = mailbox
-        self._tick_s = tick_s
-        self._taken: list[RequestOutput] = []
-
-    def __next__(self) -> RequestOutput | None:
-        if not self._taken:
-            if self._mailbox.done:
-                raise StopIteration
-            if not self._mailbox.wait(self._tick_s):
-                return None
-            self._taken = self._mailbox.take()
-        return self._taken.pop(0) if self._taken else None
-
-    def close(self) -> None:
-        """May be called at any time, more than once, and after the end."""
-        self._llm.abort(self._mailbox.open_ids())
-
-    def __enter__(self) -> OutputStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -164,6 +164,7 @@ class InputProcessor:
             )
         if not token_ids:
             raise PromptError("prompt_token_ids is empty; give at least one id")
+        self._check_length(len(token_ids))
         for i, token_id in enumerate(token_ids):
             whole = isinstance(token_id, int) and not isinstance(token_id, bool)
             if not whole or not 0 <= token_id < self.tokenizer.vocab_size:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Iterator
 
 from minivllm.outputs import OutputKind, RequestOutput
 
@@ -42,13 +43,13 @@ class OutputMailbox:
                 older.merge(output, self._kind)
             if output.finished:
                 self._open.discard(output.request_id)
-        self._thread_event.set()
+            self._thread_event.set()
 
     def put_error(self, error: Exception) -> None:
         """End the reader's wait with an error, after what lies there already."""
         with self._lock:
             self._error = error
-        self._thread_event.set()
+            self._thread_event.set()
 
     def wake_task(self) -> None:
         """Only on ``loop``: once a step for all its mailboxes, since crossing over is dear."""
@@ -86,3 +87,43 @@ class OutputMailbox:
 
     async def wait_async(self) -> None:
         await self._task_event.wait()
+
+
+class OutputStream(Iterator["RequestOutput | None"]):
+    """The outputs of one call, for a thread; None is a tick (see ``AsyncLLM.stream``).
+
+    :meth:`close` aborts what has not finished; a stream that is dropped unread must be closed.
+    """
+
+    def __init__(
+        self,
+        request_ids: list[str],
+        mailbox: OutputMailbox,
+        abort: Callable[[list[str]], None],
+        tick_s: float | None,
+    ) -> None:
+        self.request_ids = request_ids
+        """In the order of the prompts."""
+        self._mailbox = mailbox
+        self._abort = abort
+        self._tick_s = tick_s
+        self._taken: list[RequestOutput] = []
+
+    def __next__(self) -> RequestOutput | None:
+        while not self._taken:
+            if self._mailbox.done:
+                raise StopIteration
+            if not self._mailbox.wait(self._tick_s):
+                return None
+            self._taken = self._mailbox.take()
+        return self._taken.pop(0)
+
+    def close(self) -> None:
+        """May be called at any time, more than once, and after the end."""
+        self._abort(self._mailbox.open_ids())
+
+    def __enter__(self) -> OutputStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from minivllm.api import generation
+from minivllm.api.disconnect import POLL_S
 from minivllm.trace.events import Reason
 from tests.serve.conftest import MODEL, Server
 from tests.serve.fakes import FakeClient
@@ -78,7 +79,7 @@ def test_a_client_that_stays_is_not_aborted(serve):
     server = serve(core)
     connection = post_and_hold(server, TEXT)
     assert core.wait_for(lambda: len(core.requests) == 1)
-    assert not core.wait_for(lambda: bool(core.aborted), seconds=3 * generation.TICK_S)
+    assert not core.wait_for(lambda: bool(core.aborted), seconds=3 * POLL_S)
     core.allow()
     response = http.client.HTTPResponse(connection)
     response.begin()
