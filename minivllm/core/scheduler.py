@@ -62,7 +62,9 @@ class Scheduler:
         step = Step(total_budget=budget, budget=budget)
         self._schedule_running(step)
         self._schedule_waiting(step)
-        finished, self._finished_req_ids = self._finished_req_ids, []
+        finished: list[str] = []
+        if step.grants:  # an empty batch does not run, so the worker would not hear of them
+            finished, self._finished_req_ids = self._finished_req_ids, []
         output = step.to_output(self.current_step, self.kv, finished)
         # Count them before they run: from here on a request is described by its numbers alone,
         # and update_from_output need not know how a token came about.
@@ -98,9 +100,10 @@ class Scheduler:
             self._grant(step, request, n, limited_by, self._why(request, n), new_block_ids)
             # A victim may have stood before it; then everybody has moved up.
             index = self.running.index(request) + 1 if step.preempted else index + 1
-        for request in self.running[index:]:
-            limit = Reason.NO_BUDGET if step.budget == 0 else Reason.PREEMPTED_THIS_STEP
-            step.account(request, 0, limit)
+        limit = Reason.NO_BUDGET if step.budget == 0 else Reason.PREEMPTED_THIS_STEP
+        for request in self.running:
+            if request.req_id not in step.rows:  # not reached
+                step.account(request, 0, limit)
 
     def _allocate_or_preempt(self, request: Request, n: int, step: Step) -> list[int] | None:
         """Blocks for ``n`` more tokens; others give way until they are there.
@@ -169,6 +172,8 @@ class Scheduler:
             return self._stop_waiting(step, Reason.PREEMPTED_THIS_STEP)
         while self.waiting:
             request = self.waiting.peek()
+            if self._outgrew_pool(request, request.num_tokens):  # it filled the pool when it ran
+                continue
             answer = self.admission.examine(
                 request, step.budget, self.running, others_scheduled=bool(step.grants)
             )
@@ -310,6 +315,8 @@ class Scheduler:
 
     def fail_step(self, scheduled: SchedulerOutput, message: str) -> list[EngineCoreOutput]:
         """The step did not run: all who were in it end; queues and pool stay whole."""
+        # The worker may have failed before it forgot them; one it does not know it passes over.
+        self._finished_req_ids += scheduled.finished_req_ids
         for req_id, n in scheduled.num_scheduled_tokens.items():
             self.fail(self.requests[req_id], message, num_unsound=n)
         return self.take_ended_early()

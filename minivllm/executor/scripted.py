@@ -61,7 +61,7 @@ class ScriptedExecutor:
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         for req_id in scheduler_output.finished_req_ids:
-            del self._rows[req_id]
+            self._rows.pop(req_id, None)  # unknown here if the step that brought it failed
         start: dict[str, int] = {}
         for new in scheduler_output.scheduled_new_reqs:
             n = len(new.prompt_token_ids)

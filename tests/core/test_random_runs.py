@@ -1,0 +1,31 @@
+"""Random arrivals, aborts, failures and knobs: the scheduler keeps its rules and changes no token.
+
+``MINIVLLM_EXAMPLES=5000 pytest tests/core/test_random_runs.py`` looks further than CI does.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, given, settings
+
+from tests.core.random_runs import Plan, Run, plans
+
+EXAMPLES = int(os.environ.get("MINIVLLM_EXAMPLES", "0"))
+
+random_runs = settings(
+    max_examples=EXAMPLES or 150,
+    derandomize=not EXAMPLES,  # CI sees the same plans every time
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@random_runs
+@given(plans())
+def test_scheduling_changes_when_a_token_appears_never_which(plan: Plan) -> None:
+    run = Run(plan).run()
+    if run.messages:
+        run.check_end()
+    run.check_that_all_of_the_pool_can_be_used()
