@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError, EngineDeadError
-from minivllm.trace.events import GateChange, Reason, RunEnd, RunIdle
+from minivllm.trace.events import GateChange, Reason, RunEnd, RunError, RunIdle
 from minivllm.trace.gate import Gate
 
 
@@ -117,6 +117,7 @@ class InprocClient:
                         self._hand_out(self.core.step())
         except BaseException as error:
             self._dead = error
+            self.core.trace.emit(RunError, None, error=type(error).__name__, message=str(error))
             self._outputs.put(EngineCoreOutputs(step=-1, error=f"{type(error).__name__}: {error}"))
         finally:
             self.core.executor.shutdown()
@@ -150,6 +151,8 @@ class InprocClient:
 
     def _send(self, apply: Callable[[], object]) -> None:
         self._raise_if_dead()
+        if self._stopping:
+            raise EngineDeadError("the engine was shut down")
         self._inputs.put(apply)
         self._wake.set()
         self.gate.wake()

@@ -232,7 +232,9 @@ class EngineCore:
 
     def _wrap(self, outputs: list[EngineCoreOutput]) -> EngineCoreOutputs:
         for output in outputs:
-            if output.finish_reason is not None:
+            # An id that was free again at once may belong to a request that lives.
+            name = self._req_ids.get(output.request_id)
+            if output.finish_reason is not None and name not in self.scheduler.requests:
                 self._req_ids.pop(output.request_id, None)
         return EngineCoreOutputs(step=self.scheduler.current_step, outputs=outputs)
 

@@ -165,7 +165,8 @@ class RunIdle(Data):
 
 
 class RunError(Data):
-    """The engine's loop failed; only ``run.end`` follows."""
+    """A step did not run: those who were in it end. In the last place before ``run.end``: the
+    engine's loop itself failed."""
 
     KIND = "run.error"
     error: str
@@ -403,7 +404,7 @@ class SchedChunk(Data):
 
 
 class SchedSkip(Data):
-    """A request was looked at and not scheduled."""
+    """*Moves*: notes why the request waits. It was looked at and not scheduled."""
 
     KIND = "sched.skip"
     reason: Reason
@@ -418,7 +419,8 @@ class SchedSkip(Data):
 
 
 class SchedStop(Data):
-    """The waiting queue is not looked at further, and somebody is left in it."""
+    """*Moves*: notes why all of these wait. The waiting queue is not looked at further, and
+    somebody is left in it."""
 
     KIND = "sched.stop"
     reason: Reason

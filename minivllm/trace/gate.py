@@ -41,6 +41,7 @@ class Gate:
         self._set(rate=_check_rate(steps_per_second))
 
     def pause(self) -> None:
+        """Begin no further step, not even one that ``step`` allowed."""
         self._set(paused=True)
 
     def resume(self) -> None:
@@ -88,7 +89,7 @@ class Gate:
         with self._changed:
             before = (self._paused, self._rate)
             if paused is not None:
-                self._allowed = self._allowed + allow if paused and self._paused else allow
+                self._allowed = self._allowed + allow if allow and self._paused else allow
                 self._paused = paused
             if rate is not None:
                 self._rate = rate
