@@ -26,6 +26,16 @@ def _check_int(name: str, value: object, minimum: int, maximum: int | None = Non
         raise ConfigError(name, value, f"a whole number, {limit}")
 
 
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(name, value, "True | False")
+
+
+def _check_text(name: str, value: object, allowed: str) -> None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(name, value, allowed)
+
+
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(name, value, " | ".join(choices))
@@ -53,6 +63,7 @@ class ModelConfig:
         if self.max_model_len is not None:
             _check_int("max_model_len", self.max_model_len, 2)
         _check_int("seed", self.seed, 0, 2**63 - 1)
+        _check_text("served_model_name", self.served_model_name, "a name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +84,7 @@ class CacheConfig:
         if self.num_kv_blocks is not None:
             _check_int("num_kv_blocks", self.num_kv_blocks, 2)
         _check_int("kv_cache_memory", self.kv_cache_memory, 1)
+        _check_bool("enable_prefix_caching", self.enable_prefix_caching)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +111,10 @@ class SchedulerConfig:
         _check_int("max_num_batched_tokens", self.max_num_batched_tokens, 1)
         _check_int("max_num_seqs", self.max_num_seqs, 1)
         _check_choice("policy", self.policy, POLICIES)
+        _check_bool("enable_chunked_prefill", self.enable_chunked_prefill)
         _check_int("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
-        if not isinstance(self.watermark, (int, float)) or not 0 <= self.watermark < 1:
+        number = isinstance(self.watermark, (int, float)) and not isinstance(self.watermark, bool)
+        if not number or not 0 <= self.watermark < 1:
             raise ConfigError("watermark", self.watermark, "a number, 0 to below 1")
         _check_choice("admission", self.admission, ADMISSIONS)
 
@@ -113,6 +127,10 @@ class TraceConfig:
     """Write the run's events to this JSONL file."""
     live: bool = False
     """Keep the events in memory for viewers (the dashboard, the terminal)."""
+
+    def __post_init__(self) -> None:
+        _check_text("path", self.path, "a file's path")
+        _check_bool("live", self.live)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ the engine core with the request and stands in the trace as it was given.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -62,15 +61,20 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             _integer("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        if len(self.stop) > MAX_STOP_STRINGS:
+        if not isinstance(self.stop, list) or len(self.stop) > MAX_STOP_STRINGS:
             raise SamplingParamsError(
                 "stop", self.stop, f"a list of at most {MAX_STOP_STRINGS} strings"
             )
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise SamplingParamsError("stop", text, "a non-empty string")
+        if not isinstance(self.stop_token_ids, list):
+            raise SamplingParamsError("stop_token_ids", self.stop_token_ids, "a list of token ids")
         for token_id in self.stop_token_ids:
             _integer("stop_token_ids", token_id, 0)
+        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise SamplingParamsError(name, getattr(self, name), "true or false")
 
     @property
     def greedy(self) -> bool:
@@ -85,7 +89,8 @@ def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
 
 
 def _number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or not (low < value if above else low <= value) or value > high:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Put so that NaN, which compares with nothing, is outside.
+    if not ok or not (low < value if above else low <= value) or not value <= high:
         span = f"above {low} and at most {high}" if above else f"between {low} and {high}"
         raise SamplingParamsError(name, value, f"a number {span}")

@@ -85,6 +85,9 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
                 n_texts, n_ids = len(getattr(request, texts)), len(getattr(request, ids))
                 if n_texts not in (0, n_ids):
                     raise ScenarioError(f"{where}: {n_texts} {texts} for {n_ids} {ids}")
+            for token_id in request.prompt_token_ids + request.output_token_ids:
+                if not 0 <= token_id < 2**31:
+                    raise ScenarioError(f"{where}: {token_id} is no token id")
             n_out = len(request.output_token_ids)
             if n_out not in (0, request.output_tokens):
                 raise ScenarioError(
