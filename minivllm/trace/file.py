@@ -194,9 +194,9 @@ def load_index(path: str | Path) -> Index:
     sidecar = path.with_name(path.name + ".index")
     try:
         index = msgspec.json.decode(sidecar.read_bytes(), type=Index)
-        if index.size == size:
+        if index.size == size and sidecar.stat().st_mtime_ns >= path.stat().st_mtime_ns:
             return index
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         pass
     index = build_index(read_trace(path), size)
     try:
@@ -225,8 +225,9 @@ def structural(events: list[Event], hashes: bool = True) -> list[bytes]:
         data = msgspec.to_builtins(event.data)
         for field in list(data):
             times = field == "ns" or field.endswith("_ns")
+            callers_id = field == "request_id" or (event.kind, field) == ("req.arrive", "parent")
             hash_value = field in ("hash", "parent") and event.kind.startswith("kv.")
-            if times or field == "request_id" or (hash_value and not hashes):
+            if times or callers_id or (hash_value and not hashes):
                 del data[field]
         line = {"step": event.step, "kind": event.kind, "req": event.req, "data": data}
         lines.append(msgspec.json.encode(line))
