@@ -137,17 +137,22 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     top_logprobs: int | None = None
 
     def to_sampling_params(self, max_model_len: int) -> SamplingParams:
-        limit = (
-            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        )
         top = self.top_logprobs or 0
         if top and not self.logprobs:
             raise SamplingParamsError("top_logprobs", top, "absent unless logprobs is true")
         if not 0 <= top <= MAX_LOGPROBS:
             raise SamplingParamsError("top_logprobs", top, f"between 0 and {MAX_LOGPROBS}")
-        return self.sampling_params(
-            max_tokens=limit, logprobs=top if self.logprobs else None, max_model_len=max_model_len
-        )
+        newer = self.max_completion_tokens
+        try:
+            return self.sampling_params(
+                max_tokens=self.max_tokens if newer is None else newer,
+                logprobs=top if self.logprobs else None,
+                max_model_len=max_model_len,
+            )
+        except SamplingParamsError as error:
+            if error.param != "max_tokens" or newer is None:
+                raise
+            raise SamplingParamsError("max_completion_tokens", error.given, error.allowed) from None
 
 
 class CompletionRequest(GenerationFields, kw_only=True):

@@ -84,14 +84,13 @@ def _start_trace(
 
 
 def _load_tokenizer(config: EngineConfig) -> TokenizerLike:
-    from minivllm.models.source import resolve
-
-    source = resolve(config.model.model)
     try:
         from minivllm.tokenizer import get_tokenizer
     except ImportError as error:
         raise _missing(error) from error
-    return get_tokenizer(source)
+    from minivllm.models.source import resolve
+
+    return get_tokenizer(resolve(config.model.model))
 
 
 def _model_executor(config: EngineConfig) -> Executor:
@@ -104,6 +103,6 @@ def _model_executor(config: EngineConfig) -> Executor:
 
 def _missing(error: ImportError) -> MissingExtraError:
     return MissingExtraError(
-        f"running a model needs the engine's part of the package ({error.name} is not installed): "
-        f"pip install 'minivllm[engine]'"
+        f"running a model needs the engine's part ({error.name} is not installed): "
+        "run `make setup`, or pip install 'minivllm[engine]'"
     )

@@ -15,7 +15,6 @@ from werkzeug.serving import BaseWSGIServer
 
 from minivllm.api.server import create_app, make_http_server
 from minivllm.engine.async_llm import AsyncLLM
-from minivllm.trace.tracer import Tracer
 from tests.serve.fakes import FakeClient, FakeTokenizer, ListTracer
 
 MODEL = "fake-model"
@@ -70,10 +69,12 @@ def serve() -> Iterator[StartServer]:
     """Start servers; they are shut down at the end of the test."""
     running = []
 
-    def start(core: FakeClient | None = None, tracer: Tracer | None = None, **settings) -> Server:
-        tracer = tracer or ListTracer()
+    def start(
+        core: FakeClient | None = None, llm: AsyncLLM | None = None, **settings: Any
+    ) -> Server:
+        tracer = ListTracer()
         core = core or FakeClient()
-        llm = AsyncLLM.from_parts(core, FakeTokenizer(), tracer)
+        llm = llm or AsyncLLM.from_parts(core, FakeTokenizer(), tracer)
         http_server = make_http_server(
             create_app(llm, served_model_name=MODEL, **settings), "127.0.0.1", 0
         )

@@ -144,6 +144,13 @@ def test_top_logprobs_need_logprobs_and_a_range(serve):
     assert (status, error["param"]) == (400, "logprobs")
 
 
+def test_max_completion_tokens_is_named_by_the_name_it_was_given(serve):
+    server = serve()
+    for bad in (0, 65):
+        status, error = server.error("/v1/chat/completions", CHAT | {"max_completion_tokens": bad})
+        assert (status, error["param"]) == (400, "max_completion_tokens")
+
+
 def test_an_overlong_prompt_gets_openais_sentence(serve):
     # PITFALLS: over-long prompt: only a log line, the client hangs
     client = serve().openai()

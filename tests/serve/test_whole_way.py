@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
@@ -12,7 +13,9 @@ from minivllm.engine.parts import build
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.trace.file import read_trace
 from minivllm.trace.gate import Gate
+from tests.serve.conftest import MODEL
 from tests.serve.fakes import EOS, FakeTokenizer
+from tests.serve.test_disconnect import post_and_hold
 
 LINE = FakeTokenizer().encode("Hello 😀 world") * 10
 
@@ -101,6 +104,30 @@ def test_requests_that_nobody_reads_any_more_give_their_blocks_back(steps):
         assert free_blocks(llm) == 16
     finally:
         llm.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hundred_clients_that_give_up_leave_a_server_that_answers(serve, stream):
+    llm = start(AsyncLLM, Gate(rate=200), num_kv_blocks=33, max_num_seqs=4)
+    server = serve(llm=llm)
+
+    def give_up(i: int) -> None:
+        body = {"prompt": f"client {i}", "max_tokens": 80, "ignore_eos": True, "stream": stream}
+        with post_and_hold(server, body) as connection:
+            connection.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                connection.recv(1)
+
+    threads = [threading.Thread(target=give_up, args=(i,)) for i in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answer = server.openai().completions.create(model=MODEL, prompt="still there?", max_tokens=4)
+    assert answer.choices[0].text == "Hello 😀"
+    settle(llm)
+    assert free_blocks(llm) == 32
+    assert llm.client.core.scheduler.current_step < 100 * 80 / 4  # else nobody was given up on
 
 
 def test_a_paused_engine_takes_aborts():
