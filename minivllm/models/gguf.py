@@ -45,7 +45,11 @@ class GGUFCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.file = GGUFFile(path)
-        self.spec = self._spec()
+        self.num_bytes = path.stat().st_size
+        try:
+            self.spec = self._spec()
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise ModelFileError(f"{path} has metadata of the wrong type: {error}") from None
 
     def _field(self, key: str, default: Any = None) -> Any:
         value = self.file.metadata.get(f"{self._architecture}.{key}", default)
@@ -99,10 +103,10 @@ class GGUFCheckpoint:
         for name in self.file.tensors:
             tensor = self.file.load(name)
             target = _name_in_hf(name)
-            if ".q_proj." in target:
-                tensor = undo_permutation(tensor, self.spec.num_heads)
-            elif ".k_proj." in target:
-                tensor = undo_permutation(tensor, self.spec.num_kv_heads)
+            if ".q_proj." in target or ".k_proj." in target:
+                heads = self.spec.num_heads if ".q_proj." in target else self.spec.num_kv_heads
+                if tensor.shape[0] == heads * self.spec.head_dim:  # else the model refuses it
+                    tensor = undo_permutation(tensor, heads)
             yield target, tensor
 
 

@@ -9,6 +9,7 @@ package's dequantiser. Left out: big-endian files, files split in several.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from minivllm.errors import ModelFileError, UnsupportedModelError
 
 VERSIONS = (2, 3)
 _SCALARS = ("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")
-"""struct codes of the value types 0 … 12; 8 is a string, 9 an array."""
+"""struct's (and numpy's) codes of the value types 0 … 12; 8 is a string, 9 an array."""
 _STRING, _ARRAY = 8, 9
 SUPPORTED = (
     "supported: F32, F16, BF16, Q4_0, Q4_1, Q8_0 and whatever else the gguf package unpacks "
@@ -62,7 +63,7 @@ class GGUFFile:
             self._read_header()
         except struct.error:
             self._fail("it is cut short inside its header")
-        except (UnicodeDecodeError, IndexError, OverflowError, MemoryError):
+        except (ValueError, TypeError, IndexError, OverflowError, RecursionError):
             self._fail("its header is damaged")
 
     def _fail(self, why: str) -> NoReturn:
@@ -86,6 +87,8 @@ class GGUFFile:
             self.metadata[key] = self._value(self._scalar("I"))
         entries = [self._entry() for _ in range(num_tensors)]
         alignment = int(self.metadata.get("general.alignment", 32))
+        if alignment < 1:
+            self._fail(f"general.alignment is {alignment}")
         data_start = -(-self._at // alignment) * alignment
         self.tensors: dict[str, GGUFTensor] = {}
         for name, shape, type_id, offset in entries:
@@ -116,10 +119,9 @@ class GGUFFile:
             item, length = self._scalar("I"), self._scalar("Q")
             if item in (_STRING, _ARRAY):
                 return [self._value(item) for _ in range(length)]
-            code = f"<{length}{_SCALARS[item]}"
-            values = struct.unpack_from(code, self._view, self._at)
-            self._at += struct.calcsize(code)
-            return list(values)
+            values = np.frombuffer(self._data, "<" + str(_SCALARS[item]), length, self._at)
+            self._at += values.nbytes
+            return values
         code_of_kind = _SCALARS[kind]
         return self._scalar(code_of_kind) if code_of_kind else None
 
@@ -131,7 +133,7 @@ class GGUFFile:
     def _size(self, name: str, shape: tuple[int, ...], type_id: int) -> int:
         """Bytes of a tensor; quantised types store blocks of so many numbers in so many bytes."""
         per_block, block_bytes = _block_layout(type_id, f"tensor {name} of {self.path}")
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         if count % per_block:
             self._fail(f"tensor {name} of shape {shape} is no whole number of blocks")
         return count // per_block * block_bytes

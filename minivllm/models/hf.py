@@ -38,10 +38,12 @@ class HFCheckpoint:
     def __init__(self, directory: Path, supported: tuple[str, ...]) -> None:
         self.directory = directory
         self.spec = read_spec(directory / "config.json", supported)
+        self.files = self._files()
+        self.num_bytes = sum(path.stat().st_size for path in self.files)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, one at a time; the files are mapped, not read as a whole."""
-        for path in self._files():
+        for path in self.files:
             try:
                 with safe_open(path, framework="pt") as file:
                     for name in file.keys():  # noqa: SIM118 (safe_open is no dict)

@@ -48,32 +48,27 @@ class RMSNorm(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Turns each pair (i, i + head_dim/2) of a head by an angle that grows with the position.
 
-    Cosine and sine of every position are computed once; a step only looks them up.
+    Cosine and sine are computed once a step for the positions in it, and every layer uses the
+    same two. A table over the whole context would not be faster, and takes memory with its length.
     """
 
-    cos: torch.Tensor
-    sin: torch.Tensor
+    frequencies: torch.Tensor
 
-    def __init__(
-        self, head_dim: int, max_len: int, theta: float, scaling: Llama3Rope | None = None
-    ) -> None:
+    def __init__(self, head_dim: int, theta: float, scaling: Llama3Rope | None = None) -> None:
         super().__init__()
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         frequencies = 1.0 / theta**exponents  # (head_dim/2,) radians per token
         if scaling is not None:
             divisors = scaling.divisors(frequencies.tolist())
             frequencies = frequencies / torch.tensor(divisors, dtype=torch.float32)
-        angles = torch.arange(max_len, dtype=torch.float32)[:, None] * frequencies
-        dtype = torch.get_default_dtype()
-        self.register_buffer("cos", angles.cos().to(dtype), persistent=False)  # (max_len, dim/2)
-        self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def lookup(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine for each token, (num_tokens, 1, head_dim/2): the 1 spans the heads.
-
-        Done once a step; every layer uses the same two.
-        """
-        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
+    def forward(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine for each token, (num_tokens, 1, head_dim/2): the 1 spans the heads."""
+        angles = positions[:, None, None].float() * self.frequencies
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -97,9 +97,7 @@ class LlamaForCausalLM(nn.Module):
         self.embed_tokens = empty_parameter(spec.vocab_size, spec.hidden_size)
         self.layers = nn.ModuleList(LlamaLayer(spec) for _ in range(spec.num_layers))
         self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
-        self.rotary = RotaryEmbedding(
-            spec.head_dim, spec.max_model_len, spec.rope_theta, spec.rope_scaling
-        )
+        self.rotary = RotaryEmbedding(spec.head_dim, spec.rope_theta, spec.rope_scaling)
         self.lm_head = (
             self.embed_tokens
             if spec.tie_word_embeddings
@@ -117,8 +115,8 @@ class LlamaForCausalLM(nn.Module):
 
         ``input_ids`` and ``positions``: (num_tokens,); ``kv_caches``: one per layer.
         """
-        cos_sin = self.rotary.lookup(positions)
         x = F.embedding(input_ids, self.embed_tokens)  # (num_tokens, hidden)
+        cos_sin = self.rotary(positions, x.dtype)
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
             x = layer(x, cos_sin, kv_cache, attention)
         return x

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import torch
 
-from minivllm.errors import UnsupportedModelError
+from minivllm.errors import ModelFileError, UnsupportedModelError
 from minivllm.models.gguf import GGUFCheckpoint
 from minivllm.models.hf import HFCheckpoint
 from minivllm.models.llama import LlamaForCausalLM
 from minivllm.models.registry import MODELS
 from minivllm.models.source import ModelSource
+
+LEAST_BYTES_PER_PARAM = 1.5 / 8
+"""The tightest packing there is (IQ1). Checked before any memory is asked for: a damaged number
+in a header must not allocate what no file could fill."""
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -30,6 +34,11 @@ def load_model(source: ModelSource, dtype: str, device: torch.device) -> LlamaFo
     Raises UnsupportedModelError (it lists what is supported) or ModelFileError.
     """
     checkpoint = open_checkpoint(source)
+    if checkpoint.spec.num_params * LEAST_BYTES_PER_PARAM > checkpoint.num_bytes:
+        raise ModelFileError(
+            f"{source.path}: its configuration describes {checkpoint.spec.num_params} parameters, "
+            f"but it holds only {checkpoint.num_bytes} bytes. Fetch it again"
+        )
     previous = torch.get_default_dtype()
     torch.set_default_dtype(choose_dtype(dtype, device))
     try:

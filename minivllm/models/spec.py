@@ -10,7 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from minivllm.errors import UnsupportedModelError
+from minivllm.errors import ModelFileError, UnsupportedModelError
+
+_POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "max_model_len",
+    "rope_theta",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +77,9 @@ class LlamaSpec:
     rope_scaling: Llama3Rope | None = None
 
     def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ModelFileError(f"the model's {name} is {getattr(self, name)}; it must be > 0")
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise UnsupportedModelError(
                 f"{self.architecture} with {self.num_heads} query heads, {self.num_kv_heads} K/V "
