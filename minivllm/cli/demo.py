@@ -51,6 +51,8 @@ def demo(
     model are installed, if they are not there yet, and the engine is started: eight prompts that
     share a prefix then run in the page at 2 steps a second. Ctrl-C ends everything.
     """
+    from minivllm.setup.bootstrap import engine_is_installed
+    from minivllm.setup.environment import Environment
     from minivllm.setup.progress import EngineStatus, StatusBoard, TerminalReporter
     from viz.server import Server, create_app
 
@@ -60,7 +62,8 @@ def demo(
             f"{RECORDING} is missing; make it: minivllm trace record {RECORDING.name.split('.')[0]}"
             f" -o {RECORDING}"
         )
-    board = StatusBoard(EngineStatus.installing())
+    installed = engine_is_installed(Environment())
+    board = StatusBoard(EngineStatus.loading() if installed else EngineStatus.installing())
     app = create_app([RECORDING], status=board if live else None)
     background = Background(app, board, engine)
     with until_interrupted() as stop:

@@ -9,12 +9,13 @@ network. Standard library only: it runs before anything is installed.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from minivllm.errors import MiniVLLMError, SetupError
@@ -35,18 +36,32 @@ COMMANDS = {
 }
 
 
-def prepare_engine(
-    board: StatusBoard, environment: Environment | None = None, stage: str = "engine"
-) -> ModelSource:
+def engine_is_installed(environment: Environment) -> bool:
+    """Has the Python at hand what it takes to run a model?
+
+    In the checkout's own environment the stamp tells: a set-up that was interrupted may have left
+    packages that can be imported but are not whole. Elsewhere somebody else installed them.
+    """
+    if environment.is_ours():
+        return environment.has("engine")
+    return all(importlib.util.find_spec(name) for name in ("torch", "tokenizers", "gguf"))
+
+
+def prepare_engine(board: StatusBoard, environment: Environment | None = None) -> ModelSource:
     """Stages 2 and 3, told on ``board``; at their end torch can be imported by this process.
 
     Raises a named error when one fails; ``board`` then says ``failed`` with the remedy.
     """
     environment = environment or Environment()
     try:
-        if not environment.has(stage):
+        if not engine_is_installed(environment):
             board.set(EngineStatus.installing())
-            environment.install(stage, lambda what: board.set(EngineStatus.installing(what)))
+            if not environment.is_ours():
+                raise SetupError(
+                    f"the engine's part is not installed in {sys.prefix}",
+                    "pip install 'minivllm[engine]' there, or start it with `make demo`",
+                )
+            environment.install("engine", lambda what: board.set(EngineStatus.installing(what)))
             importlib.invalidate_caches()  # or this process would not see what is new on the disk
         return fetch_model(board)
     except MiniVLLMError as error:
@@ -117,13 +132,8 @@ def _install(environment: Environment, stage: str, title: str) -> None:
         return
     began = time.monotonic()
     print(f"installing {title}", flush=True)
-    environment.install(stage, _package_line())
+    environment.install(stage, lambda what: print(f"  {what}", flush=True))
     print(f"installed in {time.monotonic() - began:.0f} s", flush=True)
-
-
-def _package_line() -> Callable[[str], None]:
-    """Prints each large package once, by the name that pip fetches it under."""
-    return lambda what: print(f"  {what}", flush=True) if "MB" in what else None
 
 
 def _fetch() -> None:

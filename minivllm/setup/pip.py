@@ -136,13 +136,15 @@ def explain(output: str) -> tuple[str, str]:
 
 def downloaded_package(line: str) -> str | None:
     """``torch (192 MB)`` from the line in which pip says that it fetches a large package."""
-    match = re.match(
-        r"\s*(?:Downloading|Processing) \S*?([A-Za-z0-9_.]+)-\d\S*(?: \((.+)\))?", line
-    )
+    if line.startswith("Installing collected packages:"):
+        return f"{line.count(',') + 1} packages"  # all are here; unpacking takes a while, too
+    match = _PACKAGE_LINE.match(line)
     if not match:
         return None
     name, size = match.groups()
-    return f"{name} ({size})" if size and "MB" in size else name
+    if size is not None:
+        return f"{name} ({size})" if "MB" in size else None
+    return name if name == "torch" else None  # from a directory: pip does not tell the size
 
 
 def stop_running() -> None:

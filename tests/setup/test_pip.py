@@ -42,10 +42,10 @@ def test_a_failure_is_said_in_one_sentence_with_a_remedy(output: str, says: str)
     [
         ("Downloading torch-2.13.0-cp311-manylinux_x86_64.whl (526.6 MB)", "torch (526.6 MB)"),
         ("  Downloading triton-3.7.1-cp311.whl (197.7 MB)", "triton (197.7 MB)"),
-        ("Downloading six-1.16.0-py2.py3-none-any.whl (11 kB)", "six"),
+        ("Downloading six-1.16.0-py2.py3-none-any.whl (11 kB)", None),
         ("Processing /wheels/torch-2.13.0+cpu-cp311-cp311-linux.whl", "torch"),
         ("Collecting torch>=2.6", None),
-        ("Installing collected packages: six", None),
+        ("Installing collected packages: six, torch", "2 packages"),
     ],
 )
 def test_the_package_at_hand_is_read_from_pips_lines(line: str, package: str | None) -> None:
