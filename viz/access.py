@@ -1,0 +1,50 @@
+"""Who may look and who may steer.
+
+Bound to the loopback address, as it is by default, the dashboard is open to whoever sits at this
+machine. On another address a viewer needs the join code; steering the engine (pause, step, send a
+prompt) stays with the local driver: a direct connection from this machine, not through a proxy.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from flask import Request
+
+COOKIE = "minivllm_join"
+
+
+def is_loopback(address: str | None) -> bool:
+    """Is this the loopback address, or the name ``localhost``?"""
+    if not address:
+        return False
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_local(request: Request) -> bool:
+    """A browser on this machine that asked for this machine by its loopback name.
+
+    The Host header is checked because a foreign page can point a name of its own at 127.0.0.1
+    (DNS rebinding); forwarding headers, because behind a proxy everybody comes from loopback.
+    """
+    host = urlsplit(f"//{request.host}").hostname
+    forwarded = any(h in request.headers for h in ("Forwarded", "X-Forwarded-For", "X-Real-Ip"))
+    return is_loopback(request.remote_addr) and is_loopback(host) and not forwarded
+
+
+def may_look(request: Request, join_code: str | None) -> bool:
+    if is_local(request):
+        return True
+    given = request.cookies.get(COOKIE, "")
+    return join_code is not None and hmac.compare_digest(given.encode(), join_code.encode())
+
+
+def may_steer(request: Request) -> bool:
+    return is_local(request)

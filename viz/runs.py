@@ -1,0 +1,218 @@
+"""The runs a page can open: recorded ones from files, live ones from an engine's log.
+
+A request's way is over when its events arrive here; this room only hands them on. A viewer names
+a run by its id, never by a path: the ids are made here, from what the command line or the gallery
+named. No counterpart in vLLM, which has metrics and logs but no event stream to watch.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from minivllm.errors import TraceError
+from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace
+from minivllm.trace.fold import apply, new_state, to_json
+from minivllm.trace.recorder import TraceLog
+from viz.hues import HueAssigner
+
+MAX_EVENTS_PER_ANSWER = 5000
+"""Events in one answer of the history; about 1 MB of JSON, 20 ms to parse in a browser."""
+
+
+class Run(Protocol):
+    """One run, whatever it comes from."""
+
+    id: str
+    kind: str
+    """``recorded`` | ``live``."""
+
+    def epoch(self) -> str:
+        """Tells two runs behind one id apart: a sequence number means nothing across it."""
+        ...
+
+    def header(self) -> dict[str, Any]: ...
+
+    def heads(self) -> dict[str, int]:
+        """The last sequence number of each stream."""
+        ...
+
+    def first(self, stream: str) -> int:
+        """The oldest sequence number that can still be had."""
+        ...
+
+    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
+        """Encoded events, both ends included; fewer where they do not exist."""
+        ...
+
+    def tour(self) -> dict[str, Any] | None: ...
+
+
+class RecordedRun:
+    """A run from a trace file, read when it is first asked for."""
+
+    kind = "recorded"
+
+    def __init__(self, run_id: str, path: Path) -> None:
+        self.id = run_id
+        self.path = path
+        self._lock = threading.Lock()
+        self._trace: Trace | None = None
+        self._lines: dict[str, list[bytes]] = {}
+
+    def _load(self) -> Trace:
+        """Raises TraceError when the file is broken, at each call anew."""
+        with self._lock:
+            if self._trace is None:
+                trace = read_trace(self.path)
+                for event in trace.events:
+                    self._lines.setdefault(event.stream, []).append(msgspec.json.encode(event))
+                self._trace = trace
+            return self._trace
+
+    def epoch(self) -> str:
+        return self._load().header.run_id
+
+    def header(self) -> dict[str, Any]:
+        """From the first line alone: the list of runs must not read every file."""
+        try:
+            packed = self.path.suffix == ".gz"
+            with gzip.open(self.path) if packed else self.path.open("rb") as file:
+                first = file.readline()
+        except (OSError, EOFError) as error:
+            raise TraceError(f"cannot read the trace {self.path}: {error}") from error
+        header: dict[str, Any] = msgspec.to_builtins(parse_trace(first, str(self.path)).header)
+        return header
+
+    def heads(self) -> dict[str, int]:
+        self._load()
+        return {stream: len(lines) for stream, lines in self._lines.items()}
+
+    def first(self, stream: str) -> int:
+        return 1
+
+    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
+        self._load()
+        return self._lines.get(stream, [])[max(from_seq, 1) - 1 : max(to_seq, 0)]
+
+    def tour(self) -> dict[str, Any] | None:
+        """The guided stops of this recording: ``NAME.tour.json`` beside ``NAME.trace.jsonl``."""
+        path = self.path.parent / (run_name(self.path) + ".tour.json")
+        if not path.is_file():
+            return None
+        tour: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return tour
+
+
+class LiveRun:
+    """The run of an engine in this process; it grows while it is watched."""
+
+    kind = "live"
+
+    def __init__(self, run_id: str, log: TraceLog) -> None:
+        self.id = run_id
+        self.log = log
+
+    def epoch(self) -> str:
+        return self.log.header.run_id
+
+    def header(self) -> dict[str, Any]:
+        header: dict[str, Any] = msgspec.to_builtins(self.log.header)
+        return header
+
+    def heads(self) -> dict[str, int]:
+        return {stream: self.log.head_seq(stream) for stream in self.log.streams()}
+
+    def first(self, stream: str) -> int:
+        return self.log.first_seq(stream)
+
+    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
+        return self.log.lines(stream, from_seq, to_seq)
+
+    def tour(self) -> dict[str, Any] | None:
+        return None
+
+
+class Snapshots:
+    """The state at a run's latest step boundary, folded here for a page that came late."""
+
+    def __init__(self, run: Run, stream: str) -> None:
+        self._run, self._stream = run, stream
+        self._lock = threading.Lock()
+        self._state = new_state()
+        self._hues = HueAssigner()
+
+    def behind(self) -> int:
+        """Events that are not folded yet."""
+        return self._run.heads().get(self._stream, 0) - self._state.seq
+
+    def advance(self) -> None:
+        """Fold up to the end of the last whole step."""
+        with self._lock:
+            lines = self._run.lines(self._stream, self._state.seq + 1, 2**62)
+            events = [decode_event(line) for line in lines]
+            while events and events[-1].kind != "step.end":
+                events.pop()
+            for event in events:
+                apply(self._state, event)
+                self._hues.see(event.kind, event.req)
+
+    def latest(self) -> dict[str, Any]:
+        """``{"seq", "step", "state", "hues"}``; seq 0 before the first step has ended."""
+        self.advance()
+        with self._lock:
+            state, hues = self._state, dict(self._hues.of)
+            return {"seq": state.seq, "step": state.step, "state": to_json(state), "hues": hues}
+
+
+def run_name(path: Path) -> str:
+    """``gallery/tiny-pressure.trace.jsonl.gz`` → ``tiny-pressure``."""
+    return path.name.split(".")[0] or "run"
+
+
+class Catalogue:
+    """Every run that can be opened, by id."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: dict[str, Run] = {}
+        self._snapshots: dict[tuple[str, str], Snapshots] = {}
+
+    def add_file(self, path: Path | str) -> str:
+        """Offer a trace file; returns the id it got. Raises TraceError if there is no such file."""
+        path = Path(path)
+        if not path.is_file():
+            raise TraceError(f"{path}: no such trace file")
+        slug = re.sub(r"[^a-z0-9]+", "-", run_name(path).lower()).strip("-") or "run"
+        with self._lock:
+            run_id, n = slug, 1
+            while run_id in self._runs or run_id == "live":
+                n += 1
+                run_id = f"{slug}-{n}"
+            self._runs[run_id] = RecordedRun(run_id, path)
+        return run_id
+
+    def put_live(self, run: LiveRun) -> None:
+        """Offer a live run, in place of an earlier one of the same id (an engine restarted)."""
+        with self._lock:
+            self._runs[run.id] = run
+            for key in [key for key in self._snapshots if key[0] == run.id]:
+                del self._snapshots[key]
+
+    def get(self, run_id: str) -> Run | None:
+        with self._lock:
+            return self._runs.get(run_id)
+
+    def all(self) -> list[Run]:
+        with self._lock:
+            return list(self._runs.values())
+
+    def snapshots(self, run: Run, stream: str) -> Snapshots:
+        with self._lock:
+            return self._snapshots.setdefault((run.id, stream), Snapshots(run, stream))
