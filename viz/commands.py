@@ -1,0 +1,120 @@
+"""Commands: what the local driver may ask of the live engine, one at a time, in order.
+
+A socket handler only checks and queues; the work is done on a thread of its own, since tokenising
+a prompt or waiting for the engine must hold up nobody. The answer goes back through the hub.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from minivllm.errors import MiniVLLMError
+from minivllm.trace.gate import MAX_RATE, Gate
+from minivllm.trace.recorder import TraceLog
+
+MAX_PROMPT_CHARACTERS = 100_000
+
+
+class LiveEngine(Protocol):
+    """A running engine, as far as the dashboard needs it."""
+
+    @property
+    def log(self) -> TraceLog: ...
+    @property
+    def gate(self) -> Gate: ...
+    def submit(self, prompt: str) -> str:
+        """Queue a prompt; returns its request id. Raises PromptError."""
+        ...
+
+    def run_workload(self, name: str) -> list[str]:
+        """Queue a workload that comes with the package; returns the request ids."""
+        ...
+
+
+class BadCommand(MiniVLLMError, ValueError):
+    """A command that does not exist, or whose argument is not allowed."""
+
+
+def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
+    """Carry out one command; the result is told to the viewer who sent it."""
+    op: object = command.get("op")
+    value: Any = command.get("value")
+    if op == "pause":
+        return engine.gate.pause()
+    if op == "resume":
+        return engine.gate.resume()
+    if op == "step":
+        if type(value) is not int or not 1 <= value <= 1000:
+            raise BadCommand(f"step: got {value!r}; allowed: a whole number, 1 to 1000")
+        return engine.gate.step(value)
+    if op == "rate":
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= MAX_RATE:
+            raise BadCommand(f"rate: got {value!r}; allowed: 0 (full speed) to {MAX_RATE:.0f}")
+        engine.gate.rate = float(value)
+        return None
+    if op == "submit":
+        if not isinstance(value, str) or not value.strip():
+            raise BadCommand("submit: the prompt is empty; type some text")
+        if len(value) > MAX_PROMPT_CHARACTERS:
+            raise BadCommand(
+                f"submit: the prompt has {len(value)} characters; allowed: {MAX_PROMPT_CHARACTERS}"
+            )
+        return engine.submit(value)
+    if op == "workload":
+        if not isinstance(value, str):
+            raise BadCommand(f"workload: got {value!r}; allowed: the name of a workload")
+        return engine.run_workload(value)
+    raise BadCommand(
+        f"unknown command {op!r}; allowed: pause, resume, step, rate, submit, workload"
+    )
+
+
+class CommandThread:
+    """Performs queued commands in order; ``answer(sid, result)`` tells how each went."""
+
+    def __init__(
+        self,
+        engine: Callable[[], LiveEngine | None],
+        answer: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self._engine, self._answer = engine, answer
+        self._queue: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=256)
+        self._thread: threading.Thread | None = None
+
+    def put(self, sid: str, command: dict[str, Any]) -> None:
+        try:
+            self._queue.put_nowait((sid, command))
+        except queue.Full:
+            self._refuse(sid, command, "too many commands wait; try again in a moment")
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name="viz-commands", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _loop(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self.handle(*item)
+
+    def handle(self, sid: str, command: dict[str, Any]) -> None:
+        engine = self._engine()
+        if engine is None:
+            self._refuse(sid, command, "the engine is not ready yet; watch its state at the top")
+            return
+        try:
+            value = perform(engine, command)
+        except MiniVLLMError as error:
+            self._refuse(sid, command, str(error))
+        else:
+            self._answer(sid, {"id": command.get("id"), "ok": True, "value": value})
+
+    def _refuse(self, sid: str, command: dict[str, Any], message: str) -> None:
+        self._answer(sid, {"id": command.get("id"), "ok": False, "error": message})

@@ -1,0 +1,229 @@
+"""The hub: who watches which run, how far each viewer has got, and what to send next.
+
+One thread, the publisher, is the only one that emits (``emit`` is not thread-safe). Everybody else
+posts to its mailbox: the socket's handlers, the recorder at each step's end, the command thread.
+
+    viewer → hello {run, streams: {engine0: last_seq}, epoch}      I have the events up to there
+    hub    → welcome {run, epoch, streams: {engine0: head}, reset}  reset: another run, begin anew
+    hub    → batch {run, stream, epoch, from, to} + bytes           a JSON array, without a gap
+    viewer → ack {stream, to}
+    hub    → lag {stream, head, snapshot}                           four batches are unanswered, or
+             more than 2,000 events are missing: fetch them by HTTP, then ack the last one
+
+Socket.IO keeps no log for a viewer that was away, and its queue per viewer has no bound. So the
+log is the recorder's, each viewer has a position in it, and a slow viewer costs four batches at
+most. An event is encoded once, by the recorder; a batch joins the lines and goes out as bytes, so
+that it is not encoded again.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from viz.runs import Catalogue, Run
+
+BATCH_SECONDS = 0.033
+"""Pause between two rounds: a screen shows nothing faster."""
+BATCH_BYTES = 64 * 1024
+WINDOW = 4
+"""Batches a viewer may leave unanswered."""
+SNAPSHOT_BEHIND = 2000
+"""Events behind from which a snapshot is cheaper than the events themselves."""
+
+Emit = Callable[..., None]
+"""``emit(event, *args, to=sid)``"""
+
+
+@dataclass(slots=True)
+class Cursor:
+    """A viewer's position in one stream."""
+
+    sent: int
+    unanswered: deque[int] = field(default_factory=deque)
+    """The last seq of each batch sent and not acked."""
+    lagging: bool = False
+    """It was told to fetch; nothing is sent until it acks."""
+
+
+@dataclass(slots=True)
+class Viewer:
+    run_id: str
+    epoch: str
+    cursors: dict[str, Cursor]
+
+
+class Hub:
+    """The publisher. ``start`` runs it on a thread; tests call ``work`` by hand."""
+
+    def __init__(self, catalogue: Catalogue, emit: Emit) -> None:
+        self.catalogue = catalogue
+        self._emit = emit
+        self._mailbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
+        self._woken = threading.Event()
+        self._viewers: dict[str, Viewer] = {}
+        self._thread: threading.Thread | None = None
+
+    # --- for any thread ------------------------------------------------------------------------
+
+    def hello(self, sid: str, message: dict[str, Any]) -> None:
+        self._mailbox.put(("hello", sid, message))
+
+    def ack(self, sid: str, stream: str, to: int) -> None:
+        self._mailbox.put(("ack", sid, stream, to))
+
+    def leave(self, sid: str) -> None:
+        self._mailbox.put(("leave", sid))
+
+    def send(self, event: str, payload: Any, to: str | None = None) -> None:
+        """Emit something of another kind (engine status, a command's result) in turn."""
+        self._mailbox.put(("send", event, payload, to))
+
+    def wake(self, _stream: object = None, _lines: object = None) -> None:
+        """There are new events. Called on the engine's thread: one flag, at most one message."""
+        if not self._woken.is_set():
+            self._woken.set()
+            self._mailbox.put(("wake",))
+
+    def run_changed(self, run_id: str) -> None:
+        """Another recorder stands behind ``run_id`` now: its viewers begin anew."""
+        self._mailbox.put(("changed", run_id))
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name="viz-publisher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._mailbox.put(("stop",))
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    # --- on the publisher's thread -------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while self.work():
+            time.sleep(BATCH_SECONDS)
+
+    def work(self, block: bool = True) -> bool:
+        """Take what lies in the mailbox (wait for it if ``block``), then publish. False: stop."""
+        try:
+            messages = [self._mailbox.get(block=block)]
+        except queue.Empty:
+            return True
+        while True:
+            try:
+                messages.append(self._mailbox.get_nowait())
+            except queue.Empty:
+                break
+        for message in messages:
+            if message[0] == "stop":
+                return False
+            getattr(self, "_on_" + message[0])(*message[1:])
+        self._publish()
+        return True
+
+    def _on_wake(self) -> None:
+        self._woken.clear()  # before reading the log: an event from now on wakes us again
+
+    def _on_send(self, event: str, payload: Any, to: str | None) -> None:
+        self._emit(event, payload, to=to)
+
+    def _on_leave(self, sid: str) -> None:
+        self._viewers.pop(sid, None)
+
+    def _on_hello(self, sid: str, message: dict[str, Any]) -> None:
+        run_id = message["run"]
+        run = self.catalogue.get(run_id)
+        if run is None:
+            self._viewers.pop(sid, None)
+            self._emit("gone", {"run": run_id}, to=sid)
+            return
+        epoch, heads = run.epoch(), run.heads()
+        same = message.get("epoch") in (None, epoch)
+        known = message.get("streams", {}) if same else {}
+        cursors = {
+            stream: Cursor(sent=min(max(int(known.get(stream, 0)), 0), head))
+            for stream, head in heads.items()
+        }
+        self._viewers[sid] = Viewer(run_id, epoch, cursors)
+        welcome = {"run": run_id, "epoch": epoch, "streams": heads, "reset": not same}
+        self._emit("welcome", welcome, to=sid)
+
+    def _on_changed(self, run_id: str) -> None:
+        for sid, viewer in self._viewers.items():
+            if viewer.run_id == run_id:
+                self._on_hello(sid, {"run": run_id, "epoch": viewer.epoch})
+
+    def _on_ack(self, sid: str, stream: str, to: int) -> None:
+        viewer = self._viewers.get(sid)
+        cursor = viewer.cursors.get(stream) if viewer else None
+        if cursor is None:
+            return
+        while cursor.unanswered and cursor.unanswered[0] <= to:
+            cursor.unanswered.popleft()
+        if to > cursor.sent:  # it fetched what was missing
+            cursor.sent = to
+            cursor.unanswered.clear()
+        if len(cursor.unanswered) < WINDOW:
+            cursor.lagging = False
+
+    def _publish(self) -> None:
+        for live in self.catalogue.all():
+            # The log forgets its oldest events; the fold must have seen them by then.
+            if live.kind == "live":
+                for stream in live.heads():
+                    snapshots = self.catalogue.snapshots(live, stream)
+                    if stream != "api" and snapshots.behind() > SNAPSHOT_BEHIND:
+                        snapshots.advance()
+        encoded: dict[tuple[str, str, int], tuple[int, bytes]] = {}
+        for sid, viewer in list(self._viewers.items()):
+            run = self.catalogue.get(viewer.run_id)
+            if run is None or run.epoch() != viewer.epoch:
+                continue
+            for stream, head in run.heads().items():
+                cursor = viewer.cursors.setdefault(stream, Cursor(sent=0))
+                self._serve(sid, viewer, run, stream, head, cursor, encoded)
+
+    def _serve(
+        self,
+        sid: str,
+        viewer: Viewer,
+        run: Run,
+        stream: str,
+        head: int,
+        cursor: Cursor,
+        encoded: dict[tuple[str, str, int], tuple[int, bytes]],
+    ) -> None:
+        """Send one viewer what it lacks of one stream, as far as its window allows."""
+        while cursor.sent < head and not cursor.lagging:
+            behind = head - cursor.sent
+            if len(cursor.unanswered) >= WINDOW or behind > SNAPSHOT_BEHIND:
+                cursor.lagging = True
+                lag = {"run": run.id, "stream": stream, "epoch": viewer.epoch, "head": head}
+                self._emit("lag", {**lag, "snapshot": behind > SNAPSHOT_BEHIND}, to=sid)
+                return
+            key = (run.id, stream, cursor.sent)
+            if key not in encoded:  # viewers that stand at the same place share the bytes
+                encoded[key] = encode_batch(run, stream, cursor.sent + 1, head)
+            to, payload = encoded[key]
+            about = {"run": run.id, "stream": stream, "epoch": viewer.epoch}
+            self._emit("batch", {**about, "from": cursor.sent + 1, "to": to}, payload, to=sid)
+            cursor.sent = to
+            cursor.unanswered.append(to)
+
+
+def encode_batch(run: Run, stream: str, start: int, head: int) -> tuple[int, bytes]:
+    """Join lines from ``start`` on until 64 KB are full; returns (last seq, JSON array)."""
+    lines = run.lines(stream, start, head)
+    size = taken = 0
+    for line in lines:
+        size += len(line) + 1
+        taken += 1
+        if size >= BATCH_BYTES:
+            break
+    return start + taken - 1, b"[" + b",".join(lines[:taken]) + b"]"

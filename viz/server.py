@@ -1,0 +1,326 @@
+"""The dashboard's server: the page, the runs by HTTP, the live channel by Socket.IO.
+
+    GET /                              the page (static/index.html)
+    GET /api/runs                      what can be opened
+    GET /api/runs/ID                   its streams, and how many events each has
+    GET /api/runs/ID/events?stream=&from=&to=
+    GET /api/runs/ID/snapshot?stream=  state at the latest whole step, for a page that came late
+    GET /api/runs/ID/tour              the guided stops of a recording
+    socket                             hello, ack, command (protocol.py, commands.py)
+
+It imports neither torch nor the engine: an engine is handed over by ``attach_engine`` when it is
+ready, the page opens long before. Other blueprints (the OpenAI endpoint) live in the same app.
+No counterpart in vLLM. Left out here: TLS and a production web server, which the serving room adds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Flask, Response, abort, jsonify, redirect, request
+from flask_socketio import SocketIO
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from minivllm.errors import TraceError
+from minivllm.setup.progress import EngineStatus, StatusBoard
+from viz.access import COOKIE, is_loopback, may_look, may_steer
+from viz.commands import CommandThread, LiveEngine
+from viz.protocol import Hub
+from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, LiveRun, Run
+
+STATIC = Path(__file__).parent / "static"
+LIVE_RUN = "live"
+
+
+class BoardApp(Flask):
+    """A Flask app with the dashboard in it. Make one with :func:`create_app`."""
+
+    def __init__(
+        self, catalogue: Catalogue, status: StatusBoard | None, join_code: str | None
+    ) -> None:
+        super().__init__("viz", static_folder=str(STATIC), static_url_path="/static")
+        self.catalogue, self.status, self.join_code = catalogue, status, join_code
+        self.engine: LiveEngine | None = None
+        self.socketio = SocketIO(
+            self, async_mode="threading", serve_client=False, max_http_buffer_size=512 * 1024
+        )
+        self.hub = Hub(catalogue, self.socketio.emit)
+        self.commands = CommandThread(
+            lambda: self.engine, lambda sid, result: self.hub.send("result", result, to=sid)
+        )
+        self._detach_all: list[Callable[[], None]] = []
+        self._detach_log: list[Callable[[], None]] = []
+
+    def attach_engine(self, engine: LiveEngine) -> None:
+        """Offer a running engine as the run ``live``; a second one takes the first one's place."""
+        for detach in self._detach_log:
+            detach()
+        self.engine = engine
+        self.catalogue.put_live(LiveRun(LIVE_RUN, engine.log))
+        self._detach_log = [engine.log.subscribe(self.hub.wake)]
+        engine.gate.on_change(lambda mode, rate: self.tell_gate())
+        self.tell_gate()
+        self.hub.run_changed(LIVE_RUN)
+        self.hub.send("runs", {"live": True})
+
+    def tell_gate(self, to: str | None = None) -> None:
+        """Whether the live engine runs or is held, and its pace."""
+        if self.engine is not None:
+            gate = self.engine.gate
+            self.hub.send("gate", {"mode": gate.mode, "rate": gate.rate}, to=to)
+
+    def tell_status(self, status: EngineStatus) -> None:
+        self.hub.send("status", status_json(status))
+
+    def start(self) -> None:
+        """Start the publisher and the command thread."""
+        self.hub.start()
+        self.commands.start()
+        if self.status is not None:
+            self._detach_all.append(self.status.subscribe(self.tell_status))
+
+    def stop(self) -> None:
+        for detach in self._detach_all + self._detach_log:
+            detach()
+        self.commands.stop()
+        self.hub.stop()
+
+
+def create_app(
+    traces: Sequence[Path | str] = (),
+    *,
+    blueprints: Sequence[Blueprint] = (),
+    status: StatusBoard | None = None,
+    join_code: str | None = None,
+) -> BoardApp:
+    """The dashboard over these trace files.
+
+    ``status``: how far the engine is, if one is to come.
+    ``join_code``: what viewers from other machines must know; None: they are turned away.
+    Raises TraceError when a file is missing; one that is broken says so when it is opened.
+    """
+    catalogue = Catalogue()
+    for path in traces:
+        catalogue.add_file(path)
+    app = BoardApp(catalogue, status, join_code)
+    add_pages(app)
+    add_socket(app)
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
+    return app
+
+
+def status_json(status: EngineStatus) -> dict[str, Any]:
+    return {
+        "state": status.state,
+        "text": status.text,
+        "remedy": status.remedy,
+        "done": status.done,
+        "total": status.total,
+    }
+
+
+# --- pages -------------------------------------------------------------------------------------
+
+
+def content_security_policy(html: str) -> str:
+    """Only files of this origin. The import map must stand in the page, so it goes by its hash."""
+    found = re.search(r'<script type="importmap">(.*?)</script>', html, re.DOTALL)
+    digest = hashlib.sha256((found.group(1) if found else "").encode()).digest()
+    import_map = f"'sha256-{base64.b64encode(digest).decode()}'"
+    return (
+        f"default-src 'none'; script-src 'self' {import_map}; style-src 'self'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+
+
+def add_pages(app: BoardApp) -> None:
+    html = (STATIC / "index.html").read_text(encoding="utf-8")
+    policy = content_security_policy(html)
+
+    @app.get("/")
+    def index() -> Response:
+        code = request.args.get("code")
+        if code is not None:  # the link a teacher hands out: keep the code out of the address bar
+            response = redirect("/")
+            response.set_cookie(COOKIE, code, httponly=True, samesite="Strict")
+            return response  # type: ignore[return-value]
+        return Response(html, mimetype="text/html")
+
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        return app.send_static_file("icon.svg")
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        response.headers.setdefault("Content-Security-Policy", policy)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        return response
+
+    def find_run(run_id: str) -> Run:
+        if not may_look(request, app.join_code):
+            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
+        run = app.catalogue.get(run_id)
+        if run is None:
+            known = ", ".join(run.id for run in app.catalogue.all()) or "none"
+            abort(problem(404, f"there is no run {run_id!r}; there are: {known}"))
+        return run
+
+    @app.get("/api/runs")
+    def list_runs() -> Response:
+        if not may_look(request, app.join_code):
+            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
+        return jsonify([describe_run(run) for run in app.catalogue.all()])
+
+    @app.get("/api/runs/<run_id>")
+    def one_run(run_id: str) -> Response:
+        run = find_run(run_id)
+        heads = run.heads()
+        firsts = {stream: run.first(stream) for stream in heads}
+        return jsonify({**describe_run(run), "streams": heads, "first": firsts})
+
+    @app.get("/api/runs/<run_id>/events")
+    def events(run_id: str) -> Response:
+        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        try:
+            start, end = int(request.args["from"]), int(request.args["to"])
+        except (KeyError, ValueError):
+            abort(problem(400, "from and to must be whole numbers: sequence numbers, included"))
+        if not 1 <= start <= end + 1 or end - start >= MAX_EVENTS_PER_ANSWER:
+            allowed = f"1 <= from <= to, at most {MAX_EVENTS_PER_ANSWER} events"
+            abort(problem(400, f"got from={start} to={end}; allowed: {allowed}"))
+        if start < run.first(stream):
+            first = run.first(stream)
+            abort(problem(410, f"events before {first} are no longer kept; take the snapshot"))
+        lines = run.lines(stream, start, end)
+        return Response(b"[" + b",".join(lines) + b"]", mimetype="application/json")
+
+    @app.get("/api/runs/<run_id>/snapshot")
+    def snapshot(run_id: str) -> Response:
+        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        return jsonify(app.catalogue.snapshots(run, stream).latest())
+
+    @app.get("/api/runs/<run_id>/tour")
+    def tour(run_id: str) -> Response:
+        return jsonify(find_run(run_id).tour())
+
+    @app.errorhandler(TraceError)
+    def broken_trace(error: TraceError) -> Response:
+        return problem(422, str(error))
+
+
+def problem(status: int, message: str) -> Response:
+    response = jsonify({"error": message})
+    response.status_code = status
+    return response
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """One row of the list. A broken file is in it, too, with what is wrong with it."""
+    about = {"id": run.id, "kind": run.kind}
+    try:
+        header = run.header()
+    except TraceError as error:
+        return {**about, "error": str(error)}
+    return {**about, "epoch": header["run_id"], "tour": run.tour() is not None, "header": header}
+
+
+# --- socket ------------------------------------------------------------------------------------
+
+
+def add_socket(app: BoardApp) -> None:
+    """The handlers check and hand on; nothing is emitted here."""
+    socketio = app.socketio
+
+    @socketio.on("connect")
+    def connect() -> bool | None:
+        if not may_look(request, app.join_code):
+            return False
+        sid = request.sid  # type: ignore[attr-defined]
+        if app.status is not None:
+            app.hub.send("status", status_json(app.status.get()), to=sid)
+        app.hub.send("role", {"driver": may_steer(request)}, to=sid)
+        app.tell_gate(to=sid)
+        return None
+
+    @socketio.on("disconnect")
+    def disconnect(*_reason: object) -> None:
+        app.hub.leave(request.sid)  # type: ignore[attr-defined]
+
+    @socketio.on("hello")
+    def hello(message: object) -> None:
+        if isinstance(message, dict) and isinstance(message.get("run"), str):
+            streams = message.get("streams")
+            known = {
+                str(stream): seq
+                for stream, seq in (streams.items() if isinstance(streams, dict) else ())
+                if type(seq) is int
+            }
+            clean = {"run": message["run"], "epoch": message.get("epoch"), "streams": known}
+            app.hub.hello(request.sid, clean)  # type: ignore[attr-defined]
+
+    @socketio.on("ack")
+    def ack(message: object) -> None:
+        if isinstance(message, dict) and type(message.get("to")) is int:
+            app.hub.ack(request.sid, str(message.get("stream")), message["to"])  # type: ignore[attr-defined]
+
+    @socketio.on("command")
+    def command(message: object) -> None:
+        if not isinstance(message, dict):
+            return
+        sid = request.sid  # type: ignore[attr-defined]
+        if not may_steer(request):
+            refusal = {"id": message.get("id"), "ok": False}
+            error = "only the driver, at the machine itself, may steer the engine"
+            app.hub.send("result", {**refusal, "error": error}, to=sid)
+            return
+        app.commands.put(sid, message)
+
+
+# --- serving -----------------------------------------------------------------------------------
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Does not print a line for each request."""
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        pass
+
+
+class Server:
+    """The app on a port, on a thread of its own."""
+
+    def __init__(self, app: BoardApp, host: str = "127.0.0.1", port: int = 8000) -> None:
+        """Raises OSError when the port is taken; port 0 takes any free one."""
+        if not is_loopback(host) and app.join_code is None:
+            raise ValueError(f"to listen on {host}, set a join code for the viewers")
+        self.app = app
+        self._wsgi: BaseWSGIServer = make_server(
+            host, port, app, threaded=True, request_handler=_QuietHandler
+        )
+        self.host, self.port = host, self._wsgi.server_port
+        self._thread = threading.Thread(
+            target=self._wsgi.serve_forever, name="viz-http", daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/"
+
+    def start(self) -> Server:
+        self.app.start()
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        self._wsgi.shutdown()
+        self._wsgi.server_close()
+        self.app.stop()
