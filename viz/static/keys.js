@@ -1,0 +1,104 @@
+// Keys. ← → always step; while the cursor stands on cells (Enter on the pool), arrows move it there.
+
+import { sayBlock } from "#core/say.js";
+
+export function listenToKeys(board, root) {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = event.target.closest?.("input, textarea, select");
+    if (event.key === "Escape") return escape(board, event, typing);
+    if (typing) return;
+    if (board.panel) return;
+    if (board.cellMode && moveCell(board, event, root)) return void event.preventDefault();
+    const onButton = event.target.closest?.("button, a, summary");
+    if (onButton && (event.key === "Enter" || event.key === " ")) return;
+    const action = actionFor(board, event, root);
+    if (!action) return;
+    event.preventDefault();
+    board.touched?.();
+    action();
+  });
+}
+
+function escape(board, event, typing) {
+  event.preventDefault();
+  board.touched?.();
+  if (typing && !board.panel) return typing.blur();
+  if (board.panel) return board.close();
+  if (board.cellMode) return leaveCells(board);
+  if (board.tour) return board.endTour();
+  if (board.enlarged) board.enlarged = false;
+  else board.chosen = null;
+  board.hover = null;
+  return board.changed();
+}
+
+function actionFor(board, event, root) {
+  const { key, shiftKey } = event;
+  if (key === "ArrowRight") return () => (shiftKey ? board.walk(1) : board.on());
+  if (key === "ArrowLeft") return () => (shiftKey ? board.walk(-1) : board.back());
+  if (key === "Enter" && event.target.matches?.("vz-pool")) return () => enterCells(board);
+  if (key === "Home") return () => board.home();
+  if (key === "End") return () => board.end();
+  if (board.keysOff) return null;
+  const single = {
+    " ": () => board.space(),
+    "[": () => board.faster(-1),
+    "]": () => board.faster(1),
+    "/": () => board.open("find"),
+    "?": () => board.open("help"),
+    g: () => focusGoto(root),
+    d: () => board.readOut(),
+    j: () => board.jump(1),
+    k: () => board.jump(-1),
+    m: () => board.nextTheme(),
+    p: () => {
+      board.enlarged = !board.enlarged;
+      board.changed();
+    },
+  };
+  return single[key.length === 1 ? key.toLowerCase() : key] ?? null;
+}
+
+function focusGoto(root) {
+  const field = root.querySelector(".position input");
+  field.focus();
+  field.select();
+}
+
+// --- the cursor on the pool's blocks -----------------------------------------------------------
+
+function enterCells(board) {
+  board.cellMode = true;
+  board.cellCursor ??= board.chosen?.block ?? 1;
+  showCell(board, "Cursor on blocks. ");
+}
+
+function leaveCells(board) {
+  board.cellMode = false;
+  board.cellCursor = null;
+  board.hover = null;
+  board.say("Arrows step again.");
+  board.changed();
+}
+
+function moveCell(board, event, root) {
+  const pool = root.querySelector("vz-pool");
+  const columns = pool?.layout?.columns ?? 1;
+  const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+  if (event.key === "Enter") {
+    board.choose({ block: board.cellCursor });
+    return true;
+  }
+  if (!by) return false;
+  const count = board.scene().pool.total;
+  board.cellCursor = Math.min(Math.max(board.cellCursor + by, 1), count);
+  showCell(board);
+  return true;
+}
+
+function showCell(board, prefix = "") {
+  board.hover = { block: board.cellCursor };
+  board.say(prefix + sayBlock(board.scene().pool.faces[board.cellCursor - 1]));
+  board.changed();
+}

@@ -1,0 +1,31 @@
+// Events and states by HTTP: recordings, gaps, and the past of a run that was joined late.
+
+const CHUNK = 5000; // what the server gives at once
+
+async function getJson(path) {
+  const response = await fetch(path);
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
+  return body;
+}
+
+export const listRuns = () => getJson("/api/runs");
+export const loadRun = (run) => getJson(`/api/runs/${encodeURIComponent(run)}`);
+export const loadTour = (run) => getJson(`/api/runs/${encodeURIComponent(run)}/tour`);
+
+export function loadEvents(run, stream, from, to) {
+  const query = `stream=${encodeURIComponent(stream)}&from=${from}&to=${to}`;
+  return getJson(`/api/runs/${encodeURIComponent(run)}/events?${query}`);
+}
+
+export function loadSnapshot(run, stream) {
+  return getJson(`/api/runs/${encodeURIComponent(run)}/snapshot?stream=${encodeURIComponent(stream)}`);
+}
+
+// All events of a range, in chunks; `take(events)` gets each, and may end it by returning false.
+export async function loadRange(run, stream, from, to, take) {
+  for (let start = from; start <= to; start += CHUNK) {
+    const events = await loadEvents(run, stream, start, Math.min(start + CHUNK - 1, to));
+    if (!events.length || take(events) === false) return;
+  }
+}

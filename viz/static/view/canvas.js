@@ -1,0 +1,86 @@
+// A custom element around one canvas: sharp on every screen, drawn anew when its data, its size or
+// the theme changes. Subclasses implement `paint(context, width, height)`.
+
+import { onTheme, theme } from "#view/theme.js";
+
+export class CanvasElement extends HTMLElement {
+  #data = null;
+  #progress = 1;
+
+  // Plain data to draw; a new object means a new picture.
+  set data(value) {
+    this.#data = value;
+    this.redraw();
+  }
+
+  get data() {
+    return this.#data;
+  }
+
+  // 0…1 within the beat that is shown.
+  set progress(value) {
+    if (value === this.#progress) return;
+    this.#progress = value;
+    this.redraw();
+  }
+
+  get progress() {
+    return this.#progress;
+  }
+
+  connectedCallback() {
+    if (!this.canvas) {
+      this.canvas = document.createElement("canvas");
+      this.canvas.setAttribute("aria-hidden", "true");
+      this.append(this.canvas);
+      this.context = this.canvas.getContext("2d");
+    }
+    this.observer = new ResizeObserver(() => this.#resize());
+    this.observer.observe(this);
+    this.unwatch = onTheme(() => this.redraw());
+    this.#resize();
+  }
+
+  disconnectedCallback() {
+    this.observer?.disconnect();
+    this.unwatch?.();
+  }
+
+  // Layout numbers are unscaled; the projector theme enlarges them all.
+  get innerWidth() {
+    return this.clientWidth / theme.scale;
+  }
+
+  get innerHeight() {
+    return this.clientHeight / theme.scale;
+  }
+
+  #resize() {
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [Math.round(this.clientWidth * ratio), Math.round(this.clientHeight * ratio)];
+    if (this.canvas.width === width && this.canvas.height === height) return;
+    [this.canvas.width, this.canvas.height] = [width, height];
+    this.redraw();
+  }
+
+  redraw() {
+    if (!this.context || this.#data === null || !theme.colours || !this.clientWidth) return;
+    const ratio = (window.devicePixelRatio || 1) * theme.scale;
+    this.context.setTransform(1, 0, 0, 1, 0, 0);
+    this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const began = performance.now();
+    this.paint(this.context, this.innerWidth, this.innerHeight);
+    this.lastPaintMs = performance.now() - began;
+  }
+
+  // Where a pointer event lies, in layout numbers.
+  place(event) {
+    const box = this.getBoundingClientRect();
+    return { x: (event.clientX - box.left) / theme.scale, y: (event.clientY - box.top) / theme.scale };
+  }
+
+  tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true }));
+  }
+}

@@ -1,0 +1,110 @@
+// What surrounds the Board: the bar at the top, the sentence, the detail line, the transport.
+
+import { html, nothing, svg } from "lit-html";
+
+import { speedName } from "#core/clock.js";
+import { LEGEND_TOKENS } from "#core/say.js";
+import { MARKS } from "#core/facts.js";
+import { keyButton, sentence } from "#view/parts.js";
+
+export function topBar(board) {
+  return html`<header class="bar">
+    <h1>mini<b>vllm</b></h1>
+    ${runPicker(board)}
+    ${runPill(board)}
+    <span class="space"></span>
+    ${keyButton("find", "/", () => board.open("find"), { text: html`<kbd>/</kbd> find` })}
+    ${keyButton("help and legend", "?", () => board.open("help"), { text: html`<kbd>?</kbd> help` })}
+    ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd>◐</kbd> theme` })}
+    ${enginePill(board)}
+  </header>`;
+}
+
+function runPicker(board) {
+  if (board.runs.length < 2) return html`<span class="run-name">${board.run?.id ?? ""}</span>`;
+  return html`<label class="picker"><span class="hidden">run</span><select
+    .value=${board.run?.id ?? ""} @change=${(event) => board.openRun(event.target.value)}>
+    ${board.runs.map((run) => html`<option value=${run.id} ?selected=${run.id === board.run?.id}>${run.id}</option>`)}
+  </select></label>`;
+}
+
+function runPill(board) {
+  if (!board.run) return nothing;
+  const { text, behind, live } = board.pill;
+  if (behind) {
+    return html`<button class="pill live" @click=${() => board.end()}><i></i>LIVE · ${behind} ahead — go there</button>`;
+  }
+  return html`<span class="pill ${live ? "live" : ""}"><i></i>${text}</span>`;
+}
+
+function enginePill(board) {
+  const { status } = board;
+  if (!status || board.isLive) return nothing;
+  const text = `engine: ${status.text}`;
+  if (status.state === "ready") {
+    return html`<button class="pill engine ready" @click=${() => board.openRun("live")}><i></i>${text} — watch live</button>`;
+  }
+  const failed = status.state === "failed";
+  return html`<span class="pill engine ${status.state}" title=${status.remedy ?? ""} tabindex=${failed ? 0 : nothing}
+    >${failed ? nothing : html`<i></i>`}${text}${failed && status.remedy ? html`<small>${status.remedy}</small>` : nothing}</span>`;
+}
+
+export function sentenceRegion(board, told) {
+  return html`<section class="sentence" aria-label="What happened in this step">
+    <div class="number"><b>${board.step}</b><span>of ${board.lastStep}${board.growing ? "…" : ""}</span></div>
+    <div class="words">
+      <p class="headline">${sentence(board, told.headline)}</p>
+      <p class="also">${told.event ? html`<b>${told.event}</b>` : told.also ? html`also: ${sentence(board, told.also)}` : nothing}</p>
+      ${board.tourBar ? board.tourBar() : nothing}
+    </div>
+    <button class="tool why-button" ?disabled=${!told.subject} @click=${() => board.choose(told.subject)}>Why?</button>
+  </section>`;
+}
+
+// At a fixed place, not at the pointer: what is under it in words; else the legend.
+export function detailLine(board) {
+  const words = board.detail;
+  return html`<div class="detail" aria-hidden="true">${words
+    ? html`<p>${words}</p>`
+    : html`<p class="legend">${LEGEND_TOKENS.map(
+        ({ flags, text }) => html`<span><vz-token .data=${flags}></vz-token>${text}</span>`,
+      )}<span class="apart"></span>${Object.entries(MARKS).map(([mark, text]) => html`<span><b>${mark}</b>${text}</span>`)}
+      <span><b>◆</b>cached</span></p>`}
+    ${board.cellMode ? html`<span class="mode">cells · Esc leaves</span>` : nothing}</div>`;
+}
+
+const ICONS = {
+  first: "M4 4v12M16 4 7 10l9 6z",
+  back: "M14 4 6 10l8 6z",
+  play: "M6 3.5 16 10 6 16.5z",
+  pause: "M6.5 4v12M13.5 4v12",
+  on: "M6 4l8 6-8 6z",
+  last: "M16 4v12M4 4l9 6-9 6z",
+};
+
+const icon = (name) => html`<svg class="icon" viewBox="0 0 20 20" aria-hidden="true">${svg`<path d=${ICONS[name]}/>`}</svg>`;
+
+export function transport(board) {
+  const speed = board.pace;
+  return html`<footer class="transport">
+    <vz-scrub .data=${board.memo("scrub", () => board.scrubData())} role="slider" tabindex="0"
+      aria-label="step" aria-valuemin=${board.firstStep} aria-valuemax=${board.lastStep} aria-valuenow=${board.step}
+      @seek=${(event) => board.seek(event.detail.step)}></vz-scrub>
+    <div class="buttons">
+      ${keyButton("first step", "Home", () => board.home(), { text: icon("first") })}
+      ${keyButton("one step back", "←", () => board.back(), { text: icon("back") })}
+      ${keyButton(board.moving ? "pause" : "play", "Space", () => board.toggle(), { text: icon(board.moving ? "pause" : "play") })}
+      ${keyButton("one step on", "→", () => board.on(), { text: icon("on") })}
+      ${keyButton("last step", "End", () => board.end(), { text: icon("last") })}
+    </div>
+    <div class="speed">
+      ${keyButton("slower", "[", () => board.faster(-1), { text: "−" })}
+      <span>${speedName(speed)}</span>
+      ${keyButton("faster", "]", () => board.faster(1), { text: "+" })}
+    </div>
+    <form class="position" @submit=${(event) => board.submitGoto(event)}>
+      <input name="step" inputmode="numeric" aria-label="go to step (G)" autocomplete="off" .value=${String(board.step)}>
+      <span>of ${board.lastStep}</span>
+    </form>
+  </footer>`;
+}

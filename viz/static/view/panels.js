@@ -1,0 +1,135 @@
+// What opens over the Board: the Why card, find, help with the legend, the tables.
+
+import { html, nothing } from "lit-html";
+
+import { MARKS } from "#core/facts.js";
+import { READY_MADE, find } from "#core/find.js";
+import { formatHash } from "#core/url.js";
+import { LEGEND_TOKENS, sayBlock } from "#core/say.js";
+import { hueClass, visible } from "#view/parts.js";
+
+const LIFE_SHOWN = 10;
+
+export function whyPanel(board, card) {
+  if (!card) return nothing;
+  const link = (step, text = `step ${step}`) => html`<a href=${board.linkTo(step)}
+    @click=${(event) => board.follow(event, step)}>${text}</a>`;
+  return html`<aside class="why" aria-label="Why: ${card.title}">
+    <header><h2><span class="chip ${hueClass(card.hue ?? -2)}"><span>${card.title}</span></span>
+      <small>${card.subtitle}</small></h2>
+      <button class="tool" aria-label="close (Esc)" @click=${() => board.choose(null)}>✕</button></header>
+    <dl>
+      <dt>Now</dt><dd>${visible(card.now)}</dd>
+      ${card.why.length ? html`<dt>Why</dt><dd>${card.why.map(
+        ({ text, name }) => html`<p>${visible(text)} <code>${name}</code></p>`,
+      )}</dd>` : nothing}
+      ${card.life ? html`<dt>Life</dt><dd class="life">${lifeList(card.life, board.step, link)}</dd>` : nothing}
+      ${card.since || card.next ? html`<dt>When</dt><dd class="when">${card.since ? html`<span>since ${link(card.since.step)}: ${card.since.text}</span>` : nothing}
+        ${card.next ? html`<span>next ${card.next.step === null ? card.next.text : html`${link(card.next.step)}: ${card.next.text}`}</span>` : nothing}</dd>` : nothing}
+      ${card.source ? html`<dt>Source</dt><dd><code class="source">${card.source.file}:${card.source.line}</code>
+        <small>${card.source.function}, ${card.source.kind}</small></dd>` : nothing}
+    </dl>
+  </aside>`;
+}
+
+function lifeList(life, step, link) {
+  const at = life.findIndex((entry) => entry.step > step);
+  const centre = at < 0 ? life.length : at;
+  const from = Math.max(Math.min(centre - LIFE_SHOWN / 2, life.length - LIFE_SHOWN), 0);
+  const shown = life.slice(from, from + LIFE_SHOWN);
+  const rest = life.length - shown.length;
+  return html`${shown.map(
+    (entry, i) => html`<span class=${entry.step === step ? "here" : ""}>${entry.text} (${link(entry.step, entry.step)})${i < shown.length - 1 ? ", " : ""}</span>`,
+  )}${rest ? html`<span class="quiet">… ${rest} more</span>` : nothing}`;
+}
+
+function dialog(board, title, body) {
+  return html`<div class="veil" @click=${(event) => event.target === event.currentTarget && board.close()}>
+    <section class="dialog" role="dialog" aria-modal="true" aria-label=${title}>
+      <header><h2>${title}</h2><button class="tool" aria-label="close (Esc)" @click=${() => board.close()}>✕</button></header>
+      ${body}
+    </section>
+  </div>`;
+}
+
+export function findPanel(board) {
+  const { hits, more } = board.store ? find(board.store, board.query, (step) => board.headlineOf(step)) : { hits: [], more: 0 };
+  const at = (hit) => formatHash({ run: board.run.id, step: hit.step, req: hit.req, block: hit.block });
+  return dialog(board, "Find", html`
+    <input class="find" type="search" aria-label="a request, a block, a reason or a kind of event"
+      placeholder="r4 · block 6 · no_free_blocks · evict" .value=${board.query}
+      @input=${(event) => board.search(event.target.value)}>
+    <p class="ready-made">${[...READY_MADE.map((item) => item.label), "the longest waits"].map(
+      (label) => html`<button class="tool" @click=${() => board.search(label)}>${label}</button>`,
+    )}</p>
+    <ol class="hits">${hits.map((hit) => html`<li><a href=${at(hit)} @click=${() => board.close()}
+      ><b>${hit.step}</b> <span>${hit.text}</span></a></li>`)}</ol>
+    ${more ? html`<p class="quiet">… ${more} more</p>` : nothing}
+    ${board.query && !hits.length ? html`<p class="quiet">nothing in the ${board.lastStep} steps that are here</p>` : nothing}`);
+}
+
+const KEYS = [
+  ["← →", "one step back, one step on"],
+  ["Shift + → ←", "one event, inside the step"],
+  ["Space", "play, pause"],
+  ["Home End", "first step, last step (live: follow)"],
+  ["[ ]", "slower, faster"],
+  ["G", "go to a step"],
+  ["/", "find a request, a block, a reason"],
+  ["J K", "next, previous step of the chosen request"],
+  ["D", "read out the whole state"],
+  ["P", "the pool enlarged"],
+  ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],
+  ["M", "theme: dark, light, light for the projector"],
+  ["Esc", "let go, close"],
+];
+
+export function helpPanel(board) {
+  const blocks = [
+    ["used", "in use: its request’s hue, solid border"],
+    ["shared", "shared: a band for each owner, double border, ×n"],
+    ["cached", "free and cached: grey hatch; can still be hit"],
+    ["blank", "free and blank: dashed border"],
+  ];
+  return dialog(board, "Help", html`<div class="help">
+    <section><h3>Keys</h3><table>${KEYS.map(([key, text]) => html`<tr><th><kbd>${key}</kbd></th><td>${text}</td></tr>`)}</table>
+      <p><label><input type="checkbox" .checked=${!board.keysOff}
+        @change=${(event) => board.setKeys(event.target.checked)}> single keys are on</label></p></section>
+    <section><h3>Tokens</h3><ul class="marks">${LEGEND_TOKENS.map(
+        ({ flags, text }) => html`<li><vz-token .data=${flags}></vz-token> ${text}</li>`)}</ul>
+      <h3>Blocks</h3><ul class="marks">${blocks.map(([name, text]) => html`<li><i class="swatch ${name}"></i> ${text}</li>`)}
+        <li><b>◆</b> full and hashed: others can hit it; bright in the step it came</li></ul>
+      <h3>Marks of a step</h3><ul class="marks">${Object.entries(MARKS).map(([mark, text]) => html`<li><b>${mark}</b> ${text}</li>`)}</ul></section>
+    <section class="wide"><p>Hue and hatch say which request, and nothing else. Fill says the state of a slot. Outline and mark say
+      what happened in this step. Place says the phase of life.</p>
+      <p>${board.tourOffer ? html`<button class="tool" @click=${() => board.startTour()}>Take the tour</button>` : nothing}
+      <button class="tool" @click=${() => board.open("tables")}>Show the Board as tables</button></p></section>
+  </div>`);
+}
+
+const BLOCKS_IN_TABLE = 500;
+
+// The same as the Board, for a screen reader or to copy from.
+export function tablesPanel(board, scene) {
+  if (!scene) return nothing;
+  const { waiting, running, pool } = scene;
+  const table = (caption, head, rows) => html`<table><caption>${caption}</caption>
+    <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
+    <tbody>${rows.map((row) => html`<tr>${row.map((cell, i) => (i ? html`<td>${cell}</td>` : html`<th scope="row">${cell}</th>`))}</tr>`)}</tbody></table>`;
+  const notBlank = pool.faces.filter((face) => face.state !== "blank");
+  return dialog(board, `Step ${scene.step} as tables`, html`<div class="tables">
+    ${table(`Waiting, ${waiting.length}`, ["request", "computed", "known", "why"], waiting.map((r) => [r.req, r.computed, r.known, r.why]))}
+    ${table(`Running, ${running.length}`, ["request", "computed", "known", "ran now", "blocks"],
+      running.map((r) => [r.req, r.computed, r.known, r.ranTo - r.ranFrom, r.table.join(" ")]))}
+    ${table(`Blocks that are not blank, ${notBlank.length} of ${pool.total}`, ["block", "state", "held by", "marks"],
+      notBlank.slice(0, BLOCKS_IN_TABLE).map((face) => [face.id, sayBlock(face), face.owners.map((o) => o.row.req).join(" "), face.marks]))}
+    <p>Free queue, next first: ${pool.free.slice(0, 200).join(" ")}${pool.free.length > 200 ? ` … ${pool.free.length - 200} more` : ""}</p>
+  </div>`);
+}
+
+export function problemPanel(board) {
+  const { problem } = board;
+  if (!problem) return nothing;
+  return html`<div class="problem ${problem.red ? "red" : ""}" role="alert"><p><b>${problem.what}</b> ${problem.cause}</p>
+    ${problem.action ? html`<button class="tool" @click=${problem.action.run}>${problem.action.text}</button>` : nothing}</div>`;
+}

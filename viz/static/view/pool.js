@@ -1,0 +1,129 @@
+// <vz-pool>: the grid of KV blocks, from 72 px squares with slots down to one pixel a block.
+
+import { blockAt, blockXY, poolLayout } from "#core/layout.js";
+import { parseHex } from "#core/palette.js";
+import { CanvasElement } from "#view/canvas.js";
+import { drawBlock, pixelColour } from "#view/paint.js";
+import { theme } from "#view/theme.js";
+
+const LENS = 9; // blocks a side, under the pointer, when blocks are pixels
+const LENS_BLOCK = 28;
+
+class Pool extends CanvasElement {
+  connectedCallback() {
+    super.connectedCallback();
+    this.addEventListener("pointermove", (event) => this.#point(this.#hit(event)));
+    this.addEventListener("pointerleave", () => this.#point(null));
+    this.addEventListener("click", (event) => {
+      const face = this.#hit(event);
+      this.tell("block-pick", face ? { block: face.id } : null);
+    });
+  }
+
+  // data: {faces, before: faces | null, large, dim: (face) → bool, cursor: id | null}
+  // `before`: how the blocks looked before this beat; they cross-fade.
+  paint(context, width, height) {
+    const { faces, before, large, dim, cursor } = this.data;
+    const layout = (this.layout = poolLayout(faces.length, width, height, large));
+    if (layout.detail === "pixel") this.#paintPixels(context, layout);
+    else {
+      faces.forEach((face, i) => {
+        const { x, y } = blockXY(i, layout);
+        const strength = dim?.(face) ? this.data.faded : 1;
+        if (before && this.progress < 1 && before[i]) {
+          context.globalAlpha = strength * (1 - this.progress);
+          drawBlock(context, before[i], x, y, layout.detail, layout.size);
+        }
+        context.globalAlpha = strength * (before ? this.progress : 1);
+        drawBlock(context, face, x, y, layout.detail, layout.size, before ? 1 : this.progress);
+      });
+      context.globalAlpha = 1;
+    }
+    if (cursor !== null && cursor !== undefined) this.#ring(context, cursor - 1, layout);
+    if (layout.detail === "pixel" && this.hover) this.#lens(context, layout, width, height);
+  }
+
+  #paintPixels(context, layout) {
+    const { faces, dim } = this.data;
+    const image = new ImageData(layout.columns, layout.rows);
+    const known = new Map();
+    faces.forEach((face, i) => {
+      const colour = pixelColour(face);
+      let rgb = known.get(colour);
+      if (!rgb) known.set(colour, (rgb = parseHex(colour).map((v) => v * 255)));
+      image.data.set(rgb, i * 4);
+      image.data[i * 4 + 3] = dim?.(face) ? 90 : 255;
+    });
+    this.buffer ??= document.createElement("canvas");
+    [this.buffer.width, this.buffer.height] = [layout.columns, layout.rows];
+    this.buffer.getContext("2d").putImageData(image, 0, 0);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.buffer, 0, 0, layout.columns * layout.size, layout.rows * layout.size);
+    context.strokeStyle = theme.colours.rim;
+    context.lineWidth = 1;
+    faces.forEach((face, i) => {
+      if (!face.marks) return;
+      const { x, y } = blockXY(i, layout);
+      context.strokeRect(x + 0.5, y + 0.5, layout.size - 1, layout.size - 1);
+    });
+  }
+
+  // Nine by nine blocks around the pointer, large enough to read.
+  #lens(context, layout, width, height) {
+    const index = this.hover.id - 1;
+    const [column, row] = [index % layout.columns, Math.floor(index / layout.columns)];
+    const half = (LENS - 1) / 2;
+    const side = LENS * (LENS_BLOCK + 4) + 12;
+    const { x, y } = blockXY(index, layout);
+    const left = Math.min(Math.max(x - side / 2, 0), width - side);
+    const top = y > side + 16 ? y - side - 12 : Math.min(y + 20, height - side);
+    context.fillStyle = theme.colours.raised;
+    context.strokeStyle = theme.colours.dim;
+    context.lineWidth = 1;
+    context.fillRect(left, top, side, side);
+    context.strokeRect(left + 0.5, top + 0.5, side - 1, side - 1);
+    for (let dy = -half; dy <= half; dy += 1) {
+      for (let dx = -half; dx <= half; dx += 1) {
+        const [c, r] = [column + dx, row + dy];
+        const face = c >= 0 && c < layout.columns && r >= 0 ? this.data.faces[r * layout.columns + c] : null;
+        if (!face) continue;
+        const bx = left + 8 + (dx + half) * (LENS_BLOCK + 4);
+        const by = top + 8 + (dy + half) * (LENS_BLOCK + 4);
+        drawBlock(context, face, bx, by, "mark", LENS_BLOCK);
+        if (!dx && !dy) context.strokeRect(bx - 1.5, by - 1.5, LENS_BLOCK + 3, LENS_BLOCK + 3);
+      }
+    }
+  }
+
+  #ring(context, index, layout) {
+    const { x, y } = blockXY(index, layout);
+    context.strokeStyle = theme.colours.focus;
+    context.lineWidth = 2;
+    context.beginPath();
+    context.roundRect(x - 2, y - 2, layout.size + 4, layout.size + 4, 5);
+    context.stroke();
+  }
+
+  #hit(event) {
+    if (!this.layout || !this.data) return null;
+    const { x, y } = this.place(event);
+    const index = blockAt(x, y, this.data.faces.length, this.layout);
+    return index === null ? null : this.data.faces[index];
+  }
+
+  #point(face) {
+    if (face?.id === this.hover?.id) return;
+    this.hover = face;
+    if (this.layout?.detail === "pixel") this.redraw();
+    this.tell("block-point", face ? { block: face.id } : null);
+  }
+
+  // The middle of a block, in page pixels.
+  anchor(id, scale) {
+    const { x, y } = blockXY(id - 1, this.layout);
+    const box = this.getBoundingClientRect();
+    return { x: box.left + (x + this.layout.size / 2) * scale, y: box.top + (y + this.layout.size / 2) * scale };
+  }
+}
+
+customElements.define("vz-pool", Pool);

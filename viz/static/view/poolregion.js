@@ -1,0 +1,55 @@
+// The right: the KV pool, and its free queue in the order in which blocks will be taken.
+
+import { html, nothing } from "lit-html";
+
+import { FREE_SHOWN, poolLayout } from "#core/layout.js";
+import { sayBlock } from "#core/say.js";
+import { plural } from "#core/reasons.js";
+
+export function poolRegion(board, scene) {
+  const pool = scene?.pool;
+  return html`<section class="pool ${board.enlarged ? "enlarged" : ""}" aria-labelledby="pool-title">
+    <h2 id="pool-title">KV pool ${pool ? html`<b>${pool.used}</b><span class="of">of ${pool.total} in use</span>` : nothing}
+      <span class="aside">${pool ? `${plural(scene.config.block_size, "token")} a block` : ""}</span></h2>
+    ${pool ? grid(board, scene) : nothing}
+    ${pool ? freeQueue(board, pool) : nothing}
+  </section>`;
+}
+
+function grid(board, scene) {
+  const { pool } = scene;
+  const data = board.memo("pool", () => ({
+    faces: pool.faces,
+    before: board.facesBefore(),
+    large: board.narrow ? 60 : 72,
+    dim: board.anyFocus ? (face) => board.dims({ face }) : null,
+    faded: board.faded,
+    cursor: board.cellCursor,
+  }));
+  const { height } = poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, board.narrow ? 60 : 72);
+  const label = `KV pool, ${plural(pool.total, "block")}. Enter moves among them with the arrow keys.`;
+  return html`<vz-pool tabindex="0" role="application" aria-label=${label}
+    .style=${`height:calc(${height}px * var(--scale))`}
+    .data=${data} .progress=${board.progressOf("blocks")}
+    @block-point=${(event) => board.point(event.detail)}
+    @block-pick=${(event) => board.choose(event.detail)}
+    @focus=${() => board.say(`${label} ${sayBlock(pool.faces[0])}`)}></vz-pool>`;
+}
+
+function freeQueue(board, { free, faces, used, total }) {
+  const shown = free.slice(0, FREE_SHOWN);
+  const last = free.length > FREE_SHOWN ? free[free.length - 1] : null;
+  return html`<div class="free">
+    <span>free ${free.length}, next to be taken →</span>
+    <ol>${shown.map((id) => queued(board, id, faces[id - 1]))}
+      ${last !== null ? html`<li class="more">… ${free.length - FREE_SHOWN} more, last</li>${queued(board, last, faces[last - 1])}` : nothing}
+      ${free.length ? nothing : html`<li class="quiet">none: ${used} of ${total} are in use</li>`}</ol>
+    <span class="null-block" title="padding points here; it is never taken and not counted">0 null</span>
+  </div>`;
+}
+
+function queued(board, id, face) {
+  return html`<li class=${board.dims({ face }) ? "dimmed" : ""}><button class="queued" data-block=${id}
+    @click=${() => board.choose({ block: id })}
+    aria-label=${sayBlock(face)}>${id}${face.hashed ? html`<i>◆</i>` : nothing}</button></li>`;
+}

@@ -1,0 +1,73 @@
+// <vz-scrub>: the whole run in one strip. A bar per step: the budget it used; above it the marks;
+// a pointer drag seeks.
+
+import { scrubLayout, scrubStepAt } from "#core/layout.js";
+import { CanvasElement } from "#view/canvas.js";
+import { SANS } from "#view/paint.js";
+import { theme } from "#view/theme.js";
+
+const MARKS = 18;
+
+class Scrub extends CanvasElement {
+  connectedCallback() {
+    super.connectedCallback();
+    this.addEventListener("pointerdown", (event) => {
+      this.setPointerCapture(event.pointerId);
+      this.#seek(event);
+    });
+    this.addEventListener("pointermove", (event) => {
+      if (event.buttons & 1) this.#seek(event);
+    });
+  }
+
+  // data: {summaries: step → summary, steps, step, firstStep}
+  paint(context, width, height) {
+    const { summaries, steps, step } = this.data;
+    const layout = (this.layout = scrubLayout(steps, width));
+    const base = height - 4;
+    const full = base - MARKS - 4;
+    let lastMark = -99;
+    for (let bin = 0; bin < layout.bins; bin += 1) {
+      const group = [];
+      for (let k = bin * layout.perBin + 1; k <= Math.min((bin + 1) * layout.perBin, steps); k += 1) {
+        const summary = summaries(k);
+        if (summary) group.push(summary);
+      }
+      const x = bin * layout.pitch;
+      const w = Math.max(layout.pitch - (layout.pitch > 4 ? 2 : layout.pitch > 2 ? 1 : 0), 1);
+      const share = Math.max(0, ...group.map((s) => (s.budget ? s.used / s.budget : 0)));
+      const here = step >= bin * layout.perBin + 1 && step <= (bin + 1) * layout.perBin;
+      context.fillStyle = here ? theme.colours.text : theme.colours.faint;
+      const h = Math.max(full * share, 2);
+      context.fillRect(x, base - h, w, h);
+      const mark = group.length ? strongest(group) : "";
+      if (mark && x - lastMark >= 12) {
+        context.font = `${mark === "✓" ? 400 : 600} 12px ${SANS}`;
+        context.textAlign = "center";
+        context.textBaseline = "alphabetic";
+        context.fillStyle = here ? theme.colours.text : theme.colours.dim;
+        context.fillText(mark, x + w / 2, 12);
+        lastMark = x;
+      }
+      if (here) {
+        context.fillRect(x - 0.5, base + 2, w + 1, 2);
+      }
+    }
+  }
+
+  #seek(event) {
+    if (!this.layout) return;
+    this.tell("seek", { step: scrubStepAt(this.place(event).x, this.data.steps, this.layout) });
+  }
+}
+
+// The one mark that stands above a bar: the rarest that happened.
+export function strongest(group) {
+  const any = (field) => group.some((summary) => summary[field]);
+  if (any("preemptions")) return "!";
+  if (any("evictions")) return "✕";
+  if (any("hits")) return "↺";
+  return any("finishes") ? "✓" : "";
+}
+
+customElements.define("vz-scrub", Scrub);
