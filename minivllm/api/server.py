@@ -265,7 +265,7 @@ class RequestHandler(WSGIRequestHandler):
 def make_http_server(app: Flask, host: str, port: int) -> BaseWSGIServer:
     """A server with one thread per connection; ``serve_forever()`` and ``shutdown()`` it.
 
-    Port 0 takes a free one (``.port`` tells). Raises ConfigError when the address is taken.
+    Port 0 takes a free one (``.server_port`` tells). Raises ConfigError when the address is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -280,4 +280,6 @@ def make_http_server(app: Flask, host: str, port: int) -> BaseWSGIServer:
         server = make_server(
             host, port, app, threaded=True, request_handler=RequestHandler, fd=listener.fileno()
         )
+    # http.server would have set these if it had bound the socket itself.
+    server.server_name, server.server_port = host, server.port
     return server

@@ -31,7 +31,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        return self.http.port
+        return self.http.server_port
 
     def openai(self, api_key: str = "none") -> openai.OpenAI:
         """The official client; it does not try again, so that a test sees each answer."""
