@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from minivllm import __version__
-from minivllm.cli import chat, demo, generate, replay, serve, trace
+from minivllm.cli import chat, demo, generate, replay, serve, step, trace
 from minivllm.errors import ConfigError, MiniVLLMError, MissingExtraError, SamplingParamsError
 
 P = ParamSpec("P")
@@ -62,7 +62,14 @@ app = typer.Typer(
     rich_markup_mode=None,  # its table cuts long flags short; see HelpByTopic
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo.demo, serve.serve, chat.chat, generate.generate, replay.replay):
+for command in (
+    demo.demo,
+    serve.serve,
+    chat.chat,
+    generate.generate,
+    step.step,
+    replay.replay,
+):
     app.command(command.__name__, cls=HelpByTopic)(interruptible(command))
 for info in trace.app.registered_commands:
     assert info.callback is not None

@@ -1,18 +1,24 @@
-"""``minivllm replay``: the story of a recorded run, a sentence or two for each step. No torch."""
+"""``minivllm replay``: the story of a recorded run, a line for each step. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minivllm.errors import ConfigError
 
+if TYPE_CHECKING:
+    from minivllm.terminal.history import View
+
 
 def replay(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A trace: .jsonl, or packed as .jsonl.gz.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="A trace: .jsonl, or packed as .jsonl.gz, or a gallery name."
+        ),
     ],
     first: Annotated[int, typer.Option("--from", help="The first step to print.")] = 1,
     last: Annotated[
@@ -27,27 +33,28 @@ def replay(
     \b
     Example: minivllm generate "Hello" --trace run.jsonl && minivllm replay run.jsonl
     """
-    from minivllm.trace.file import read_trace
-    from minivllm.trace.fold import apply, new_state
-    from minivllm.trace.story import story
+    from minivllm.terminal.runs import RecordedRun, gallery
 
-    trace = read_trace(file)
-    end = trace.last_step if last is None else min(last, trace.last_step)
-    if first < 1 or (first > end and end > 0):
-        raise ConfigError("--from", first, f"a step of this run, 1 to {end}")
-    header = trace.header
-    title = header.name or Path(trace.name).name
-    typer.echo(
-        f"{title}: {trace.last_step} steps · model {header.model or 'none'} · {header.dtype}"
-    )
+    path = Path(file)
+    history = RecordedRun(path if path.exists() else gallery().get(file, path)).history
+    end = history.last
+    if first < 0 or first > end:
+        raise ConfigError("--from", first, f"a step of this run, 0 to {end}")
+    if last is not None and last < first:
+        raise ConfigError("--to", last, f"a step that is not before --from, {first} or more")
+    header = history.header
+    what = "no model, given tokens" if header.fidelity == "given" else header.model
+    typer.secho(f"{header.name or path.name} · {end} steps · {what}", dim=True)
+    for step in sorted(history.steps):
+        if first <= step <= (end if last is None else last):
+            tell(history.view(step))
 
-    width = len(str(trace.last_step))
-    state = new_state()
-    for step, events in sorted(trace.steps.items()):
-        if first <= step <= end:
-            told = story(state, events)
-            typer.echo(f"{step:>{width}}  {told.headline}")
-            if told.also:
-                typer.secho(f"{'':{width}}  also: {told.also}", dim=True)
-        for event in events:
-            apply(state, event)
+
+def tell(view: View) -> None:
+    """One line: the step, what happened, and what else, counted."""
+    from minivllm.terminal.text import clean
+
+    told = view.story
+    width = max(len(str(view.last)), 3)
+    line = f"{view.step:>{width}}  {clean(told.headline)}"
+    typer.echo(line + (typer.style(f"  ({clean(told.also)})", dim=True) if told.also else ""))

@@ -1,0 +1,27 @@
+"""Small words that every sentence made from events needs: plurals and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def count(n: int, noun: str) -> str:
+    """``1 block``, ``3 blocks``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def are(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def join(items: Sequence[object], most: int = 8) -> str:
+    """``a``, ``a and b``, ``a, b and c``; beyond ``most`` the rest is counted."""
+    words = [str(item) for item in items]
+    if len(words) > most:
+        words = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def span(first: int, last: int) -> str:
+    """``token 5``, ``tokens 5–8``."""
+    return f"token {first}" if first == last else f"tokens {first}–{last}"
