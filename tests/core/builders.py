@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,11 @@ class Scheduling:
         one = request(ordinal, prompt, **fields)
         self.scheduler.add_request(one)
         return one
+
+    def configure(self, **knobs: Any) -> None:
+        """Change the limits between two steps, to bring about what takes long to grow."""
+        config = dataclasses.replace(self.scheduler.config, **knobs)
+        self.scheduler.config = self.scheduler.admission.config = config
 
     def schedule(self) -> dict[str, int]:
         """Who runs in the next step, and how many tokens."""
