@@ -6,6 +6,7 @@ a prompt or waiting for the engine must hold up nobody. The answer goes back thr
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 from minivllm.errors import MiniVLLMError
 from minivllm.trace.gate import MAX_RATE, Gate
 from minivllm.trace.recorder import TraceLog
+
+logger = logging.getLogger(__name__)
 
 MAX_PROMPT_CHARACTERS = 100_000
 
@@ -113,6 +116,9 @@ class CommandThread:
             value = perform(engine, command)
         except MiniVLLMError as error:
             self._refuse(sid, command, str(error))
+        except Exception as error:  # the thread must live to carry out the next command
+            logger.exception("the command %r failed", command.get("op"))
+            self._refuse(sid, command, f"it failed: {type(error).__name__}")
         else:
             self._answer(sid, {"id": command.get("id"), "ok": True, "value": value})
 

@@ -18,6 +18,7 @@ that it is not encoded again.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -28,6 +29,8 @@ from typing import Any
 
 from viz.runs import Catalogue, Run
 
+logger = logging.getLogger(__name__)
+
 BATCH_SECONDS = 0.033
 """Pause between two rounds: a screen shows nothing faster."""
 BATCH_BYTES = 64 * 1024
@@ -37,7 +40,7 @@ SNAPSHOT_BEHIND = 2000
 """Events behind from which a snapshot is cheaper than the events themselves."""
 
 Emit = Callable[..., None]
-"""``emit(event, *args, to=sid)``"""
+"""``emit(event, data, to=sid)``; a tuple as data is several arguments."""
 
 
 @dataclass(slots=True)
@@ -106,7 +109,12 @@ class Hub:
     # --- on the publisher's thread -------------------------------------------------------------
 
     def _loop(self) -> None:
-        while self.work():
+        going = True
+        while going:
+            try:
+                going = self.work()
+            except Exception:  # one viewer's trouble must not end the channel of all others
+                logger.exception("the publisher met an error and goes on")
             time.sleep(BATCH_SECONDS)
 
     def work(self, block: bool = True) -> bool:
@@ -212,7 +220,9 @@ class Hub:
                 encoded[key] = encode_batch(run, stream, cursor.sent + 1, head)
             to, payload = encoded[key]
             about = {"run": run.id, "stream": stream, "epoch": viewer.epoch}
-            self._emit("batch", {**about, "from": cursor.sent + 1, "to": to}, payload, to=sid)
+            # A tuple is several arguments; the bytes travel as they are, beside the JSON.
+            message = ({**about, "from": cursor.sent + 1, "to": to}, payload)
+            self._emit("batch", message, to=sid)
             cursor.sent = to
             cursor.unanswered.append(to)
 

@@ -175,17 +175,16 @@ def add_pages(app: BoardApp) -> None:
         return run
 
     @app.get("/api/runs")
-    def list_runs() -> Response:
+    @app.get("/api/runs/<run_id>")
+    def list_runs(run_id: str | None = None) -> Response:
+        if run_id is not None:
+            run = find_run(run_id)
+            heads = run.heads()
+            firsts = {stream: run.first(stream) for stream in heads}
+            return jsonify({**describe_run(run), "streams": heads, "first": firsts})
         if not may_look(request, app.join_code):
             abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
         return jsonify([describe_run(run) for run in app.catalogue.all()])
-
-    @app.get("/api/runs/<run_id>")
-    def one_run(run_id: str) -> Response:
-        run = find_run(run_id)
-        heads = run.heads()
-        firsts = {stream: run.first(stream) for stream in heads}
-        return jsonify({**describe_run(run), "streams": heads, "first": firsts})
 
     @app.get("/api/runs/<run_id>/events")
     def events(run_id: str) -> Response:

@@ -4,8 +4,8 @@ import { html, nothing, render } from "lit-html";
 
 import { Clock, FADE_MS } from "#core/clock.js";
 import { parseHash } from "#core/url.js";
-import { Board } from "./board.js";
-import { listenToKeys } from "./keys.js";
+import { Board } from "#board/board.js";
+import { listenToKeys } from "#board/keys.js";
 import { LiveChannel } from "#net/live.js";
 import { listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
 import { TraceStore } from "#core/store.js";
@@ -13,7 +13,7 @@ import { doneLane, waitingLane } from "#view/lanes.js";
 import { detailLine, sentenceRegion, topBar, transport } from "#view/frame.js";
 import { chipPlaces, fade, linkPath, slideChips } from "#view/motion.js";
 import { findPanel, helpPanel, problemPanel, tablesPanel, whyPanel } from "#view/panels.js";
-import { poolRegion } from "#view/poolregion.js";
+import { poolProgress, poolRegion } from "#view/poolregion.js";
 import { runningRegion } from "#view/running.js";
 import { setTheme, theme } from "#view/theme.js";
 import "#view/budget.js";
@@ -58,24 +58,25 @@ function frame(now) {
   const more = board.player.frame(now);
   if (board.player.beat !== beat || board.player.step !== step) return draw();
   for (const element of root.querySelectorAll("vz-pool, vz-budget, vz-strip")) {
-    const name = { "VZ-POOL": "blocks", "VZ-BUDGET": "schedule", "VZ-STRIP": "run" }[element.tagName];
-    element.progress = board.progressOf(name);
+    const { tagName } = element;
+    if (tagName === "VZ-POOL") element.progress = poolProgress(board);
+    else element.progress = board.progressOf(tagName === "VZ-STRIP" ? "run" : "schedule");
   }
   if (more) clock.next(frame);
 }
 
 function page(scene) {
   const told = board.told();
-  const dimmed = board.linked || !board.isLive ? "" : "stale";
+  const dimmed = board.engine.linked || !board.isLive ? "" : "stale";
   return html`
     ${topBar(board)}
     ${sentenceRegion(board, told)}
     ${problemPanel(board)}
-    <main class="board ${dimmed}" .style=${`--faded:${board.faded}`}>
+    <main class="board ${dimmed}" .style=${`--faded:${board.focus.faded}`}>
       <div class="lanes">${waitingLane(board, scene)}${doneLane(board, scene)}</div>
       ${runningRegion(board, scene)}
       ${poolRegion(board, scene)}
-      ${whyPanel(board, board.card())}
+      ${whyPanel(board, board.focus.card())}
     </main>
     ${detailLine(board)}
     ${transport(board)}
@@ -86,7 +87,7 @@ function page(scene) {
 
 function drawLinks() {
   const path = document.querySelector("#links path");
-  const req = board.hover?.req ?? board.chosen?.req;
+  const req = board.focus.hover?.req ?? board.focus.chosen?.req;
   const row = req ? board.scene()?.running.find((item) => item.req === req) : null;
   path.setAttribute("d", row && !board.narrow && !board.player.motion ? linkPath(root, req, row.table, theme.scale) : "");
   if (row) path.setAttribute("class", row.hue >= 0 ? `h${row.hue}` : "grey");
@@ -114,7 +115,7 @@ board.cutBack = () => {
   if (main) fade(main, FADE_MS);
 };
 
-board.space = () => board.toggle();
+board.space = () => board.travel.toggle();
 
 // --- sizes and theme ---------------------------------------------------------------------------
 
@@ -181,12 +182,12 @@ board.openRun = async (id, place = {}) => {
     const known = board.runs.map((item) => item.id).join(", ") || "none";
     return board.fail(`There is no run “${id}”.`, `There are: ${known}.`);
   }
-  board.channel.leave();
+  board.engine.channel.leave();
   board.begin(run);
   if (run.error) return board.fail("This trace cannot be read.", run.error);
   if (run.kind === "live") {
     board.player.following = place.step === null || place.step === undefined;
-    board.channel.follow(run.id);
+    board.engine.channel.follow(run.id);
   } else {
     await fetchAll(run);
   }
@@ -216,8 +217,8 @@ async function fetchAll(run) {
 }
 
 function goTo({ step, event, req, block }) {
-  if (req) board.chosen = { req };
-  else if (block !== null && block !== undefined) board.chosen = { block };
+  if (req) board.focus.chosen = { req };
+  else if (block !== null && block !== undefined) board.focus.chosen = { block };
   if (step !== null && step !== undefined && !(board.isLive && step > board.lastStep)) {
     board.player.following = false;
     board.player.place(step, event ?? null);
@@ -228,7 +229,7 @@ addEventListener("hashchange", () => {
   const place = parseHash(location.hash);
   if (place.run && place.run !== board.run?.id) board.openRun(place.run, place);
   else {
-    board.chosen = null;
+    board.focus.chosen = null;
     goTo(place);
     board.changed();
   }
@@ -255,23 +256,23 @@ const listeners = {
     fetchPast(board.store, snapshot.seq);
   },
   status(status) {
-    board.status = status;
+    board.engine.status = status;
     board.changed();
   },
   role({ driver }) {
-    board.driver = driver;
+    board.engine.driver = driver;
     board.changed();
   },
   gate(gate) {
-    board.gate = gate;
+    board.engine.gate = gate;
     board.changed();
   },
   runs() {
     refreshRuns();
   },
   link(up) {
-    const lost = board.linked && !up;
-    board.linked = up;
+    const lost = board.engine.linked && !up;
+    board.engine.linked = up;
     if (lost && board.isLive) {
       board.fail("The connection to the server is lost.", `What you see is from step ${board.lastStep}; it tries again by itself.`, true);
     } else if (up && board.problem?.red && !board.store?.violated.length) board.problem = null;
@@ -313,13 +314,13 @@ async function start() {
   const quiet = matchMedia("(prefers-reduced-motion: reduce)");
   board.player.reducedMotion = quiet.matches;
   quiet.addEventListener("change", () => (board.player.reducedMotion = quiet.matches));
-  board.channel = new LiveChannel(listeners, transports ? [transports] : undefined);
+  board.engine.channel = new LiveChannel(listeners, transports ? [transports] : undefined);
   applyTheme();
   listenToKeys(board, root);
   addEventListener("resize", measure);
   root.addEventListener("pointerover", pointAt);
   root.addEventListener("focusin", pointAt);
-  root.addEventListener("pointerleave", () => board.point(null));
+  root.addEventListener("pointerleave", () => board.focus.point(null));
   await refreshRuns();
   const place = parseHash(location.hash);
   const first = place.run ?? board.runs[0]?.id;
@@ -332,9 +333,9 @@ function pointAt(event) {
   const element = event.target.closest("[data-req], [data-block]");
   if (event.target.closest("vz-strip, vz-pool, vz-budget")) return;
   if (event.type === "focusin" && !event.target.matches(":focus-visible")) return;
-  if (!element) return board.point(null);
+  if (!element) return board.focus.point(null);
   const { req, block } = element.dataset;
-  board.point(req ? { req } : { block: Number(block) });
+  board.focus.point(req ? { req } : { block: Number(block) });
 }
 
 // For tests: the state at a step, the scene, and time by hand.

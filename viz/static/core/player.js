@@ -26,6 +26,11 @@ export class Player {
     this.place(step);
   }
 
+  // At the latest step, whole.
+  get atHead() {
+    return this.event === null && this.step >= (this.store?.lastStep ?? 0);
+  }
+
   get moving() {
     return this.playing || this.motion !== null;
   }

@@ -32,7 +32,7 @@ function runPill(board) {
   if (!board.run) return nothing;
   const { text, behind, live } = board.pill;
   if (behind) {
-    return html`<button class="pill live" @click=${() => board.end()}><i></i>LIVE · ${behind} ahead — go there</button>`;
+    return html`<button class="pill live" @click=${() => board.travel.end()}><i></i>LIVE · ${behind} ahead — go there</button>`;
   }
   return html`<span class="pill ${live ? "live" : ""}"><i></i>${text}</span>`;
 }
@@ -57,20 +57,20 @@ export function sentenceRegion(board, told) {
       <p class="also">${told.event ? html`<b>${told.event}</b>` : told.also ? html`also: ${sentence(board, told.also)}` : nothing}</p>
       ${board.tourBar ? board.tourBar() : nothing}
     </div>
-    <button class="tool why-button" ?disabled=${!told.subject} @click=${() => board.choose(told.subject)}>Why?</button>
+    <button class="tool why-button" ?disabled=${!told.subject} @click=${() => board.focus.choose(told.subject)}>Why?</button>
   </section>`;
 }
 
 // At a fixed place, not at the pointer: what is under it in words; else the legend.
 export function detailLine(board) {
-  const words = board.detail;
+  const words = board.focus.detail;
   return html`<div class="detail" aria-hidden="true">${words
     ? html`<p>${words}</p>`
     : html`<p class="legend">${LEGEND_TOKENS.map(
         ({ flags, text }) => html`<span><vz-token .data=${flags}></vz-token>${text}</span>`,
       )}<span class="apart"></span>${Object.entries(MARKS).map(([mark, text]) => html`<span><b>${mark}</b>${text}</span>`)}
       <span><b>◆</b>cached</span></p>`}
-    ${board.cellMode ? html`<span class="mode">cells · Esc leaves</span>` : nothing}</div>`;
+    ${board.focus.cells ? html`<span class="mode">cells · Esc leaves</span>` : nothing}</div>`;
 }
 
 const ICONS = {
@@ -84,25 +84,30 @@ const ICONS = {
 
 const icon = (name) => html`<svg class="icon" viewBox="0 0 20 20" aria-hidden="true">${svg`<path d=${ICONS[name]}/>`}</svg>`;
 
+function scrubData({ lastStep, step, store }) {
+  const summaries = (k) => store?.steps.get(k)?.summary ?? null;
+  return { steps: Math.max(lastStep, 1), step, summaries };
+}
+
 export function transport(board) {
-  const speed = board.pace;
+  const speed = board.travel.pace;
   return html`<footer class="transport">
-    <vz-scrub .data=${board.memo("scrub", () => board.scrubData())} role="slider" tabindex="0"
+    <vz-scrub .data=${board.memo("scrub", () => scrubData(board), "")} role="slider" tabindex="0"
       aria-label="step" aria-valuemin=${board.firstStep} aria-valuemax=${board.lastStep} aria-valuenow=${board.step}
-      @seek=${(event) => board.seek(event.detail.step)}></vz-scrub>
+      @seek=${(event) => board.travel.seek(event.detail.step)}></vz-scrub>
     <div class="buttons">
-      ${keyButton("first step", "Home", () => board.home(), { text: icon("first") })}
-      ${keyButton("one step back", "←", () => board.back(), { text: icon("back") })}
-      ${keyButton(board.moving ? "pause" : "play", "Space", () => board.toggle(), { text: icon(board.moving ? "pause" : "play") })}
-      ${keyButton("one step on", "→", () => board.on(), { text: icon("on") })}
-      ${keyButton("last step", "End", () => board.end(), { text: icon("last") })}
+      ${keyButton("first step", "Home", () => board.travel.home(), { text: icon("first") })}
+      ${keyButton("one step back", "←", () => board.travel.back(), { text: icon("back") })}
+      ${keyButton(board.travel.moving ? "pause" : "play", "Space", () => board.travel.toggle(), { text: icon(board.travel.moving ? "pause" : "play") })}
+      ${keyButton("one step on", "→", () => board.travel.on(), { text: icon("on") })}
+      ${keyButton("last step", "End", () => board.travel.end(), { text: icon("last") })}
     </div>
     <div class="speed">
-      ${keyButton("slower", "[", () => board.faster(-1), { text: "−" })}
+      ${keyButton("slower", "[", () => board.travel.faster(-1), { text: "−" })}
       <span>${speedName(speed)}</span>
-      ${keyButton("faster", "]", () => board.faster(1), { text: "+" })}
+      ${keyButton("faster", "]", () => board.travel.faster(1), { text: "+" })}
     </div>
-    <form class="position" @submit=${(event) => board.submitGoto(event)}>
+    <form class="position" @submit=${(event) => board.travel.goto(event)}>
       <input name="step" inputmode="numeric" aria-label="go to step (G)" autocomplete="off" .value=${String(board.step)}>
       <span>of ${board.lastStep}</span>
     </form>

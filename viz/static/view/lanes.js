@@ -32,7 +32,7 @@ function emptyWords(board, scene) {
 }
 
 function waitingRow(board, row) {
-  return html`<li class=${board.dims({ req: row.req }) ? "dimmed" : ""} data-req=${row.req}>
+  return html`<li class=${board.focus.dims({ req: row.req }) ? "dimmed" : ""} data-req=${row.req}>
     <div>${chip(board, row.req, row.hue, { mark: row.mark })}
       <span class="count">${row.computed} of ${row.known}</span></div>
     <p>${row.why}</p>
@@ -41,16 +41,16 @@ function waitingRow(board, row) {
 
 // Prompts go to the live engine; while there is none the box says what it is waiting for.
 function promptBox(board) {
-  const { ready, reason } = board.canSend;
-  const sent = board.notice;
-  return html`<form class="prompt" @submit=${(event) => board.sendPrompt(event)}>
+  const { ready, reason } = board.engine.canSend;
+  const sent = board.engine.notice;
+  return html`<form class="prompt" @submit=${(event) => board.engine.sendPrompt(event)}>
     <textarea name="prompt" rows="2" aria-label="Prompt" ?disabled=${!ready}
       placeholder=${ready ? "Type a prompt" : reason}
       @keydown=${(event) => {
-        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) board.sendPrompt(event);
+        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) board.engine.sendPrompt(event);
       }}></textarea>
     <div><button class="tool" ?disabled=${!ready}>Send</button>
-      <button class="tool" type="button" ?disabled=${!ready} @click=${() => board.runWorkload()}
+      <button class="tool" type="button" ?disabled=${!ready} @click=${() => board.engine.runWorkload()}
         >Run 8 prompts</button></div>
     <p class="notice" role="status">${sent}</p>
   </form>`;
@@ -63,7 +63,7 @@ export function doneLane(board, scene) {
     <h2 id="done-title">Done <b>${rows.length}</b></h2>
     <ul class="queue">
       ${repeat(shown, (row) => row.req, (row) => html`<li data-req=${row.req}
-        class=${board.dims({ req: row.req }) ? "dimmed" : ""}>
+        class=${board.focus.dims({ req: row.req }) ? "dimmed" : ""}>
         <div>${chip(board, row.req, row.hue, { mark: row.mark })}
           <span class="count">${ending(row)}</span></div>
       </li>`)}

@@ -54,9 +54,10 @@ export function drawToken(context, flags, x, y, w, h, colour, progress = 1) {
     outline(context, output, x, y, w, h, colour, 1.25);
   }
   if (flags & RAN) {
-    context.globalAlpha *= progress;
+    const strength = context.globalAlpha;
+    context.globalAlpha = strength * progress;
     outline(context, output, x - 0.5, y - 0.5, w + 1, h + 1, theme.colours.rim, w >= 9 ? 2 : 1.25);
-    context.globalAlpha /= progress || 1;
+    context.globalAlpha = strength;
   }
 }
 
@@ -74,11 +75,9 @@ export function drawSliver(context, flags, x, y, w, h, colour, progress) {
   const height = !filled ? Math.min(2, h) : output ? h * 0.6 : h;
   context.fillStyle = flags & REUSED ? tint(colour, 0.45) : colour;
   context.fillRect(x, y + h - height, w, height);
-  if (flags & RAN) {
-    context.globalAlpha *= progress;
+  if (flags & RAN && progress > 0.5) {
     context.fillStyle = theme.colours.rim;
     context.fillRect(x, y + h - (output ? h * 0.6 : h) - 2, w, 2);
-    context.globalAlpha /= progress || 1;
   }
 }
 

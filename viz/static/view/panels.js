@@ -13,11 +13,14 @@ const LIFE_SHOWN = 10;
 export function whyPanel(board, card) {
   if (!card) return nothing;
   const link = (step, text = `step ${step}`) => html`<a href=${board.linkTo(step)}
-    @click=${(event) => board.follow(event, step)}>${text}</a>`;
+    @click=${(event) => {
+      event.preventDefault();
+      board.travel.seek(step);
+    }}>${text}</a>`;
   return html`<aside class="why" aria-label="Why: ${card.title}">
     <header><h2><span class="chip ${hueClass(card.hue ?? -2)}"><span>${card.title}</span></span>
       <small>${card.subtitle}</small></h2>
-      <button class="tool" aria-label="close (Esc)" @click=${() => board.choose(null)}>✕</button></header>
+      <button class="tool" aria-label="close (Esc)" @click=${() => board.focus.choose(null)}>✕</button></header>
     <dl>
       <dt>Now</dt><dd>${visible(card.now)}</dd>
       ${card.why.length ? html`<dt>Why</dt><dd>${card.why.map(

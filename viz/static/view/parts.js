@@ -8,14 +8,14 @@ export const hueClass = (hue) => (hue >= 0 ? `h${hue}` : "grey");
 
 // A request: hue, hatch and name. `board` knows what is chosen or pointed at.
 export function chip(board, req, hue, { mark = "", flip = true } = {}) {
-  const chosen = board.chosen?.req === req;
-  const dim = board.dims({ req });
+  const chosen = board.focus.chosen?.req === req;
+  const dim = board.focus.dims({ req });
   return html`<button
       class="chip ${hueClass(hue)} ${chosen ? "chosen" : ""} ${dim ? "dimmed" : ""}"
       data-req=${req}
       data-flip=${flip ? req : nothing}
       aria-pressed=${chosen}
-      @click=${() => board.choose({ req })}
+      @click=${() => board.focus.choose({ req })}
     ><span>${req}</span></button
     >${mark ? html`<b class="mark">${mark}</b>` : nothing}`;
 }
@@ -48,21 +48,21 @@ export function sentence(board, text) {
 function request(board, req) {
   if (!board.knows(req)) return req;
   return html`<button class="word ${hueClass(board.hueOf(req))}" data-req=${req}
-    @click=${() => board.choose({ req })}>${req}</button>`;
+    @click=${() => board.focus.choose({ req })}>${req}</button>`;
 }
 
 function blocks(board, text) {
   return text.split(/(\d+)/).map((piece) =>
     /^\d+$/.test(piece)
       ? html`<button class="word plain" data-block=${piece}
-          @click=${() => board.choose({ block: Number(piece) })}>${piece}</button>`
+          @click=${() => board.focus.choose({ block: Number(piece) })}>${piece}</button>`
       : piece,
   );
 }
 
 function term(board, word) {
   return html`<button class="term" data-term=${word}
-    @click=${() => board.explain(word)}>${word}</button>`;
+    @click=${() => board.focus.explain(word)}>${word}</button>`;
 }
 
 // The end of a request's text on one line; line breaks are shown, nothing is ever markup.

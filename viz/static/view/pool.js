@@ -9,6 +9,11 @@ import { theme } from "#view/theme.js";
 const LENS = 9; // blocks a side, under the pointer, when blocks are pixels
 const LENS_BLOCK = 28;
 
+// What makes two faces of a block differ enough to fade from one to the other.
+function looks({ state, marks, owners, held }) {
+  return `${state} ${marks} ${owners.map(({ row }) => row.req)} ${held?.req}`;
+}
+
 class Pool extends CanvasElement {
   connectedCallback() {
     super.connectedCallback();
@@ -21,7 +26,8 @@ class Pool extends CanvasElement {
   }
 
   // data: {faces, before: faces | null, large, dim: (face) → bool, cursor: id | null}
-  // `before`: how the blocks looked before this beat; they cross-fade.
+  // `before`: how the blocks looked before this beat; those that changed cross-fade. Without it,
+  // progress fills the slots that ran.
   paint(context, width, height) {
     const { faces, before, large, dim, cursor } = this.data;
     const layout = (this.layout = poolLayout(faces.length, width, height, large));
@@ -30,11 +36,12 @@ class Pool extends CanvasElement {
       faces.forEach((face, i) => {
         const { x, y } = blockXY(i, layout);
         const strength = dim?.(face) ? this.data.faded : 1;
-        if (before && this.progress < 1 && before[i]) {
+        const fades = before && this.progress < 1 && looks(face) !== looks(before[i]);
+        if (fades) {
           context.globalAlpha = strength * (1 - this.progress);
           drawBlock(context, before[i], x, y, layout.detail, layout.size);
         }
-        context.globalAlpha = strength * (before ? this.progress : 1);
+        context.globalAlpha = strength * (fades ? this.progress : 1);
         drawBlock(context, face, x, y, layout.detail, layout.size, before ? 1 : this.progress);
       });
       context.globalAlpha = 1;

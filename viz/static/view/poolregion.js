@@ -22,18 +22,24 @@ function grid(board, scene) {
     faces: pool.faces,
     before: board.facesBefore(),
     large: board.narrow ? 60 : 72,
-    dim: board.anyFocus ? (face) => board.dims({ face }) : null,
-    faded: board.faded,
-    cursor: board.cellCursor,
+    dim: board.focus.target ? (face) => board.focus.dims({ face }) : null,
+    faded: board.focus.faded,
+    cursor: board.focus.cell,
   }));
   const { height } = poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, board.narrow ? 60 : 72);
   const label = `KV pool, ${plural(pool.total, "block")}. Enter moves among them with the arrow keys.`;
   return html`<vz-pool tabindex="0" role="application" aria-label=${label}
     .style=${`height:calc(${height}px * var(--scale))`}
-    .data=${data} .progress=${board.progressOf("blocks")}
-    @block-point=${(event) => board.point(event.detail)}
-    @block-pick=${(event) => board.choose(event.detail)}
+    .data=${data} .progress=${poolProgress(board)}
+    @block-point=${(event) => board.focus.point(event.detail)}
+    @block-pick=${(event) => board.focus.choose(event.detail)}
     @focus=${() => board.say(`${label} ${sayBlock(pool.faces[0])}`)}></vz-pool>`;
+}
+
+// The pool moves in three beats: blocks change hands, slots fill, blocks come back.
+export function poolProgress(board) {
+  const { beat } = board.player;
+  return board.progressOf(beat === 3 ? "run" : beat === 4 ? "output" : "blocks");
 }
 
 function freeQueue(board, { free, faces, used, total }) {
@@ -49,7 +55,7 @@ function freeQueue(board, { free, faces, used, total }) {
 }
 
 function queued(board, id, face) {
-  return html`<li class=${board.dims({ face }) ? "dimmed" : ""}><button class="queued" data-block=${id}
-    @click=${() => board.choose({ block: id })}
+  return html`<li class=${board.focus.dims({ face }) ? "dimmed" : ""}><button class="queued" data-block=${id}
+    @click=${() => board.focus.choose({ block: id })}
     aria-label=${sayBlock(face)}>${id}${face.hashed ? html`<i>◆</i>` : nothing}</button></li>`;
 }

@@ -31,16 +31,16 @@ function budgetBar(board, { budget, step }) {
   const data = board.memo("budget", () => ({
     total: budget.total,
     segments: budget.segments,
-    dim: (req) => req !== null && board.dims({ req }),
-    faded: board.faded,
+    dim: (req) => req !== null && board.focus.dims({ req }),
+    faded: board.focus.faded,
   }));
   return html`<div class="budget">
     <p><span>budget</span> <b>${budget.used}</b> of ${budget.total}</p>
     <vz-budget role="img" aria-label=${label} .data=${data} .progress=${board.progressOf("schedule")}
-      @budget-point=${(event) => board.point(event.detail?.req ? { req: event.detail.req } : null)}
-      @budget-pick=${(event) => board.pickBudget(event.detail)}></vz-budget>
+      @budget-point=${(event) => board.focus.point(event.detail?.req ? { req: event.detail.req } : null)}
+      @budget-pick=${(event) => board.focus.pickBudget(event.detail)}></vz-budget>
     <p class="unused">${unused
-      ? html`<button class="word plain" @click=${() => board.choose({ unused: true })}>${unused}</button>`
+      ? html`<button class="word plain" @click=${() => board.focus.choose({ unused: true })}>${unused}</button>`
       : nothing}</p>
   </div>`;
 }
@@ -55,13 +55,13 @@ function rowList(board, scene, rows) {
   const height = mode === "full" ? 16 : 14;
   return html`<ol>
     ${repeat(rows, (row) => row.req, (row) => html`<li data-req=${row.req}
-      class=${board.dims({ req: row.req }) ? "dimmed" : ""}>
+      class=${board.focus.dims({ req: row.req }) ? "dimmed" : ""}>
       ${chip(board, row.req, row.hue)}
       <vz-strip role="img" aria-label=${sayTokens(row)} data-req=${row.req}
         .data=${board.memo(`strip ${row.req}`, () => ({ row, cells, blockSize: size, height }))}
         .progress=${board.progressOf("run")}
-        @token-point=${(event) => board.point(event.detail ?? { req: row.req })}
-        @token-leave=${() => board.point(null)}></vz-strip>
+        @token-point=${(event) => board.focus.point(event.detail ?? { req: row.req })}
+        @token-leave=${() => board.focus.point(null)}></vz-strip>
       <span class="count">${board.narrow ? row.known : plural(row.known, "token")}</span>
       ${mode === "full" && !board.narrow ? textTail(row.text) : nothing}
     </li>`)}
@@ -77,8 +77,8 @@ function barList(board, { facts }, rows, cells, size) {
   const decoding = rest.every((row) => why.get(row.req) === "decode");
   return html`<ol>
     ${repeat(shown, (row) => row.req, (row) => html`<li data-req=${row.req}
-      class="${hueClass(row.hue)} ${board.dims({ req: row.req }) ? "dimmed" : ""}">
-      <button class="bar-name" data-req=${row.req} @click=${() => board.choose({ req: row.req })}>${row.req}</button>
+      class="${hueClass(row.hue)} ${board.focus.dims({ req: row.req }) ? "dimmed" : ""}">
+      <button class="bar-name" data-req=${row.req} @click=${() => board.focus.choose({ req: row.req })}>${row.req}</button>
       <vz-strip role="img" aria-label=${sayTokens(row)} data-req=${row.req}
         .data=${board.memo(`strip ${row.req}`, () => ({ row, cells, blockSize: size, height: 8 }))}
         .progress=${board.progressOf("run")}></vz-strip>

@@ -9,7 +9,7 @@ export function listenToKeys(board, root) {
     if (event.key === "Escape") return escape(board, event, typing);
     if (typing) return;
     if (board.panel) return;
-    if (board.cellMode && moveCell(board, event, root)) return void event.preventDefault();
+    if (board.focus.cells && moveCell(board, event, root)) return void event.preventDefault();
     const onButton = event.target.closest?.("button, a, summary");
     if (onButton && (event.key === "Enter" || event.key === " ")) return;
     const action = actionFor(board, event, root);
@@ -25,32 +25,32 @@ function escape(board, event, typing) {
   board.touched?.();
   if (typing && !board.panel) return typing.blur();
   if (board.panel) return board.close();
-  if (board.cellMode) return leaveCells(board);
+  if (board.focus.cells) return leaveCells(board);
   if (board.tour) return board.endTour();
   if (board.enlarged) board.enlarged = false;
-  else board.chosen = null;
-  board.hover = null;
+  else board.focus.chosen = null;
+  board.focus.hover = null;
   return board.changed();
 }
 
 function actionFor(board, event, root) {
   const { key, shiftKey } = event;
-  if (key === "ArrowRight") return () => (shiftKey ? board.walk(1) : board.on());
-  if (key === "ArrowLeft") return () => (shiftKey ? board.walk(-1) : board.back());
+  if (key === "ArrowRight") return () => (shiftKey ? board.travel.walk(1) : board.travel.on());
+  if (key === "ArrowLeft") return () => (shiftKey ? board.travel.walk(-1) : board.travel.back());
   if (key === "Enter" && event.target.matches?.("vz-pool")) return () => enterCells(board);
-  if (key === "Home") return () => board.home();
-  if (key === "End") return () => board.end();
+  if (key === "Home") return () => board.travel.home();
+  if (key === "End") return () => board.travel.end();
   if (board.keysOff) return null;
   const single = {
     " ": () => board.space(),
-    "[": () => board.faster(-1),
-    "]": () => board.faster(1),
+    "[": () => board.travel.faster(-1),
+    "]": () => board.travel.faster(1),
     "/": () => board.open("find"),
     "?": () => board.open("help"),
     g: () => focusGoto(root),
-    d: () => board.readOut(),
-    j: () => board.jump(1),
-    k: () => board.jump(-1),
+    d: () => board.focus.readOut(),
+    j: () => board.travel.jump(1),
+    k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
     p: () => {
       board.enlarged = !board.enlarged;
@@ -69,15 +69,15 @@ function focusGoto(root) {
 // --- the cursor on the pool's blocks -----------------------------------------------------------
 
 function enterCells(board) {
-  board.cellMode = true;
-  board.cellCursor ??= board.chosen?.block ?? 1;
+  board.focus.cells = true;
+  board.focus.cell ??= board.focus.chosen?.block ?? 1;
   showCell(board, "Cursor on blocks. ");
 }
 
 function leaveCells(board) {
-  board.cellMode = false;
-  board.cellCursor = null;
-  board.hover = null;
+  board.focus.cells = false;
+  board.focus.cell = null;
+  board.focus.hover = null;
   board.say("Arrows step again.");
   board.changed();
 }
@@ -87,18 +87,18 @@ function moveCell(board, event, root) {
   const columns = pool?.layout?.columns ?? 1;
   const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
   if (event.key === "Enter") {
-    board.choose({ block: board.cellCursor });
+    board.focus.choose({ block: board.focus.cell });
     return true;
   }
   if (!by) return false;
   const count = board.scene().pool.total;
-  board.cellCursor = Math.min(Math.max(board.cellCursor + by, 1), count);
+  board.focus.cell = Math.min(Math.max(board.focus.cell + by, 1), count);
   showCell(board);
   return true;
 }
 
 function showCell(board, prefix = "") {
-  board.hover = { block: board.cellCursor };
-  board.say(prefix + sayBlock(board.scene().pool.faces[board.cellCursor - 1]));
+  board.focus.hover = { block: board.focus.cell };
+  board.say(prefix + sayBlock(board.scene().pool.faces[board.focus.cell - 1]));
   board.changed();
 }

@@ -1,0 +1,258 @@
+// The Board's state: the run, its store, the place in it, and the scene made of them. Views read
+// it; keys, buttons and the network change it; each change ends in one render (`changed`).
+
+import { REST } from "#core/clock.js";
+import { stepFacts } from "#core/facts.js";
+import { Player } from "#core/player.js";
+import { plural } from "#core/reasons.js";
+import { buildScene } from "#core/scene.js";
+import { TraceStore } from "#core/store.js";
+import { story } from "#core/story.js";
+import { formatHash } from "#core/url.js";
+import { eventWords, subjectOf } from "#core/words.js";
+import { EngineLink } from "#board/engine.js";
+import { Focus } from "#board/focus.js";
+import { Travel } from "#board/travel.js";
+
+const BEAT_OF = { schedule: 1, blocks: 2, run: 3, output: 4 };
+
+export class Board {
+  constructor(clock) {
+    this.clock = clock;
+    this.player = new Player();
+    this.focus = new Focus(this);
+    this.travel = new Travel(this);
+    this.engine = new EngineLink(this);
+    this.runs = [];
+    this.run = null; // its row in the list of runs
+    this.store = null;
+    this.tour = null;
+    this.panel = null; // help | find | tables
+    this.query = "";
+    this.problem = null; // {what, cause, red, action}
+    this.idle = false;
+    this.enlarged = false;
+    this.keysOff = false;
+    this.narrow = false;
+    this.sizes = { rows: 640, rowsHeight: 440, poolWidth: 440, pool: 400 };
+    this.memos = new Map();
+    // Set by the page.
+    this.changed = () => {};
+    this.say = () => {};
+    this.cutBack = () => {};
+    this.openRun = async () => {};
+  }
+
+  // --- the run ---------------------------------------------------------------------------------
+
+  // Begin with an empty store; the events come by `take`.
+  begin(run, base = null) {
+    this.run = run;
+    this.store = new TraceStore(base);
+    this.player.open(this.store, this.store.firstStep);
+    this.focus.clear();
+    this.memos.clear();
+    this.problem = null;
+    this.engine.notice = "";
+    this.idle = false;
+  }
+
+  take(events) {
+    try {
+      this.store.ingest(events);
+    } catch (error) {
+      this.fail("This trace cannot be read further.", error.message);
+      return;
+    }
+    for (const { kind } of events) {
+      if (kind === "run.idle") this.idle = true;
+      if (kind === "step.begin") this.idle = false;
+    }
+    const [broken] = this.store.violated;
+    if (broken && !this.problem) {
+      const action = { text: `Go to step ${broken.step}`, run: () => this.travel.seek(broken.step) };
+      this.fail(`Step ${broken.step} breaks an invariant:`, `${broken.message}.`, true, action);
+    }
+    this.player.grown(this.clock.now());
+  }
+
+  // One sentence, the cause, at most one button; red for a broken invariant or a lost connection.
+  fail(what, cause, red = false, action = null) {
+    this.problem = { what, cause, red, action };
+    this.changed();
+  }
+
+  // --- the place -------------------------------------------------------------------------------
+
+  get step() {
+    return this.player.step;
+  }
+
+  get firstStep() {
+    return this.store?.firstStep ?? 0;
+  }
+
+  get lastStep() {
+    return this.store?.lastStep ?? 0;
+  }
+
+  get isLive() {
+    return this.run?.kind === "live";
+  }
+
+  get growing() {
+    return this.isLive && !this.idle && this.engine.gate?.mode === "run";
+  }
+
+  // The state that is shown: at the head of a live run, with those who have come in since the step.
+  state() {
+    const { player, store } = this;
+    if (player.event !== null) return store.stateWithin(player.step, player.event);
+    const inputsOnly = !store.pending.some((event) => event.kind === "step.begin");
+    if (this.isLive && player.atHead && inputsOnly) return store.head;
+    return store.stateAfter(player.step);
+  }
+
+  get pill() {
+    if (!this.isLive) {
+      const { model, device, fidelity } = this.run.header ?? {};
+      const known = (name) => name && name !== "none";
+      const who = known(model) ? model : "no model";
+      const how = fidelity === "given" ? " · given tokens" : known(device) ? ` · ${device.toUpperCase()}` : "";
+      return { live: false, text: `RECORDED · ${who}${how}`, behind: 0 };
+    }
+    const { gate } = this.engine;
+    const rate = gate?.rate ? `${Math.round(gate.rate * 10) / 10} steps/s` : "full speed";
+    const how = gate?.mode === "pause" ? "paused" : this.idle ? "idle" : rate;
+    return { live: true, text: `LIVE · ${how}`, behind: this.player.following ? 0 : this.lastStep - this.step };
+  }
+
+  place() {
+    if (!this.run) return "";
+    const { req, block } = this.focus.chosen ?? {};
+    const { step, event, following } = this.player;
+    return formatHash({ run: this.run.id, step: this.isLive && following ? null : step, event, req, block });
+  }
+
+  linkTo(step) {
+    return formatHash({ run: this.run.id, step, ...this.focus.chosen });
+  }
+
+  // --- the picture -----------------------------------------------------------------------------
+
+  // What the page shows now, built once for each place and beat.
+  scene() {
+    if (!this.store?.config) return null;
+    const { step, event, beat } = this.player;
+    return this.memo("scene", () => (beat < REST ? this.#sceneAt(beat) : this.#sceneAtRest(step, event)), "");
+  }
+
+  #sceneAtRest(step, event) {
+    const events = this.store.eventsOf(step);
+    const seen = event === null ? events : events.slice(0, event);
+    return buildScene(this.state(), stepFacts(seen), this.hueOf);
+  }
+
+  // Before the output beat: the state in which nothing sampled has been taken in yet.
+  #sceneAt(beat) {
+    const { step } = this.player;
+    const events = this.store.eventsOf(step);
+    if (beat >= BEAT_OF.output) return buildScene(this.store.stateAfter(step), stepFacts(events), this.hueOf, beat);
+    const end = beat === 0 ? "step.begin" : "exec.forward";
+    const at = events.findIndex((event) => event.kind === end) + 1 || events.length;
+    const scene = buildScene(this.store.stateWithin(step, at), stepFacts(events.slice(0, at)), this.hueOf, beat);
+    // The pool stands as it was until its own beat.
+    if (beat < BEAT_OF.blocks) scene.pool = this.#poolBefore();
+    return scene;
+  }
+
+  #poolBefore() {
+    return buildScene(this.store.stateAfter(this.step - 1), stepFacts([]), this.hueOf).pool;
+  }
+
+  // The faces that cross-fade into those of this beat.
+  facesBefore() {
+    const { beat, motion } = this.player;
+    if (!motion || motion.plan.kind === "tween" || this.step <= this.firstStep) return null;
+    if (beat === BEAT_OF.blocks) return this.#poolBefore().faces;
+    return beat === BEAT_OF.output ? this.#sceneAt(BEAT_OF.run).pool.faces : null;
+  }
+
+  // 0…1 through a beat that a view animates: 0 before it, 1 after it.
+  progressOf(beat) {
+    const { motion, beat: now, progress } = this.player;
+    if (!motion) return 1;
+    if (motion.plan.kind === "tween") return progress;
+    const at = BEAT_OF[beat];
+    return now < at ? 0 : now > at ? 1 : progress;
+  }
+
+  // The same object as before while nothing it was made of has changed, so that canvases rest.
+  memo(name, make, about = this.focus.key) {
+    const { step, event, beat } = this.player;
+    const size = `${this.sizes.rows} ${this.sizes.pool} ${this.narrow}`;
+    const key = `${about} ${step} ${event} ${beat} ${this.isLive ? this.store?.seq : this.lastStep} ${size}`;
+    const old = this.memos.get(name);
+    if (old?.key === key) return old.value;
+    const value = make();
+    this.memos.set(name, { key, value });
+    return value;
+  }
+
+  hueOf = (req) => this.store.hues.of[req] ?? -1;
+
+  knows(req) {
+    return req in (this.store?.head.requests ?? {});
+  }
+
+  // --- words -----------------------------------------------------------------------------------
+
+  // Headline and second line of the step, and whom the Why button is about.
+  told() {
+    const { step, event } = this.player;
+    if (!this.store?.config) return { headline: this.#emptyWords(), also: "", subject: null };
+    if (step <= this.firstStep) return { headline: this.#openingWords(), also: "", subject: null };
+    return this.memo("told", () => {
+      const events = this.store.eventsOf(step);
+      const told = story(this.store.stateAfter(step - 1), events);
+      const at = event === null ? "" : eventWords(events[event - 1], event, events.length);
+      return { ...told, subject: subjectOf(told.headline, (req) => this.knows(req)), event: at };
+    }, "");
+  }
+
+  headlineOf(step) {
+    if (step <= this.firstStep) return "";
+    return story(this.store.stateAfter(step - 1), this.store.eventsOf(step)).headline;
+  }
+
+  #emptyWords() {
+    if (this.problem) return this.problem.what;
+    if (!this.run) return this.runs.length ? "Opening the run …" : "No run is open.";
+    return this.isLive ? "The engine is up; nothing has run yet." : "Opening the run …";
+  }
+
+  #openingWords() {
+    if (this.firstStep > 0) return `The steps up to ${this.firstStep} are being fetched.`;
+    const { num_kv_blocks: blocks, block_size: size, max_num_batched_tokens: budget } = this.store.config;
+    return (
+      this.tour?.intro ??
+      `The pool has ${plural(blocks - 1, "block")} of ${plural(size, "token")}. A step may run ${plural(budget, "token")}.`
+    );
+  }
+
+  // --- panels ----------------------------------------------------------------------------------
+
+  open(panel) {
+    this.panel = panel;
+    this.changed();
+  }
+
+  close() {
+    this.open(null);
+  }
+
+  search(query) {
+    this.query = query;
+    this.changed();
+  }
+}

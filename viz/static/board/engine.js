@@ -1,0 +1,57 @@
+// The live engine as the page sees it: how far it is, its gate, and what may be asked of it.
+
+export class EngineLink {
+  constructor(board) {
+    this.board = board;
+    this.channel = null;
+    this.status = null; // {state, text, remedy}: installing … ready
+    this.driver = false; // may this page steer?
+    this.gate = null; // {mode: run | pause, rate}
+    this.linked = true; // is the connection up?
+    this.notice = "";
+  }
+
+  // May a prompt be sent now, and if not, why?
+  get canSend() {
+    const live = this.board.runs.some((run) => run.kind === "live");
+    if (!this.linked) return { ready: false, reason: "no connection to the server" };
+    if (live && this.driver) return { ready: true, reason: "" };
+    if (live) return { ready: false, reason: "only the driver may send prompts" };
+    return { ready: false, reason: this.status ? `engine: ${this.status.text}` : "no engine here" };
+  }
+
+  // Ask the engine; null when it refused, and the prompt box says why.
+  async ask(op, value) {
+    try {
+      const answer = await this.channel.command(op, value);
+      this.notice = "";
+      return { answer };
+    } catch (error) {
+      this.notice = error.message;
+      return null;
+    } finally {
+      this.board.changed();
+    }
+  }
+
+  async sendPrompt(event) {
+    event.preventDefault();
+    const field = event.target.closest("form").elements.prompt;
+    const prompt = field.value;
+    if (!prompt.trim() || !(await this.ask("submit", prompt))) return;
+    field.value = "";
+    if (this.gate?.mode === "pause") this.notice = "The engine is paused: → runs one step.";
+    await this.goLive();
+  }
+
+  async runWorkload() {
+    if (await this.ask("workload", "shared-prefix")) await this.goLive();
+  }
+
+  // Whoever sent something wants to see it.
+  async goLive() {
+    const { board } = this;
+    if (!board.isLive) await board.openRun("live");
+    else board.travel.end();
+  }
+}

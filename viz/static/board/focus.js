@@ -1,0 +1,136 @@
+// What the reader looks at: pointed at, chosen, or under the cursor on cells; and the words for it.
+
+import { plural } from "#core/reasons.js";
+import { GLOSSARY, sayBlock, sayState } from "#core/say.js";
+import { blockWords, whyCard } from "#core/why.js";
+
+export class Focus {
+  constructor(board) {
+    this.board = board;
+    this.clear();
+  }
+
+  clear() {
+    this.chosen = null; // {req} | {block} | {unused: true}; stands in the address
+    this.hover = null; // the same, for as long as the pointer or the keyboard's focus is there
+    this.term = null; // a line of the glossary, or the state read out
+    this.cells = false; // the arrow keys move over the pool's blocks
+    this.cell = null;
+  }
+
+  choose(what) {
+    const { chosen } = this;
+    const same = what && chosen && what.req === chosen.req && what.block === chosen.block;
+    this.chosen = same ? null : what;
+    this.term = null;
+    this.board.changed();
+  }
+
+  point(what) {
+    const block = what?.position !== undefined ? this.#blockOf(what) : what?.block;
+    const next = what ? { req: what.req, block, position: what.position } : null;
+    if (JSON.stringify(next) === JSON.stringify(this.hover)) return;
+    this.hover = next;
+    this.term = null;
+    this.board.changed();
+  }
+
+  #blockOf({ req, position }) {
+    const scene = this.board.scene();
+    const row = scene?.running.find((item) => item.req === req);
+    return row?.table[Math.floor(position / scene.config.block_size)];
+  }
+
+  pickBudget(what) {
+    if (what) this.choose(what.req ? { req: what.req } : { unused: true });
+  }
+
+  // --- what steps back -------------------------------------------------------------------------
+
+  get target() {
+    return this.hover ?? (this.chosen?.unused ? null : this.chosen);
+  }
+
+  // How strong the rest stays: firm under the pointer, gentle while something is chosen.
+  get faded() {
+    return this.hover ? 0.35 : 0.6;
+  }
+
+  // Is this beside what is looked at?
+  dims({ req, face }) {
+    const { target } = this;
+    if (!target) return false;
+    const holds = (block) => block.owners.some((owner) => owner.row.req === target.req);
+    if (req) {
+      if (target.req) return target.req !== req;
+      const block = this.board.scene().pool.faces[target.block - 1];
+      return !block?.owners.some((owner) => owner.row.req === req);
+    }
+    if (target.block === face.id) return false;
+    return !target.req || (!holds(face) && (Boolean(target.block) || face.held?.req !== target.req));
+  }
+
+  // Tells when a picture of the same moment must be drawn anew.
+  get key() {
+    const name = (what) => (what ? `${what.req ?? ""}/${what.block ?? ""}` : "");
+    return `${name(this.hover)} ${name(this.chosen)} ${this.cell}`;
+  }
+
+  // --- words -----------------------------------------------------------------------------------
+
+  explain(word) {
+    this.#tell(`${word}: ${GLOSSARY[word]}`);
+  }
+
+  // The whole state, for one who did not see the steps before.
+  readOut() {
+    const scene = this.board.scene();
+    if (scene) this.#tell(sayState(scene).join(" "));
+  }
+
+  #tell(words) {
+    this.term = words;
+    this.board.say(words);
+    this.board.changed();
+  }
+
+  // The detail line.
+  get detail() {
+    if (this.term) return this.term;
+    const scene = this.board.scene();
+    if (!scene || !this.hover) return "";
+    return this.hover.block ? this.#blockDetail(scene, this.hover.block) : this.#requestDetail(scene, this.hover.req);
+  }
+
+  #blockDetail(scene, id) {
+    const face = scene.pool.faces[id - 1];
+    if (!face) return "";
+    const state = this.board.state();
+    const hash = state.blocks[id].hash;
+    const parts = [sayBlock(face), blockWords(state, id), this.#before(face), hash ? `hash ${hash}` : ""];
+    return parts.filter(Boolean).join(" · ");
+  }
+
+  // For ✕ and for a block that went from one to another: what it held before.
+  #before(face) {
+    const { board } = this;
+    if (!face.marks || face.marks === "−" || face.marks === "↺" || board.step <= board.firstStep) return "";
+    const words = blockWords(board.store.stateAfter(board.step - 1), face.id);
+    return words.replace(/^It (still )?holds/, "before:");
+  }
+
+  #requestDetail(scene, req) {
+    const r = this.board.state().requests[req];
+    if (!r) return "";
+    const row = [...scene.running, ...scene.waiting].find((item) => item.req === req);
+    const count = row ? ` · ${row.computed} of ${plural(row.known, "token")} computed` : "";
+    const said = r.texts.slice(r.num_prompt_tokens).join("") || r.texts.join("");
+    return `${req}: ${row?.why ?? r.status}${count} · “${said.slice(-90)}”`;
+  }
+
+  card() {
+    const { board } = this;
+    if (!this.chosen || !board.store?.config) return null;
+    return whyCard(board.store, board.step, this.chosen, board.hueOf);
+  }
+}
