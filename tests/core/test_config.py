@@ -1,0 +1,89 @@
+"""Configuration: a bad value is named with what was given and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from minivllm.config import EngineConfig, make_config
+from minivllm.errors import ConfigError
+
+NAN = float("nan")
+
+BAD = {
+    "model": ["", 3],
+    "dtype": ["float16", 32],
+    "max_model_len": [1, 0, -5, 2.5, True, "64"],
+    "seed": [-1, 2**63, 1.5, "0"],
+    "served_model_name": ["", 3],
+    "block_size": [0, -1, 1025, 4.0, True, "16"],
+    "num_kv_blocks": [1, 0, -3, 1.5, True],
+    "kv_cache_memory": [0, -1, 1.5],
+    "enable_prefix_caching": ["no", 1, 0],
+    "max_num_batched_tokens": [0, -1, 2.5, True],
+    "max_num_seqs": [0, -1, "8"],
+    "policy": ["lifo", 1, ["fcfs"]],
+    "enable_chunked_prefill": ["off", 1],
+    "long_prefill_token_threshold": [-1, 0.5, False],
+    "watermark": [-0.1, 1, 1.5, NAN, "0.1", True, False],
+    "admission": ["loose", 0],
+    "path": ["", 3],
+    "live": ["yes", 1],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in BAD.items() for value in values]
+)
+def test_bad_value_is_named(field: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(**{field: value})
+    error = caught.value
+    assert (error.field, error.given) == (field, value) or value is NAN
+    assert str(error).startswith(f"{field}: got {value!r}; allowed: ") and error.allowed
+
+
+def test_every_field_has_bad_values_above() -> None:
+    config = EngineConfig()
+    sections = (config.model, config.cache, config.scheduler, config.trace)
+    names = {f.name for section in sections for f in dataclasses.fields(section)}
+    assert names == set(BAD)
+
+
+def test_flat_names_find_their_section() -> None:
+    config = make_config(block_size=4, max_num_seqs=3, seed=7, live=True)
+    assert (config.cache.block_size, config.scheduler.max_num_seqs) == (4, 3)
+    assert (config.model.seed, config.trace.live) == (7, True)
+
+
+def test_none_leaves_a_value_as_it_is() -> None:
+    base = make_config(block_size=4)
+    assert make_config(base, block_size=None, max_num_seqs=None) == base
+
+
+def test_changes_are_made_over_the_base_and_leave_it_alone() -> None:
+    base = make_config(block_size=4, max_num_seqs=3)
+    changed = make_config(base, block_size=8)
+    assert (changed.cache.block_size, changed.scheduler.max_num_seqs) == (8, 3)
+    assert base.cache.block_size == 4
+
+
+def test_unknown_name_gets_the_nearest_that_exists() -> None:
+    with pytest.raises(ConfigError, match="did you mean max_num_seqs") as caught:
+        make_config(max_num_seq=3)
+    assert caught.value.field == "max_num_seq" and "block_size" in caught.value.allowed
+
+
+def test_name_like_no_other_gets_the_list() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(zzz=1)
+    assert "did you mean" not in str(caught.value) and "block_size" in str(caught.value)
+
+
+def test_budget_must_hold_a_whole_prompt_while_chunking_is_off() -> None:
+    config = make_config(enable_chunked_prefill=False, max_num_batched_tokens=100)
+    config.check_with_model_len(100)
+    with pytest.raises(ConfigError, match="at least max_model_len \\(101\\)"):
+        config.check_with_model_len(101)
+    make_config(max_num_batched_tokens=1).check_with_model_len(10_000)
