@@ -1,0 +1,75 @@
+"""The page's files: vendored ones unchanged, reasons complete, the pure core by `node --test`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from minivllm.trace.events import REASONS
+from viz.hues import HueAssigner
+from viz.server import STATIC
+
+HERE = Path(__file__).parent
+VENDOR = STATIC / "vendor"
+
+
+def test_vendored_files_are_those_whose_hashes_stand_in_vendor_json() -> None:
+    packages = json.loads((VENDOR / "vendor.json").read_text())["packages"]
+    listed = {}
+    for package in packages:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"])
+        assert package["integrity"].startswith("sha512-") and package["license"]
+        listed |= {file["path"]: file["integrity"] for file in package["files"]}
+    found = {
+        path.relative_to(VENDOR).as_posix(): "sha384-"
+        + base64.b64encode(hashlib.sha384(path.read_bytes()).digest()).decode()
+        for path in VENDOR.rglob("*")
+        if path.is_file() and path.name != "vendor.json"
+    }
+    assert found == listed
+
+
+def test_no_file_of_the_page_names_a_foreign_host() -> None:
+    """One is allowed: a hint in an error message of the socket.io client."""
+    for path in STATIC.rglob("*"):
+        if path.suffix not in (".js", ".css", ".html", ".json", ".svg"):
+            continue
+        hosts = set(re.findall(r"https?://([\w.-]+)", path.read_text(encoding="utf-8")))
+        assert hosts <= {"www.w3.org", "socket.io"}, path
+
+
+def test_the_page_knows_every_reason_in_the_same_words() -> None:
+    text = (STATIC / "core" / "reasons.js").read_text(encoding="utf-8")
+    table = text[text.index("export const REASONS") : text.index("};")]
+    known = dict(re.findall(r'^  (\w+): "(.*)",$', table, re.MULTILINE))
+    assert known == {reason.value: words for reason, words in REASONS.items()}
+
+
+def test_hues_go_to_the_lowest_that_no_living_request_holds() -> None:
+    hues = HueAssigner()
+    for i in range(1, 10):
+        hues.see("req.arrive", f"r{i}")
+    assert [hues.of[f"r{i}"] for i in range(1, 10)] == [0, 1, 2, 3, 4, 5, 6, 7, -1]
+    hues.see("req.finish", "r3")
+    hues.see("req.finish", "r9")
+    hues.see("req.arrive", "r10")
+    hues.see("req.arrive", "r11")
+    assert (hues.of["r3"], hues.of["r10"], hues.of["r11"]) == (2, 2, -1)
+
+
+def test_the_pure_core_passes_its_own_tests() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed; CI runs these")
+    files = sorted(str(path) for path in HERE.glob("*.test.mjs"))
+    done = subprocess.run(
+        [node, "--test", *files], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
