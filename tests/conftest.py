@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,20 @@ ENGINE_PACKAGES = (
 def smollm2() -> ModelSource:
     """The real model's file; fetched by `make test` before the tests begin."""
     return resolve("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def transformers_smollm2(smollm2: ModelSource) -> Any:
+    """The same file as transformers reads it, in float32: what every output is compared with.
+
+    Reading it takes transformers half a minute, so it happens once in a run.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        smollm2.path.parent, gguf_file=smollm2.path.name, dtype=torch.float32
+    ).eval()
 
 
 @pytest.fixture(scope="session")

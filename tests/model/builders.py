@@ -150,11 +150,15 @@ def reference_logits(model: Any, token_ids: list[int]) -> torch.Tensor:
 
 @torch.inference_mode()
 def reference_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    """Greedy continuation by transformers, the whole sequence anew for each token (no cache)."""
-    tokens = list(prompt)
+    """Greedy continuation by transformers with its own cache; EOS is a token like any other."""
+    output: list[int] = []
+    ids, past = torch.tensor([prompt]), None
     for _ in range(count):
-        tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
-    return tokens[len(prompt) :]
+        result = model(ids, past_key_values=past, use_cache=True)
+        past = result.past_key_values
+        output.append(int(result.logits[0, -1].argmax()))
+        ids = torch.tensor([[output[-1]]])
+    return output
 
 
 def random_prompt(length: int, seed: int, vocab: int = VOCAB) -> list[int]:
