@@ -7,7 +7,10 @@ is told there, with its remedy; the recording plays on.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+import time
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +31,7 @@ RECORDING = Path(minivllm.__file__).parent / "gallery" / "tiny-pressure.trace.js
 WORKLOAD = "shared-prefix"
 RATE = 2.0
 """Steps per second of the live engine: full speed is a blur; the page can change it."""
+STOP_PATIENCE_S = 5.0
 
 
 @engine_flags
@@ -66,20 +70,25 @@ def demo(
     board = StatusBoard(EngineStatus.loading() if installed else EngineStatus.installing())
     app = create_app([RECORDING], status=board if live else None)
     background = Background(app, board, engine)
+    unwatch: Callable[[], None] = lambda: None  # noqa: E731
     with until_interrupted() as stop:
         server = Server(app, port=port).start()
         try:
             typer.echo(f"minivllm demo: {server.url}   (Ctrl-C ends)", err=True)
             if live:
-                board.subscribe(TerminalReporter())
+                unwatch = board.subscribe(TerminalReporter())
                 background.start()
             if browser:
                 _open_browser(server.url)
             wait(stop)
             typer.echo("\nending", err=True)
         finally:
-            background.stop()
+            unwatch()  # what fails from here on fails because it was ended
             server.stop()
+            ended = background.stop()
+    if not ended:
+        sys.stderr.flush()
+        os._exit(0)  # a model that is being loaded cannot be called back; nothing of it is open
 
 
 class Background:
@@ -94,16 +103,19 @@ class Background:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End what is under way: a pip that runs, an engine that loads or runs."""
+    def stop(self) -> bool:
+        """End what is under way: a pip that runs, an engine that runs. False: it is just being
+        loaded, and goes on with that."""
         from minivllm.setup.pip import stop_running
 
         self._stopping.set()
-        while self._thread.is_alive():
+        patience = time.monotonic() + STOP_PATIENCE_S
+        while self._thread.is_alive() and time.monotonic() < patience:
             stop_running()  # again, because set-up may just be between two runs of pip
             self._thread.join(0.2)
         if self._llm is not None:
             self._llm.close()
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         from minivllm.setup.bootstrap import prepare_engine

@@ -142,8 +142,8 @@ def downloaded_package(line: str) -> str | None:
     if not match:
         return None
     name, size = match.groups()
-    if size is not None:
-        return f"{name} ({size})" if "MB" in size else None
+    if size and "MB" in size:
+        return f"{name} ({size})"
     return name if name == "torch" else None  # from a directory: pip does not tell the size
 
 

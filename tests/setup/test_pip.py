@@ -44,6 +44,7 @@ def test_a_failure_is_said_in_one_sentence_with_a_remedy(output: str, says: str)
         ("  Downloading triton-3.7.1-cp311.whl (197.7 MB)", "triton (197.7 MB)"),
         ("Downloading six-1.16.0-py2.py3-none-any.whl (11 kB)", None),
         ("Processing /wheels/torch-2.13.0+cpu-cp311-cp311-linux.whl", "torch"),
+        ("Processing /wheels/torch-2.13.0+cpu-cp311-linux.whl (from minivllm==0.1.0)", "torch"),
         ("Collecting torch>=2.6", None),
         ("Installing collected packages: six, torch", "2 packages"),
     ],
