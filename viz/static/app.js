@@ -5,6 +5,7 @@ import { html, nothing, render } from "lit-html";
 import { Clock, FADE_MS } from "#core/clock.js";
 import { parseHash } from "#core/url.js";
 import { Board } from "#board/board.js";
+import { Tour } from "#board/tour.js";
 import { listenToKeys } from "#board/keys.js";
 import { LiveChannel } from "#net/live.js";
 import { listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
@@ -50,12 +51,29 @@ function draw() {
   speak();
   if (board.run) history.replaceState(null, "", board.place() + location.search.replace(/^$/, ""));
   board.lastDrawMs = performance.now() - began;
-  if (board.player.moving) clock.next(frame);
+  focusTour();
+  if (board.player.moving || board.tour?.on) clock.next(frame);
 }
+
+// While the tour is on, its button has the focus, unless the reader put it elsewhere.
+function focusTour() {
+  const state = board.tour?.state ?? "off";
+  if (state === tourState) return;
+  tourState = state;
+  const { activeElement } = document;
+  const free = activeElement === document.body || activeElement.closest(".tour, .end-card, .choices");
+  if (free && state !== "off") root.querySelector("[data-tour=next]")?.focus();
+}
+
+let tourState = "off";
 
 function frame(now) {
   const { beat, step } = board.player;
-  const more = board.player.frame(now);
+  let more = board.player.frame(now);
+  if (board.tour?.on) {
+    more = board.tour.frame(now) || more;
+    root.querySelector(".ring")?.style.setProperty("--left", board.tour.left(now));
+  }
   if (board.player.beat !== beat || board.player.step !== step) return draw();
   for (const element of root.querySelectorAll("vz-pool, vz-budget, vz-strip")) {
     const { tagName } = element;
@@ -109,13 +127,16 @@ board.say = (words) => {
   document.getElementById("say").textContent = words;
 };
 
+board.remember = (key, value) => localStorage.setItem(`minivllm.${key}`, value);
+
+board.focusPrompt = () => root.querySelector(".prompt textarea").focus();
+
 board.cutBack = () => {
   if (clock.manual || board.player.reducedMotion) return;
   const main = root.querySelector("main");
   if (main) fade(main, FADE_MS);
 };
 
-board.space = () => board.travel.toggle();
 
 // --- sizes and theme ---------------------------------------------------------------------------
 
@@ -192,11 +213,19 @@ board.openRun = async (id, place = {}) => {
     await fetchAll(run);
   }
   if (board.run !== run) return undefined; // another one was opened meanwhile
-  if (run.tour) board.tourOffer = await loadTour(run.id).catch(() => null);
+  if (run.tour) await offerTour(run, place);
   goTo(place);
   measure();
   return undefined;
 };
+
+// The first visit begins with the tour; a link to a certain place does not.
+async function offerTour(run, place) {
+  const script = await loadTour(run.id).catch(() => null);
+  if (!script || board.run !== run) return;
+  board.tour = new Tour(board, script);
+  if (place.step === null && localStorage.getItem("minivllm.tour") !== "seen") board.tour.start();
+}
 
 async function fetchAll(run) {
   try {
@@ -318,6 +347,9 @@ async function start() {
   applyTheme();
   listenToKeys(board, root);
   addEventListener("resize", measure);
+  for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"]) {
+    addEventListener(kind, touched, { capture: true, passive: true });
+  }
   root.addEventListener("pointerover", pointAt);
   root.addEventListener("focusin", pointAt);
   root.addEventListener("pointerleave", () => board.focus.point(null));
@@ -326,6 +358,12 @@ async function start() {
   const first = place.run ?? board.runs[0]?.id;
   if (first) await board.openRun(first, place);
   else board.fail("There is no run to show.", "Start the dashboard with a trace file, or wait for the engine.");
+}
+
+// Somebody is there. (A pointer that lies still under a page that changes is nobody.)
+function touched(event) {
+  if (event.type === "pointermove" && !event.movementX && !event.movementY) return;
+  board.tour?.touched();
 }
 
 // What is under the pointer, or has the focus, is shown everywhere.

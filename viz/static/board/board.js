@@ -26,7 +26,7 @@ export class Board {
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.store = null;
-    this.tour = null;
+    this.tour = null; // a Tour, where the run has one
     this.panel = null; // help | find | tables
     this.query = "";
     this.problem = null; // {what, cause, red, action}
@@ -41,6 +41,8 @@ export class Board {
     this.say = () => {};
     this.cutBack = () => {};
     this.openRun = async () => {};
+    this.remember = () => {};
+    this.focusPrompt = () => {};
   }
 
   // --- the run ---------------------------------------------------------------------------------
@@ -53,6 +55,7 @@ export class Board {
     this.focus.clear();
     this.memos.clear();
     this.problem = null;
+    this.tour = null;
     this.engine.notice = "";
     this.idle = false;
   }
@@ -235,7 +238,7 @@ export class Board {
     if (this.firstStep > 0) return `The steps up to ${this.firstStep} are being fetched.`;
     const { num_kv_blocks: blocks, block_size: size, max_num_batched_tokens: budget } = this.store.config;
     return (
-      this.tour?.intro ??
+      this.tour?.script.intro ??
       `The pool has ${plural(blocks - 1, "block")} of ${plural(size, "token")}. A step may run ${plural(budget, "token")}.`
     );
   }

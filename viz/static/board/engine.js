@@ -1,5 +1,7 @@
 // The live engine as the page sees it: how far it is, its gate, and what may be asked of it.
 
+const WORKLOAD = "shared-prefix"; // eight prompts that begin alike
+
 export class EngineLink {
   constructor(board) {
     this.board = board;
@@ -44,8 +46,8 @@ export class EngineLink {
     await this.goLive();
   }
 
-  async runWorkload() {
-    if (await this.ask("workload", "shared-prefix")) await this.goLive();
+  async runWorkload(name = WORKLOAD) {
+    if (await this.ask("workload", name)) await this.goLive();
   }
 
   // Whoever sent something wants to see it.

@@ -15,18 +15,16 @@ export function listenToKeys(board, root) {
     const action = actionFor(board, event, root);
     if (!action) return;
     event.preventDefault();
-    board.touched?.();
     action();
   });
 }
 
 function escape(board, event, typing) {
   event.preventDefault();
-  board.touched?.();
   if (typing && !board.panel) return typing.blur();
   if (board.panel) return board.close();
   if (board.focus.cells) return leaveCells(board);
-  if (board.tour) return board.endTour();
+  if (board.tour?.on) return board.tour.finish();
   if (board.enlarged) board.enlarged = false;
   else board.focus.chosen = null;
   board.focus.hover = null;
@@ -42,7 +40,7 @@ function actionFor(board, event, root) {
   if (key === "End") return () => board.travel.end();
   if (board.keysOff) return null;
   const single = {
-    " ": () => board.space(),
+    " ": () => (board.tour?.on ? board.tour.next() : board.travel.toggle()),
     "[": () => board.travel.faster(-1),
     "]": () => board.travel.faster(1),
     "/": () => board.open("find"),

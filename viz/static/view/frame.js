@@ -6,6 +6,7 @@ import { speedName } from "#core/clock.js";
 import { LEGEND_TOKENS } from "#core/say.js";
 import { MARKS } from "#core/facts.js";
 import { keyButton, sentence } from "#view/parts.js";
+import { tourButton, tourQuestion } from "#view/tour.js";
 
 export function topBar(board) {
   return html`<header class="bar">
@@ -52,13 +53,21 @@ function enginePill(board) {
 export function sentenceRegion(board, told) {
   return html`<section class="sentence" aria-label="What happened in this step">
     <div class="number"><b>${board.step}</b><span>of ${board.lastStep}${board.growing ? "…" : ""}</span></div>
-    <div class="words">
+    <div class="words">${tourQuestion(board) ?? html`
       <p class="headline">${sentence(board, told.headline)}</p>
-      <p class="also">${told.event ? html`<b>${told.event}</b>` : told.also ? html`also: ${sentence(board, told.also)}` : nothing}</p>
-      ${board.tourBar ? board.tourBar() : nothing}
+      <p class="also">${alsoLine(board, told)}</p>`}
     </div>
+    ${tourButton(board)}
     <button class="tool why-button" ?disabled=${!told.subject} @click=${() => board.focus.choose(told.subject)}>Why?</button>
   </section>`;
+}
+
+function alsoLine(board, told) {
+  if (told.event) return html`<b>${told.event}</b>`;
+  if (board.tour?.on && board.tour.verdict && board.step === board.tour.script.question.before) {
+    return html`<em>${board.tour.verdict}</em>`;
+  }
+  return told.also ? html`also: ${sentence(board, told.also)}` : nothing;
 }
 
 // At a fixed place, not at the pointer: what is under it in words; else the legend.

@@ -105,9 +105,15 @@ export function helpPanel(board) {
       <h3>Marks of a step</h3><ul class="marks">${Object.entries(MARKS).map(([mark, text]) => html`<li><b>${mark}</b> ${text}</li>`)}</ul></section>
     <section class="wide"><p>Hue and hatch say which request, and nothing else. Fill says the state of a slot. Outline and mark say
       what happened in this step. Place says the phase of life.</p>
-      <p>${board.tourOffer ? html`<button class="tool" @click=${() => board.startTour()}>Take the tour</button>` : nothing}
+      <p>${board.tour ? html`<button class="tool" @click=${() => takeTour(board)}>Take the tour</button>` : nothing}
       <button class="tool" @click=${() => board.open("tables")}>Show the Board as tables</button></p></section>
   </div>`);
+}
+
+function takeTour(board) {
+  board.close();
+  board.focus.clear();
+  board.tour.start(false);
 }
 
 const BLOCKS_IN_TABLE = 500;

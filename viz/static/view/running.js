@@ -7,6 +7,7 @@ import { rowMode, shownBars, tokenCells } from "#core/layout.js";
 import { plural } from "#core/reasons.js";
 import { sayTokens } from "#core/say.js";
 import { chip, hueClass, textTail } from "#view/parts.js";
+import { endCard } from "#view/tour.js";
 
 const BAR_PITCH = 12;
 
@@ -18,7 +19,7 @@ export function runningRegion(board, scene) {
     <h2 id="running-title">Running <b>${rows.length}</b>${limit ? html`<span>, at most ${limit}</span>` : nothing}
       <span class="aside">${fcfs ? "the lowest row is the next to be preempted (fcfs)" : ""}</span></h2>
     ${scene ? budgetBar(board, scene) : nothing}
-    <div class="rows ${rowMode(rows.length)}">${scene ? rowList(board, scene, rows) : nothing}</div>
+    <div class="rows ${rowMode(rows.length)}">${scene ? rowList(board, scene, rows) : nothing}${endCard(board)}</div>
   </section>`;
 }
 

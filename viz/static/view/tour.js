@@ -1,0 +1,42 @@
+// The tour's button beside the sentence, its question under it, and the card at its end.
+
+import { html, nothing } from "lit-html";
+
+// Beside the sentence: one button, and what else can be done.
+export function tourButton(board) {
+  const { tour } = board;
+  if (!tour?.on) return nothing;
+  const first = tour.state === "ready";
+  const text = first ? "▶ Play" : tour.state === "asking" ? "Skip" : "Next stop";
+  return html`<div class="tour">
+    ${tour.state === "end" ? nothing : html`<button class="tool primary" data-tour="next" @click=${() => tour.next()}>
+      <span class="ring" ?hidden=${!tour.alone || tour.state === "playing"}></span>${text} <kbd>Space</kbd></button>`}
+    <small>${first ? html`<button class="term" @click=${() => tour.finish()}>no tour</button>` : html`
+      <button class="term" @click=${() => board.travel.on()}>→ one step</button>
+      <button class="term" @click=${() => board.travel.back()}>← back</button>
+      <button class="term" @click=${() => tour.finish()}>Esc ends</button>`}</small>
+  </div>`;
+}
+
+// In place of the sentence, before the step that answers it.
+export function tourQuestion(board) {
+  const { tour } = board;
+  if (tour?.state !== "asking") return null;
+  const { ask, choices } = tour.script.question;
+  return html`<p class="headline">${ask}</p>
+    <p class="choices">${choices.map((choice) => html`<button class="tool" data-choice=${choice}
+      @click=${() => tour.answer(choice)}>${choice}</button>`)}</p>`;
+}
+
+export function endCard(board) {
+  const { tour } = board;
+  if (tour?.state !== "end") return nothing;
+  const { ready, reason } = board.engine.canSend;
+  return html`<div class="end-card">
+    <h3>That was one engine, ${board.lastStep} steps, and every decision it took.</h3>
+    <div><button class="tool primary" data-tour=${ready ? "next" : nothing} ?disabled=${!ready} @click=${() => tour.runLive()}>
+        <span class="ring" ?hidden=${!tour.alone || !ready}></span>Run 8 prompts live${ready ? "" : ` · ${reason}`}</button>
+      <button class="tool" ?disabled=${!ready} @click=${() => tour.ask()}>Ask it something</button>
+      <button class="tool" data-tour=${ready ? nothing : "next"} @click=${() => tour.follow()}>Follow ${tour.script.end.follow}</button></div>
+  </div>`;
+}
