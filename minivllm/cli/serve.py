@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from pathlib import Path
@@ -62,6 +63,7 @@ def serve(
     from viz.server import create_app
 
     check_port(host, port)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each HTTP request
     gate = Gate(rate=rate)
     config = make_config(**engine, live=True, served_model_name=served_model_name)
     name = served_model_name or engine.get("model") or ModelConfig().model

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +191,39 @@ def test_generate_prints_the_text_and_writes_a_trace(tmp_path: Path) -> None:
     assert "Paris" in run.stdout
     assert "6 output tokens" in run.stderr
     assert minivllm("replay", str(path)).stdout.count("decodes") >= 1
+
+
+@pytest.mark.model
+def test_serve_has_the_endpoint_and_the_dashboard_on_one_port() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minivllm", "serve", "--port", "0", "--api-key", "secret"]
+        + ["--max-model-len", "256", "--num-kv-blocks", "64", "--served-model-name", "small"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        line = first_line(process, "API http://")
+        base = line.split()[1].removesuffix("/v1")
+        with urllib.request.urlopen(f"{base}/", timeout=20) as answer:
+            assert b"<html" in answer.read().lower()
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{base}/v1/models", timeout=20)
+        asked = urllib.request.Request(
+            f"{base}/v1/completions",
+            data=json.dumps({"prompt": "One, two, three,", "max_tokens": 2}).encode(),
+            headers={"Authorization": "Bearer secret", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(asked, timeout=120) as answer:
+            assert json.load(answer)["model"] == "small"
+        with urllib.request.urlopen(f"{base}/api/runs", timeout=20) as answer:
+            assert [run["id"] for run in json.load(answer)] == ["live"]
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "Traceback" not in rest
+    finally:
+        process.kill()
 
 
 @pytest.mark.model
