@@ -17,7 +17,7 @@ from tests.conftest import ENGINE_PACKAGES, ROOT, RunPython
 WEB = ("flask", "flask_socketio", "werkzeug", "simple_websocket")
 FRONTS = ("viz", "minivllm.api", "minivllm.cli", "minivllm.terminal", "lessons")
 TRACE_CONSUMERS = tuple(
-    f"minivllm.trace.{name}" for name in ("fold", "file", "story", "recorder", "gate", "export")
+    f"minivllm.trace.{name}" for name in ("fold", "file", "story", "recorder", "gate", "schema")
 )
 CORE = (
     "minivllm/core",

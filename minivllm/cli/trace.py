@@ -155,7 +155,7 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of a trace's lines, exported from minivllm/trace/events.py."""
-    from minivllm.trace.export import json_schema
+    from minivllm.trace.schema import json_schema
 
     text = json_schema()
     if out is None:

@@ -1,8 +1,8 @@
 """The events: every kind, its fields, and the closed vocabulary of reasons.
 
 This file is the schema. The JSON Schema in ``events.schema.json`` is exported from it
-(``minivllm trace schema``), and the fold (``fold.py``, and ``fold.js`` for the page) is written
-against it. One struct per kind; the engine emits it at the branch that took the decision:
+(``schema.py``), and the fold (``fold.py``, and ``fold.js`` for the page) is written against it. One
+struct per kind; the engine emits it at the branch that took the decision:
 
     self.trace.emit(KvEvict, req, block=6, hash=..., left_by="r2")
 
