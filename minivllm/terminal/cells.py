@@ -32,7 +32,7 @@ LEGEND = (
     f"{PREEMPTED} preempted  {FINISHED} finished",
 )
 
-# The page's palette (viz/static/core/palette.json): contrast and colour-blind distances are
+# The page's palette (viz/static/palette.json): contrast and colour-blind distances are
 # tested there, and a test holds these to it.
 HUES = {
     "dark": [

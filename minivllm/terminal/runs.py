@@ -91,6 +91,7 @@ class LiveRun:
         from minivllm.outputs import OutputKind
         from minivllm.sampling_params import SamplingParams
 
+        sampling = SamplingParams(**params)  # wrong ones are told before the model is loaded
         self._gate = Gate(paused=True)
         self._parts = build(make_config(live=True, **engine), gate=self._gate)
         assert self._parts.trace_log is not None  # live=True keeps one
@@ -102,7 +103,7 @@ class LiveRun:
         self.history = History(self._log.header)
         try:
             given = [
-                self._parts.inputs.process(f"step-{i}", prompt, SamplingParams(**params))
+                self._parts.inputs.process(f"step-{i}", prompt, sampling)
                 for i, prompt in enumerate(prompts, start=1)
             ]
             for processed in given:

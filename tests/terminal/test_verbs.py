@@ -1,0 +1,170 @@
+"""The verbs: what they do, and what they say to what they cannot do."""
+
+from __future__ import annotations
+
+import pytest
+
+from minivllm.terminal.history import History
+from minivllm.terminal.runs import ScenarioSteps, open_run
+from minivllm.terminal.verbs import Reply, Session, VerbError
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session(open_run("tiny-pressure", {}))
+
+
+def text(reply: Reply) -> str:
+    return "\n".join(line.plain for line in reply.lines)
+
+
+def test_next_runs_one_real_step_at_the_head_and_only_there(session: Session) -> None:
+    assert session.history.last == 0
+    session.execute("")
+    session.execute("n")
+    assert (session.step, session.history.last) == (2, 2)
+    session.execute("back 2")
+    session.execute("next")
+    assert (session.step, session.history.last) == (1, 2)
+    session.execute("next 3")
+    assert (session.step, session.history.last) == (4, 4)
+
+
+def test_goto_runs_ahead_and_comes_back_without_the_engine(session: Session) -> None:
+    assert "r4 is preempted" in text(session.execute("goto 8"))
+    assert session.history.last == 8
+    assert "r2 is admitted" in text(session.execute("g 2"))
+    assert session.history.last == 8
+    session.execute("goto last")
+    assert session.step == 8
+
+
+def test_a_step_beyond_the_end_leaves_the_reader_where_he_was(session: Session) -> None:
+    session.execute("goto 3")
+    with pytest.raises(VerbError, match="the run ended with step 17"):
+        session.execute("goto 18")
+    assert session.step == 3
+    with pytest.raises(VerbError, match="goto 18: takes one number, 0 to 17"):
+        session.execute("goto 18")
+
+
+def test_next_at_the_end_says_that_it_is_the_end(session: Session) -> None:
+    session.execute("next 99")
+    assert session.step == 17
+    with pytest.raises(VerbError, match="step 17 is the last"):
+        session.execute("next")
+
+
+def test_an_interrupted_next_stops_between_two_steps(session: Session) -> None:
+    run = session.run
+    assert isinstance(run, ScenarioSteps)
+    advance = run.advance
+
+    def advance_and_interrupt() -> None:
+        advance()
+        session.interrupted = session.history.last == 4
+
+    run.advance = advance_and_interrupt  # type: ignore[method-assign]
+    session.execute("next 10")
+    assert session.step == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("nxt", "did you mean next"),
+        ("bogus", "'bogus' is no verb; there are: next, back, goto, why"),
+        ("back", "step 0 is the first"),
+        ("next x", "next x: takes one number, 1 to"),
+        ("next 0", "takes one number, 1 to"),
+        ("next 1 2", "takes one number"),
+        ("next -1", "takes one number"),
+        ("goto", "goto: takes one number"),
+        ("goto ²", "takes one number"),
+        ("why r1", "why r1: no such request at step 0; there are: none yet"),
+        ("why block", "takes one number, 0 to 15"),
+        ("why block 16", "takes one number, 0 to 15"),
+        ("request", "request: which request?"),
+        ("block x", "takes one number, 0 to 15"),
+        ("events zz", "no such event in step 0; there are: run.config"),
+        ("help zz", "help zz: there are next"),
+        ("\x1b[2J", "'␛[2J' is no verb"),
+    ],
+)
+def test_bad_input_gets_one_line_that_says_what_is_allowed(
+    session: Session, line: str, says: str
+) -> None:
+    with pytest.raises(VerbError) as error:
+        session.execute(line)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+    assert session.step == 0
+
+
+def test_questions_answer_about_the_step_on_the_screen(session: Session) -> None:
+    session.execute("goto 12")
+    session.execute("goto 8")
+    assert "0 are free" in text(session.execute("why r4"))
+    assert "preempted" in text(session.execute("why"))
+    assert "10 are left" in text(session.execute("why budget"))
+    assert "In use by r3" in text(session.execute("why block 6"))
+    assert "In use by r3" in text(session.execute("why 6"))
+    life = text(session.execute("request r4"))
+    assert "▸     8    !" in life and "preempted once" in life
+    assert "▸ step   8  taken by r3" in text(session.execute("block 6"))
+    assert "tokens_lost=10" in text(session.execute("events req.preempt"))
+    assert "kv.alloc" not in text(session.execute("events r4"))
+    assert "kv.alloc" in text(session.execute("events kv"))
+
+
+def test_a_request_that_has_not_arrived_yet_is_not_known_in_the_past(session: Session) -> None:
+    session.execute("goto 12")
+    session.execute("goto 8")
+    with pytest.raises(VerbError, match="why r5: no such request at step 8"):
+        session.execute("why r5")
+
+
+def test_every_verb_has_help_with_an_example(session: Session) -> None:
+    from minivllm.terminal.verbs import VERBS
+
+    all_of_them = text(session.execute("help"))
+    for name in VERBS:
+        assert name in all_of_them
+        assert "example: " in text(session.execute(f"help {name}"))
+
+
+def test_scripts_split_at_semicolons_and_lines(session: Session) -> None:
+    assert session.script("goto 8; why r4;\n\n n ;") == ["goto 8", "why r4", "n"]
+
+
+def test_a_long_life_folds_its_plain_decodes() -> None:
+    from minivllm.scenario import Scenario, ScenarioRequest, start
+
+    scenario = Scenario(
+        name="long",
+        engine={"num_kv_blocks": 50},
+        request=[ScenarioRequest(arrives=1, output_tokens=100, prompt_token_ids=[1, 2, 3])],
+    )
+    session = Session(ScenarioSteps(start(scenario)))
+    session.execute("next 200")
+    session.execute("goto 50")
+    lines = session.execute("request r1").lines
+    assert len(lines) == 5
+    assert "▸  2–99" in lines[3].plain
+
+
+def test_a_view_is_taken_anew_only_when_something_changed(session: Session) -> None:
+    session.execute("next 5")
+    calls: list[int] = []
+    view_of = History.view
+
+    def counted(history: History, step: int):  # type: ignore[no-untyped-def]
+        calls.append(step)
+        return view_of(history, step)
+
+    session.history.view = counted.__get__(session.history)  # type: ignore[method-assign]
+    for _ in range(3):
+        assert session.view.step == 5
+    session.execute("next")
+    assert session.view.step == 6
+    assert calls == [6]
