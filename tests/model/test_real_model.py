@@ -78,7 +78,7 @@ def test_bfloat16_agrees_wherever_the_two_best_logits_are_apart(
 ) -> None:
     """Teacher-forced, as a path whose numbers are rounded is checked: margin 1.0 in the logits."""
     rounded = load_model(smollm2, "bfloat16", CPU)
-    for prompt in prompts[:2]:
+    for prompt in prompts[:1]:
         exact, other = logits_of(model, prompt), logits_of(rounded, prompt)
         best = exact.topk(2, dim=-1).values
         clear = best[:, 0] - best[:, 1] > 1.0
