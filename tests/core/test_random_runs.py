@@ -13,16 +13,18 @@ from tests.core.random_runs import Plan, Run, plans
 
 EXAMPLES = int(os.environ.get("MINIVLLM_EXAMPLES", "0"))
 
-random_runs = settings(
-    max_examples=EXAMPLES or 150,
-    derandomize=not EXAMPLES,  # CI sees the same plans every time
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+
+def random_runs(max_examples: int) -> settings:
+    return settings(
+        max_examples=EXAMPLES or max_examples,
+        derandomize=not EXAMPLES,  # CI sees the same plans every time
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
-@random_runs
+@random_runs(max_examples=250)
 @given(plans())
 def test_scheduling_changes_when_a_token_appears_never_which(plan: Plan) -> None:
     run = Run(plan).run()

@@ -23,7 +23,7 @@ def trace(run: Run) -> Trace:
     return Trace(run.trace.log.header, run.events)
 
 
-@random_runs
+@random_runs(max_examples=60)
 @given(plans())
 def test_a_random_run_and_its_replay_have_the_same_structure(plan: Plan) -> None:
     first, second = Run(plan).run(), Run(plan).run()
