@@ -51,22 +51,24 @@ def life_lines(
 ) -> list[Text]:
     """A request step by step; ▸ is the step on the screen."""
     n = request.num_prompt_tokens
-    prompt = tail(clean("".join(request.texts[:n])), max(width // 2 - 8, 8))
-    said = tail(clean("".join(request.texts[n:])), max(width // 2 - 8, 8))
+    quoted = max((width - 52) // 2, 8)
+    prompt = tail(clean("".join(request.texts[:n])), quoted)
+    said = tail(clean("".join(request.texts[n:])), quoted)
     state = request.finish_reason or request.status
     head = f'"{prompt}" → "{said}"  {state} · {count(len(request.texts) - n, "token")}'
     if request.num_preemptions:
         head += f" · preempted {_times(request.num_preemptions)}"
     lines = [Text().append(f"{req} ", style="bold").append(head)]
-    digits = max((len(_blocks(row)) for row in life), default=6)
-    blocks = min(max(digits, 6), max(width // 3, 6))
-    lines.append(Text(f"   step  ran  computed of known  {'blocks':<{blocks}}  what", style="dim"))
+    widest = max((len(_blocks(row)) for row in life), default=0)
+    blocks = min(max(widest, 6), max(width // 4, 6))
+    columns = f"   step  ran  computed/known  {'blocks':<{blocks}}  what"
+    lines.append(Text(columns, style="dim"))
     for row, repeats in _folded(life):
         here = row.step <= step <= row.step + repeats
         steps = f"{row.step}" if not repeats else f"{row.step}–{row.step + repeats}"
         ran = f"{row.ran}" if row.ran else "!" if row.event == "preempt" else "–"
         words = row.words if not repeats else f"{row.ran} token each"
-        line = f"{'▸' if here else ' '} {steps:>5} {ran:>4} {row.computed:>9} of {row.known:<5}  "
+        line = f"{'▸' if here else ' '} {steps:>5} {ran:>4}  {row.computed:>8}/{row.known:<5}  "
         line += f"{tail(_blocks(row), blocks):<{blocks}}  {clean(words)}"
         lines.append(Text(line, style="bold" if here else ""))
     return lines

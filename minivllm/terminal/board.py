@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from minivllm.terminal import regions
+from minivllm.terminal import pool, regions
 from minivllm.terminal.cells import marks_of
 from minivllm.terminal.history import View
-from minivllm.terminal.regions import Scene
+from minivllm.terminal.scene import Scene
 from minivllm.terminal.text import beside, clean, fit, wrap
 
 MIN_WIDTH, MIN_HEIGHT = 40, 12
@@ -58,17 +58,17 @@ def _header(view: View, width: int) -> list[Text]:
 
 def _narrow_body(scene: Scene, width: int, height: int) -> list[Text]:
     """One column. Heights: what the pool needs, two waiting rows, the rest for the running ones."""
-    pool = regions.pool(scene, width, max(height // 3, 2))
+    blocks = pool.pool(scene, width, max(height // 3, 2))
     num_waiting = 3 if height < 24 else 6
     num_free = 1 if height < 24 else 2
-    num_running = height - num_waiting - len(pool) - num_free - 3
+    num_running = height - num_waiting - len(blocks) - num_free - 3
     num_events = 0
     if num_running > 12:  # a tall screen: the rest tells the events
         num_running, num_events = 12, num_running - 12
     lines = _pad(regions.waiting(scene, width, num_waiting), num_waiting)
     lines += _pad(regions.running(scene, width, num_running, two_lines=False), num_running)
-    lines += [regions.done_line(scene, width), *regions.budget(scene, width), *pool]
-    lines += _pad(regions.free_queue(scene, width, num_free), num_free)
+    lines += [regions.done_line(scene, width), *regions.budget(scene, width), *blocks]
+    lines += _pad(pool.free_queue(scene, width, num_free), num_free)
     if num_events > 2:
         lines += [Text("─" * width, style="dim"), *regions.events(scene, width, num_events - 1)]
     return lines
@@ -79,9 +79,9 @@ def _wide_body(scene: Scene, width: int, height: int) -> list[Text]:
     left = 42 if width >= 180 else 34
     right = min(max(width // 3, 52), 68)
     middle = width - left - right - 6
-    blocks = [*regions.pool(scene, right, height - 5), Text()]
+    blocks = [*pool.pool(scene, right, height - 5), Text()]
     top = min(max(len(blocks) + 4, 20), height)
-    blocks += regions.free_queue(scene, right, min(max(top - len(blocks), 1), 4))
+    blocks += pool.free_queue(scene, right, min(max(top - len(blocks), 1), 4))
     num_done = max(top // 3, 4)
     queues = _pad(regions.waiting(scene, left, top - num_done), top - num_done)
     queues += regions.done(scene, left, num_done)

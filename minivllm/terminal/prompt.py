@@ -160,6 +160,7 @@ def run_screen(session: Session) -> int:
         key_bindings=_keys(screen, buffer),
         full_screen=True,
     )
+    session.on_step = app.invalidate
     return app.run(pre_run=lambda: _start(app, screen))
 
 

@@ -57,6 +57,8 @@ class Session:
         """Of the screen, in cells; who draws keeps it up to date."""
         self.interrupted = False
         """Set by Ctrl-C: a ``next`` of many steps stops after the one that runs."""
+        self.on_step: Callable[[], None] = lambda: None
+        """Called after each step of a ``next`` of many: whoever draws may show it."""
         self._view: View | None = None
 
     @property
@@ -92,6 +94,7 @@ class Session:
                 break
             self.step = min(self.step + 1, self.history.last)
             moved += 1
+            self.on_step()
         return moved
 
     def _advance(self) -> bool:

@@ -87,8 +87,8 @@ def _request_words(events: Sequence[Event], mine: list[Event], req: str) -> tupl
         words.append(f"preempted for {who}: need {data.need}, have {data.have}")
     elif "sched.skip" in of:
         kind, data = "wait", of["sched.skip"].data
-        hit = f"; hit {data.hit}" if data.hit else ""
-        words.append(f"waits: {data.reason.value} (need {data.need}, have {data.have}{hit})")
+        hit = f", hit {data.hit}" if data.hit else ""
+        words.append(f"{data.reason.value}: need {data.need}, have {data.have}{hit}")
     else:
         stop = next((e.data for e in events if e.kind == "sched.stop"), None)
         if stop is not None and req in stop.behind:
@@ -96,7 +96,7 @@ def _request_words(events: Sequence[Event], mine: list[Event], req: str) -> tupl
             words.append(f"waits behind {stop.head}")
         elif stop is not None and req == stop.head and "sched.grant" not in of:
             kind = "wait"
-            words.append(f"waits: {stop.reason.value}")
+            words.append(stop.reason.value)
     if "req.token" in of:
         words.append(f"says {of['req.token'].data.text!r}")
     if "req.error" in of:

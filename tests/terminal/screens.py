@@ -90,7 +90,7 @@ class Terminal:
 
     def settle(self) -> list[str]:
         """The screen once nothing more is written to it."""
-        while self._read():
+        while self._read() or "running …" in self.lines:
             pass
         return self.lines
 
