@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 
+# Tests run two at a time (`make test`). Two torches of two threads each on two cores would wait for
+# one another most of the time, here and in whatever process a test starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from minivllm.models.source import ModelSource, resolve
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -120,7 +120,8 @@ def _run(command: str, rest: list[str]) -> None:
     _install(environment, "dev", "the engine and the test tools (this may take minutes)")
     if command == "test":
         _fetch()
-        _become([python, "-m", "pytest", *rest])
+        # Two at a time, each file in one process: its fixtures (a model, a browser) are made once.
+        _become([python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *rest])
     elif command == "format":
         _call(["ruff", "check", "--fix", "."], ["ruff", "format", "."])
     else:

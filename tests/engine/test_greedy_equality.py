@@ -99,23 +99,16 @@ def prompt_ids(smollm2: ModelSource) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def transformers_model(smollm2: ModelSource) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        smollm2.path.parent, gguf_file=smollm2.path.name, dtype=torch.float32
-    ).eval()
-
-
-@pytest.fixture(scope="module")
-def whole(transformers_model: Any, smollm2: ModelSource, prompt_ids: list[list[int]]) -> Reference:
-    outputs = [greedy(transformers_model, ids, OUTPUT_TOKENS) for ids in prompt_ids]
+def whole(
+    transformers_smollm2: Any, smollm2: ModelSource, prompt_ids: list[list[int]]
+) -> Reference:
+    outputs = [greedy(transformers_smollm2, ids, OUTPUT_TOKENS) for ids in prompt_ids]
     return Reference(str(smollm2.path), prompt_ids, outputs)
 
 
 @pytest.fixture(scope="module")
 def two_layers(
-    transformers_model: Any,
+    transformers_smollm2: Any,
     prompt_ids: list[list[int]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Reference:
@@ -123,10 +116,10 @@ def two_layers(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     path = tmp_path_factory.mktemp("two-layers")
-    fields = transformers_model.config.to_dict()
+    fields = transformers_smollm2.config.to_dict()
     fields.pop("quantization_config", None)  # the weights are plain float32 by now
     small = LlamaForCausalLM(LlamaConfig(**{**fields, "num_hidden_layers": 2})).eval()
-    weights = transformers_model.state_dict()
+    weights = transformers_smollm2.state_dict()
     small.load_state_dict({name: weights[name] for name in small.state_dict()})
     small.save_pretrained(path)
     outputs = [greedy(small, ids, OUTPUT_TOKENS) for ids in prompt_ids]
