@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import flask_socketio.test_client
 import pytest
 from flask.testing import EnvironBuilder
+from playwright.sync_api import Browser, sync_playwright
 
 from minivllm.scenario import load_scenario, start
+from tests.viz.browser import FLAGS
 from tests.viz.scripted import ScriptedEngine
 from viz.server import BoardApp, Server, create_app
 
@@ -52,6 +54,14 @@ def make_engine() -> Iterator[MakeEngine]:
     for engine in engines:
         engine.gate.resume()
         engine.close()
+
+
+@pytest.fixture(scope="package")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
 
 from minivllm.config import make_config
 from minivllm.engine.core_client import InprocClient
@@ -45,7 +46,7 @@ class ScriptedEngine:
     def __init__(self, run_id: str = "scripted-1", paused: bool = False, **knobs: int) -> None:
         self._words: list[str] = []
         self._ids = itertools.count(1)
-        config = make_config(**{**KNOBS, **knobs})
+        config = make_config(**dict[str, Any](KNOBS | knobs))
         header = Header(run_id=run_id, created="", engine_version="test", model="none")
         self.log = TraceLog(header)
         self.gate = Gate(paused=paused)

@@ -1,4 +1,4 @@
-"""What is served to whom: files by id only, nothing from elsewhere, control for the driver alone."""
+"""What is served to whom: files by id only, nothing foreign, control for the driver alone."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ VENDOR = STATIC / "vendor"
 
 def test_vendored_files_are_those_whose_hashes_stand_in_vendor_json() -> None:
     packages = json.loads((VENDOR / "vendor.json").read_text())["packages"]
-    listed = {}
+    listed: dict[str, str] = {}
     for package in packages:
         assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"])
         assert package["integrity"].startswith("sha512-") and package["license"]

@@ -205,6 +205,7 @@ board.openRun = async (id, place = {}) => {
   }
   board.engine.channel.leave();
   board.begin(run);
+  board.wanted = place;
   if (run.error) return board.fail("This trace cannot be read.", run.error);
   if (run.kind === "live") {
     board.player.following = place.step === null || place.step === undefined;
@@ -214,7 +215,7 @@ board.openRun = async (id, place = {}) => {
   }
   if (board.run !== run) return undefined; // another one was opened meanwhile
   if (run.tour) await offerTour(run, place);
-  goTo(place);
+  board.arrive(true);
   measure();
   return undefined;
 };
@@ -245,21 +246,13 @@ async function fetchAll(run) {
   }
 }
 
-function goTo({ step, event, req, block }) {
-  if (req) board.focus.chosen = { req };
-  else if (block !== null && block !== undefined) board.focus.chosen = { block };
-  if (step !== null && step !== undefined && !(board.isLive && step > board.lastStep)) {
-    board.player.following = false;
-    board.player.place(step, event ?? null);
-  }
-}
-
 addEventListener("hashchange", () => {
   const place = parseHash(location.hash);
   if (place.run && place.run !== board.run?.id) board.openRun(place.run, place);
   else {
     board.focus.chosen = null;
-    goTo(place);
+    board.wanted = place;
+    board.arrive(true);
     board.changed();
   }
 });

@@ -27,6 +27,7 @@ export class Board {
     this.run = null; // its row in the list of runs
     this.store = null;
     this.tour = null; // a Tour, where the run has one
+    this.wanted = null; // the place a link asks for, until its step is here
     this.panel = null; // help | find | tables
     this.query = "";
     this.problem = null; // {what, cause, red, action}
@@ -76,6 +77,7 @@ export class Board {
       const action = { text: `Go to step ${broken.step}`, run: () => this.travel.seek(broken.step) };
       this.fail(`Step ${broken.step} breaks an invariant:`, `${broken.message}.`, true, action);
     }
+    this.arrive();
     this.player.grown(this.clock.now());
   }
 
@@ -105,6 +107,22 @@ export class Board {
 
   get growing() {
     return this.isLive && !this.idle && this.engine.gate?.mode === "run";
+  }
+
+  // Go where a link asked to, as soon as that step is here; not if the reader has moved meanwhile.
+  arrive(complete = false) {
+    const { wanted, player } = this;
+    if (!wanted || !this.store.config) return;
+    const { step, event, req, block } = wanted;
+    if (step !== null && step !== undefined) {
+      if (step > this.lastStep && !complete) return;
+      if (!this.isLive || step <= this.lastStep) {
+        player.following = false;
+        player.place(step, event ?? null);
+      }
+    }
+    if (req || (block !== null && block !== undefined)) this.focus.chosen = req ? { req } : { block };
+    this.wanted = null;
   }
 
   // The state that is shown: at the head of a live run, with those who have come in since the step.

@@ -36,6 +36,7 @@ export class Travel {
     const { board, player } = this;
     if (!board.store?.config) return;
     player.playing = false;
+    board.wanted = null;
     action();
     player.following = board.isLive && player.following && player.atHead;
     board.focus.term = null;

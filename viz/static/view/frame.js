@@ -39,7 +39,7 @@ function runPill(board) {
 }
 
 function enginePill(board) {
-  const { status } = board;
+  const { status } = board.engine;
   if (!status || board.isLive) return nothing;
   const text = `engine: ${status.text}`;
   if (status.state === "ready") {
