@@ -1,0 +1,65 @@
+"""The README's picture: a recorded run on the Board, at one step, as headless Chromium shows it.
+
+    python -m viz.screenshot                 # docs/board.png: tiny-pressure at step 8
+    python -m viz.screenshot --step 14 --theme light -o other.png
+
+Needs the extra ``dev`` (Playwright) and a Chromium on the PATH.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import minivllm
+from viz.server import Server, create_app
+
+RECORDING = Path(minivllm.__file__).parent / "gallery" / "tiny-pressure.trace.jsonl"
+SIZE = {"width": 1440, "height": 900}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+THEMES = ("dark", "light", "projector")  # in the order in which the page's button goes round
+SETTLED_MS = 1500
+"""Longer than the five beats of a step: afterwards nothing moves."""
+
+
+def take(
+    step: Annotated[int, typer.Option(help="The step to show.")] = 8,
+    req: Annotated[str, typer.Option(help="The request to select; empty: none.")] = "r4",
+    theme: Annotated[str, typer.Option(help=" | ".join(THEMES))] = "dark",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG.")] = Path("docs/board.png"),
+) -> None:
+    """Open the recorded tiny-pressure at a step and save what the page shows."""
+    from playwright.sync_api import sync_playwright
+
+    browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser_path is None:
+        raise SystemExit(f"no browser on the PATH; looked for {', '.join(BROWSERS)}")
+    if theme not in THEMES:
+        raise SystemExit(f"--theme: got {theme!r}; allowed: {' | '.join(THEMES)}")
+    server = Server(create_app([RECORDING]), port=0).start()
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
+            page = browser.new_page(viewport=SIZE)
+            page.add_init_script(
+                "localStorage.setItem('minivllm.tour', 'seen');"
+                f"localStorage.setItem('minivllm.theme', '{THEMES.index(theme)}');"
+            )
+            run = RECORDING.name.removesuffix(".trace.jsonl")
+            selected = f"/req/{req}" if req else ""
+            page.goto(f"{server.url}#/run/{run}/step/{step}{selected}")
+            page.wait_for_timeout(SETTLED_MS)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=str(out))
+            browser.close()
+    finally:
+        server.stop()
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    typer.run(take)
