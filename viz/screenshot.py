@@ -18,7 +18,6 @@ import minivllm
 from viz.server import Server, create_app
 
 RECORDING = Path(minivllm.__file__).parent / "gallery" / "tiny-pressure.trace.jsonl"
-SIZE = {"width": 1440, "height": 900}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 THEMES = ("dark", "light", "projector")  # in the order in which the page's button goes round
@@ -44,7 +43,7 @@ def take(
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=browser_path, args=FLAGS)
-            page = browser.new_page(viewport=SIZE)
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.add_init_script(
                 "localStorage.setItem('minivllm.tour', 'seen');"
                 f"localStorage.setItem('minivllm.theme', '{THEMES.index(theme)}');"
