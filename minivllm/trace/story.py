@@ -1,8 +1,8 @@
 """The story of a step: one or two sentences and a line of numbers, made from its events.
 
 ``story(before, events)`` is a pure function; ``viz/static/core/story.js`` is its twin and the
-vectors in ``tests/vectors`` hold both to the same words. ``before`` is the state when the step begins to
-take its inputs, ``events`` are all of the step's.
+vectors in ``tests/vectors`` hold both to the same words. ``before`` is the state when the step
+begins to take its inputs, ``events`` are all of the step's.
 
 The headline tells the first that happened, in this order; a second follows if both stay short:
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from minivllm.trace.events import REASONS, Event, GrantWhy, Reason
 from minivllm.trace.fold import State
+from minivllm.trace.words import are, count, join
 
 MAX_HEADLINE = 140
 """Characters that two sentences may take together."""
@@ -114,9 +115,9 @@ def _preempted(facts: Facts) -> Iterator[str]:
         why = f"{victim} came last" if data.policy == "fcfs" else f"{victim} is last by priority"
         who = "it" if data.for_req == victim else data.for_req
         yield (
-            f"{victim} is preempted: {who} needs {_n(data.need, 'block')}, "
-            f"{data.have} {_are(data.have)} free, {why}. "
-            f"It loses {_n(data.tokens_lost, 'computed token')}."
+            f"{victim} is preempted: {who} needs {count(data.need, 'block')}, "
+            f"{data.have} {are(data.have)} free, {why}. "
+            f"It loses {count(data.tokens_lost, 'computed token')}."
         )
 
 
@@ -127,7 +128,7 @@ def _refused(facts: Facts) -> Iterator[str]:
         if event.data.reason == Reason.LARGER_THAN_POOL:
             data = event.data
             yield (
-                f"{event.req} ends: it needs {_n(data.need, 'block')}, "
+                f"{event.req} ends: it needs {count(data.need, 'block')}, "
                 f"the whole pool has {data.have}."
             )
     for event in facts.of("req.abort"):
@@ -152,9 +153,9 @@ def _admitted(facts: Facts) -> Iterator[str]:
     if len(admitted) > 1:
         n = sum(_granted(facts, event.req) for event in admitted)
         hit = sum(event.data.hit for event in admitted)
-        reused = f"{_n(hit, 'prompt token')} reused, " if hit else ""
+        reused = f"{count(hit, 'prompt token')} reused, " if hit else ""
         yield (
-            f"{_names(admitted)} are admitted: {reused}{_n(n, 'prompt token')} {_run(n)}"
+            f"{_names(admitted)} are admitted: {reused}{count(n, 'prompt token')} {_run(n)}"
             f"{_full(facts, joined=True)}."
         )
     for event in admitted:
@@ -178,7 +179,7 @@ def _finished(facts: Facts) -> Iterator[str]:
     finished = [e for e in finished if e.data.why is None]
     if len(finished) > 1:
         back, verb = facts.num_given_back, "come" if facts.num_given_back != 1 else "comes"
-        yield f"{_names(finished)} finish; {_n(back, 'block')} {verb} back."
+        yield f"{_names(finished)} finish; {count(back, 'block')} {verb} back."
     for event in finished:
         freed = facts.one("kv.free", event.req)
         back = len(freed.data.front) + len(freed.data.back) if freed else 0
@@ -186,14 +187,14 @@ def _finished(facts: Facts) -> Iterator[str]:
         if back == 0:
             blocks = "no block comes back"
         else:
-            blocks = f"{_n(back, 'block')} {'comes' if back == 1 else 'come'} back, "
+            blocks = f"{count(back, 'block')} {'comes' if back == 1 else 'come'} back, "
             if cached == 0:
                 blocks += "none of them cached" if back > 1 else "not cached"
             elif cached == back:
                 blocks += "all still cached" if back > 1 else "still cached"
             else:
                 blocks += f"{cached} of them still cached"
-        yield f"{event.req} finishes after {_n(event.data.output_tokens, 'token')}; {blocks}."
+        yield f"{event.req} finishes after {count(event.data.output_tokens, 'token')}; {blocks}."
 
 
 def _waits(facts: Facts) -> Iterator[str]:
@@ -210,7 +211,7 @@ def _waits(facts: Facts) -> Iterator[str]:
         sentence = f"{event.req} waits: {_wait_reason(facts, data)}."
         newly = [req for req in (stop.behind if stop else []) if not _stood_behind(facts, req)]
         if newly:
-            sentence += f" {_list(newly)} {'wait' if len(newly) > 1 else 'waits'} behind it."
+            sentence += f" {_listed(newly)} {'wait' if len(newly) > 1 else 'waits'} behind it."
         yield sentence
 
 
@@ -219,7 +220,7 @@ def _wait_reason(facts: Facts, data: Any) -> str:
         return f"the budget of {facts.ledger.budget} is used up"
     if data.reason == Reason.NO_FREE_BLOCKS:
         kept = f" beyond the {data.kept} kept back" if data.kept else ""
-        return f"it needs {_n(data.need, 'block')}, {data.have} {_are(data.have)} free{kept}"
+        return f"it needs {count(data.need, 'block')}, {data.have} {are(data.have)} free{kept}"
     if data.reason == Reason.CHUNKING_OFF:
         return f"its {data.need} tokens must run whole, {data.have} of the budget are left"
     return REASONS[Reason(data.reason)]
@@ -233,7 +234,7 @@ def _stood_behind(facts: Facts, req: str) -> bool:
 def _evicted(facts: Facts) -> Iterator[str]:
     evicted = facts.of("kv.evict")
     if len(evicted) > 1:
-        reqs = _list(list(dict.fromkeys(str(e.req) for e in evicted)))
+        reqs = _listed(list(dict.fromkeys(str(e.req) for e in evicted)))
         yield f"{len(evicted)} cached blocks are evicted for {reqs}: their content is forgotten."
     for event in evicted:
         left = f"what {event.data.left_by} left there" if event.data.left_by else "its content"
@@ -247,7 +248,7 @@ def _chunk_goes_on(facts: Facts) -> Iterator[str]:
             lacked = chunk.data.of if chunk else event.data.n
             n = event.data.n
             if n == lacked:
-                yield f"{event.req} runs the last {_n(n, 'token')} of its prompt."
+                yield f"{event.req} runs the last {count(n, 'token')} of its prompt."
             else:
                 yield f"{event.req} runs {n} of the {lacked} tokens that it lacks."
 
@@ -279,15 +280,15 @@ def _also(facts: Facts, decodes: bool) -> str:
     parts: list[str] = []
     n = len(facts.decodes)
     if decodes and n:
-        parts.append(f"{_n(n, 'request')} {'decodes' if n == 1 else 'decode'}")
+        parts.append(f"{count(n, 'request')} {'decodes' if n == 1 else 'decode'}")
     reused = sum(e.data.hit for e in facts.of("req.admit") + facts.of("req.resume"))
     if reused:
-        parts.append(f"{_n(reused, 'token')} reused")
+        parts.append(f"{count(reused, 'token')} reused")
     back, taken = facts.num_given_back, facts.num_taken
     if back:
-        parts.append(f"{_n(back, 'block')} given back" + (f", {taken} taken" if taken else ""))
+        parts.append(f"{count(back, 'block')} given back" + (f", {taken} taken" if taken else ""))
     elif taken:
-        parts.append(f"{_n(taken, 'block')} taken")
+        parts.append(f"{count(taken, 'block')} taken")
     if facts.of("kv.evict"):
         parts.append(f"{len(facts.of('kv.evict'))} evicted")
     parts.append(f"{facts.num_free} free")
@@ -297,26 +298,16 @@ def _also(facts: Facts, decodes: bool) -> str:
 # --- words -------------------------------------------------------------------------------------
 
 
-def _n(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _are(n: int) -> str:
-    return "is" if n == 1 else "are"
+def _listed(names: list[str]) -> str:
+    return join(names, most=4)
 
 
 def _run(n: int) -> str:
     return "runs" if n == 1 else "run"
 
 
-def _list(items: list[str]) -> str:
-    if len(items) > 4:
-        items = [*items[:3], f"{len(items) - 3} more"]
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
-
-
 def _names(events: list[Event]) -> str:
-    return _list([str(event.req) for event in events])
+    return _listed([str(event.req) for event in events])
 
 
 def _granted(facts: Facts, req: str | None) -> int:
@@ -336,4 +327,4 @@ def _blocks(facts: Facts, req: str | None) -> str:
     ids = [str(e.data.block) for e in facts.of("kv.touch") if e.req == req]
     if len(ids) == 1:
         return f"block {ids[0]}"
-    return f"{len(ids)} blocks" if len(ids) > 4 else f"blocks {_list(ids)}"
+    return f"{len(ids)} blocks" if len(ids) > 4 else f"blocks {_listed(ids)}"
