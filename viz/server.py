@@ -1,40 +1,29 @@
-"""The dashboard's server: the page, the runs by HTTP, the live channel by Socket.IO.
+"""The dashboard's server: pages (``pages.py``) and the live channel by Socket.IO.
 
-    GET /                              the page (static/index.html)
-    GET /api/runs                      what can be opened
-    GET /api/runs/ID                   its streams, and how many events each has
-    GET /api/runs/ID/events?stream=&from=&to=
-    GET /api/runs/ID/snapshot?stream=  state at the latest whole step, for a page that came late
-    GET /api/runs/ID/tour              the guided stops of a recording
-    socket                             hello, ack, command (protocol.py, commands.py)
-
-It imports neither torch nor the engine: an engine is handed over by ``attach_engine`` when it is
-ready, the page opens long before. Other blueprints (the OpenAI endpoint) live in the same app.
-No counterpart in vLLM. Left out here: TLS and a production web server, which the serving room adds.
+The socket's messages are hello, ack and command; ``protocol.py`` and ``commands.py`` tell what
+becomes of them. Nothing here imports torch or an engine: the page opens long before one is ready,
+and ``attach_engine`` hands it over. Other blueprints (the OpenAI endpoint) live in the same app.
+No counterpart in vLLM. Left out here: TLS and a production web server; the serving room adds them.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, Response, abort, jsonify, redirect, request
+from flask import Blueprint, Flask, request
 from flask_socketio import SocketIO
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from minivllm.errors import TraceError
 from minivllm.setup.progress import EngineStatus, StatusBoard
-from viz.access import COOKIE, is_loopback, may_look, may_steer
+from viz.access import is_loopback, may_look, may_steer
 from viz.commands import CommandThread, LiveEngine
+from viz.pages import STATIC, add_pages
 from viz.protocol import Hub
-from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, LiveRun, Run
+from viz.runs import Catalogue, LiveRun
 
-STATIC = Path(__file__).parent / "static"
 LIVE_RUN = "live"
 
 
@@ -90,6 +79,9 @@ class BoardApp(Flask):
             detach()
         self.commands.stop()
         self.hub.stop()
+        # Each open channel holds a thread of the server; not waiting for slow readers.
+        for channel in list(self.socketio.server.eio.sockets.values()):
+            channel.close(wait=False, abort=True)
 
 
 def create_app(
@@ -109,7 +101,7 @@ def create_app(
     for path in traces:
         catalogue.add_file(path)
     app = BoardApp(catalogue, status, join_code)
-    add_pages(app)
+    add_pages(app, catalogue, join_code)
     add_socket(app)
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
@@ -124,112 +116,6 @@ def status_json(status: EngineStatus) -> dict[str, Any]:
         "done": status.done,
         "total": status.total,
     }
-
-
-# --- pages -------------------------------------------------------------------------------------
-
-
-def content_security_policy(html: str) -> str:
-    """Only files of this origin. The import map must stand in the page, so it goes by its hash."""
-    found = re.search(r'<script type="importmap">(.*?)</script>', html, re.DOTALL)
-    digest = hashlib.sha256((found.group(1) if found else "").encode()).digest()
-    import_map = f"'sha256-{base64.b64encode(digest).decode()}'"
-    return (
-        f"default-src 'none'; script-src 'self' {import_map}; style-src 'self'; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
-
-
-def add_pages(app: BoardApp) -> None:
-    html = (STATIC / "index.html").read_text(encoding="utf-8")
-    policy = content_security_policy(html)
-
-    @app.get("/")
-    def index() -> Response:
-        code = request.args.get("code")
-        if code is not None:  # the link a teacher hands out: keep the code out of the address bar
-            response = redirect("/")
-            response.set_cookie(COOKIE, code, httponly=True, samesite="Strict")
-            return response  # type: ignore[return-value]
-        return Response(html, mimetype="text/html")
-
-    @app.get("/favicon.ico")
-    def icon() -> Response:
-        return app.send_static_file("icon.svg")
-
-    @app.after_request
-    def add_headers(response: Response) -> Response:
-        response.headers.setdefault("Content-Security-Policy", policy)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Referrer-Policy", "no-referrer")
-        return response
-
-    def find_run(run_id: str) -> Run:
-        if not may_look(request, app.join_code):
-            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
-        run = app.catalogue.get(run_id)
-        if run is None:
-            known = ", ".join(run.id for run in app.catalogue.all()) or "none"
-            abort(problem(404, f"there is no run {run_id!r}; there are: {known}"))
-        return run
-
-    @app.get("/api/runs")
-    @app.get("/api/runs/<run_id>")
-    def list_runs(run_id: str | None = None) -> Response:
-        if run_id is not None:
-            run = find_run(run_id)
-            heads = run.heads()
-            firsts = {stream: run.first(stream) for stream in heads}
-            return jsonify({**describe_run(run), "streams": heads, "first": firsts})
-        if not may_look(request, app.join_code):
-            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
-        return jsonify([describe_run(run) for run in app.catalogue.all()])
-
-    @app.get("/api/runs/<run_id>/events")
-    def events(run_id: str) -> Response:
-        run, stream = find_run(run_id), request.args.get("stream", "engine0")
-        try:
-            start, end = int(request.args["from"]), int(request.args["to"])
-        except (KeyError, ValueError):
-            abort(problem(400, "from and to must be whole numbers: sequence numbers, included"))
-        if not 1 <= start <= end + 1 or end - start >= MAX_EVENTS_PER_ANSWER:
-            allowed = f"1 <= from <= to, at most {MAX_EVENTS_PER_ANSWER} events"
-            abort(problem(400, f"got from={start} to={end}; allowed: {allowed}"))
-        if start < run.first(stream):
-            first = run.first(stream)
-            abort(problem(410, f"events before {first} are no longer kept; take the snapshot"))
-        lines = run.lines(stream, start, end)
-        return Response(b"[" + b",".join(lines) + b"]", mimetype="application/json")
-
-    @app.get("/api/runs/<run_id>/snapshot")
-    def snapshot(run_id: str) -> Response:
-        run, stream = find_run(run_id), request.args.get("stream", "engine0")
-        return jsonify(app.catalogue.snapshots(run, stream).latest())
-
-    @app.get("/api/runs/<run_id>/tour")
-    def tour(run_id: str) -> Response:
-        return jsonify(find_run(run_id).tour())
-
-    @app.errorhandler(TraceError)
-    def broken_trace(error: TraceError) -> Response:
-        return problem(422, str(error))
-
-
-def problem(status: int, message: str) -> Response:
-    response = jsonify({"error": message})
-    response.status_code = status
-    return response
-
-
-def describe_run(run: Run) -> dict[str, Any]:
-    """One row of the list. A broken file is in it, too, with what is wrong with it."""
-    about = {"id": run.id, "kind": run.kind}
-    try:
-        header = run.header()
-    except TraceError as error:
-        return {**about, "error": str(error)}
-    return {**about, "epoch": header["run_id"], "tour": run.tour() is not None, "header": header}
 
 
 # --- socket ------------------------------------------------------------------------------------

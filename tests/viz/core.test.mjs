@@ -272,6 +272,11 @@ test("blocks shrink until they all fit, and a point finds its block", () => {
   }
 });
 
+test("a pool may begin smaller on a phone and larger when it has the page to itself", () => {
+  assert.deepEqual([60, 72, 144].map((large) => layout.poolLayout(15, 358, 2000, large).columns), [5, 4, 2]);
+  assert.equal(layout.poolLayout(60, 1392, 476, 144).size, 72);
+});
+
 test("the budget bar has a cell per token up to 64, merges many decodes, never overflows", () => {
   const decode = (req) => ({ req, n: 1, start: 20, why: "decode" });
   const twelve = layout.budgetLayout(12, [decode("r1"), { req: "r2", n: 8, start: 0, why: "prefill" }], 600);

@@ -170,23 +170,52 @@ def test_a_page_that_comes_late_begins_at_a_snapshot_and_fetches_the_past(
         assert page.inner_text(".number b") == "5" and page.locator(".running .chip").count() == 8
 
 
-def test_a_lost_connection_is_said_and_the_last_state_stays(
-    browser: Browser, make_engine: MakeEngine
+def test_a_lost_connection_is_said_and_what_was_missed_comes_after_it(
+    browser: Browser, serve: Serve, make_engine: MakeEngine
 ) -> None:
     app, engine = create_app(), make_engine()
-    server = Server(app, port=0).start()
+    server = serve(app)
     app.attach_engine(engine)
     with open_page(browser) as page:
         page.goto(f"{server.url}#/run/live")
         page.wait_for_selector("[name=prompt]:enabled")
         send(page, "a few words")
         idle_after(page, 1)
-        app.socketio.server.disconnect(next(iter(app.hub._viewers)))
+        page.evaluate("__viz.board.engine.channel.socket.disconnect()")
         page.wait_for_selector(".problem.red")
         assert "The connection to the server is lost." in page.inner_text(".problem")
         assert f"from step {len(SAYS)}" in page.inner_text(".problem")
         assert page.locator(".done .chip").count() == 1
-        server.stop()
+        engine.submit("nobody sees this yet")
+        while engine.client.get_output(timeout=20) is not None:
+            if not engine.client.core.has_requests():
+                break
+        assert page.evaluate("__viz.board.lastStep") == len(SAYS)
+        page.evaluate("__viz.board.engine.channel.socket.connect()")
+        idle_after(page, 2)
+        assert page.locator(".problem").count() == 0
+        assert page.evaluate("__viz.board.store.violated") == []
+
+
+def test_an_engine_that_ends_is_said_and_its_run_can_still_be_read(
+    browser: Browser, serve: Serve, make_engine: MakeEngine
+) -> None:
+    app, engine = create_app(), make_engine()
+    server = serve(app)
+    app.attach_engine(engine)
+    with open_page(browser) as page:
+        page.goto(f"{server.url}#/run/live")
+        page.wait_for_selector("[name=prompt]:enabled")
+        send(page, "a few words")
+        idle_after(page, 1)
+        engine.close()
+        page.wait_for_selector(".problem")
+        assert f"The engine has ended after {len(SAYS)} steps." in page.inner_text(".problem")
+        page.keyboard.press("Escape")
+        page.evaluate("__viz.board.travel.seek(3)")
+        at_step(page, 3)
+        app.attach_engine(make_engine("scripted-2"))
+        page.wait_for_function("() => __viz.board.lastStep === 0 && !__viz.board.problem")
 
 
 def test_ready_does_not_move_the_reader(

@@ -1,31 +1,24 @@
 // The page: loads the palette and the runs, connects, and renders the Board whenever it changes.
 
-import { html, nothing, render } from "lit-html";
+import { render } from "lit-html";
 
+import { Board } from "#board/board.js";
+import { listenToKeys } from "#board/keys.js";
+import { Runs } from "#board/runs.js";
 import { Clock, FADE_MS } from "#core/clock.js";
 import { parseHash } from "#core/url.js";
-import { Board } from "#board/board.js";
-import { Tour } from "#board/tour.js";
-import { listenToKeys } from "#board/keys.js";
 import { LiveChannel } from "#net/live.js";
-import { listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
-import { TraceStore } from "#core/store.js";
-import { doneLane, waitingLane } from "#view/lanes.js";
-import { detailLine, sentenceRegion, topBar, transport } from "#view/frame.js";
-import { chipPlaces, fade, linkPath, slideChips } from "#view/motion.js";
-import { findPanel, helpPanel, problemPanel, tablesPanel, whyPanel } from "#view/panels.js";
-import { poolProgress, poolRegion } from "#view/poolregion.js";
-import { runningRegion } from "#view/running.js";
-import { setTheme, theme } from "#view/theme.js";
-import "#view/budget.js";
-import "#view/pool.js";
-import "#view/scrub.js";
-import "#view/strip.js";
-import "#view/token.js";
+import { chipPlaces, fade, slideChips } from "#view/motion.js";
+import { drawLinks, page } from "#view/page.js";
+import { poolProgress } from "#view/poolregion.js";
+import { THEMES, applyTheme, measure } from "#view/sizes.js";
+
+const PLACE_MS = 200;
 
 const root = document.getElementById("app");
 const clock = new Clock((callback) => requestAnimationFrame(callback), () => performance.now());
 const board = new Board(clock);
+const runs = new Runs(board);
 
 // --- rendering ---------------------------------------------------------------------------------
 
@@ -41,18 +34,35 @@ board.changed = () => {
 };
 
 function draw() {
-  const began = performance.now();
   const sliding = board.player.motion && board.player.beat === 1 && !clock.manual;
   const before = sliding ? chipPlaces(root) : null;
-  const scene = board.scene();
-  render(page(scene), root);
+  render(page(board, board.scene()), root);
   if (before) slideChips(root, before);
-  drawLinks();
+  drawLinks(board, root);
   speak();
-  if (board.run) history.replaceState(null, "", board.place() + location.search.replace(/^$/, ""));
-  board.lastDrawMs = performance.now() - began;
+  tellPlace();
   focusTour();
   if (board.player.moving || board.tour?.on) clock.next(frame);
+}
+
+// The address follows, but not each step of a fast run: browsers refuse that.
+let placeTold = 0;
+let placeTimer = 0;
+let toldHash = "";
+
+function tellPlace() {
+  clearTimeout(placeTimer);
+  if (!board.run || board.wanted) return;
+  const hash = board.place();
+  if (hash === toldHash) return;
+  const wait = placeTold + PLACE_MS - performance.now();
+  if (wait > 0) {
+    placeTimer = setTimeout(tellPlace, wait);
+    return;
+  }
+  placeTold = performance.now();
+  toldHash = hash;
+  history.replaceState(null, "", location.search + hash);
 }
 
 // While the tour is on, its button has the focus, unless the reader put it elsewhere.
@@ -83,34 +93,6 @@ function frame(now) {
   if (more) clock.next(frame);
 }
 
-function page(scene) {
-  const told = board.told();
-  const dimmed = board.engine.linked || !board.isLive ? "" : "stale";
-  return html`
-    ${topBar(board)}
-    ${sentenceRegion(board, told)}
-    ${problemPanel(board)}
-    <main class="board ${dimmed}" .style=${`--faded:${board.focus.faded}`}>
-      <div class="lanes">${waitingLane(board, scene)}${doneLane(board, scene)}</div>
-      ${runningRegion(board, scene)}
-      ${poolRegion(board, scene)}
-      ${whyPanel(board, board.focus.card())}
-    </main>
-    ${detailLine(board)}
-    ${transport(board)}
-    ${board.panel === "help" ? helpPanel(board) : nothing}
-    ${board.panel === "find" ? findPanel(board) : nothing}
-    ${board.panel === "tables" ? tablesPanel(board, scene) : nothing}`;
-}
-
-function drawLinks() {
-  const path = document.querySelector("#links path");
-  const req = board.focus.hover?.req ?? board.focus.chosen?.req;
-  const row = req ? board.scene()?.running.find((item) => item.req === req) : null;
-  path.setAttribute("d", row && !board.narrow && !board.player.motion ? linkPath(root, req, row.table, theme.scale) : "");
-  if (row) path.setAttribute("class", row.hue >= 0 ? `h${row.hue}` : "grey");
-}
-
 // The polite region tells the step when the cursor rests on it, not each one that flies by.
 let spoken = "";
 
@@ -127,7 +109,13 @@ board.say = (words) => {
   document.getElementById("say").textContent = words;
 };
 
+// --- what the Board asks of its page --------------------------------------------------------------
+
 board.remember = (key, value) => localStorage.setItem(`minivllm.${key}`, value);
+
+board.recall = (key) => localStorage.getItem(`minivllm.${key}`);
+
+board.openRun = (id, place) => runs.open(id, place);
 
 board.focusPrompt = () => root.querySelector(".prompt textarea").focus();
 
@@ -137,220 +125,69 @@ board.cutBack = () => {
   if (main) fade(main, FADE_MS);
 };
 
+board.resized = () => measure(board, root, draw);
 
-// --- sizes and theme ---------------------------------------------------------------------------
-
-let palette = null;
-const THEMES = [["dark", false], ["light", false], ["light", true]];
-let themeAt = 0;
-
-board.nextTheme = () => {
-  themeAt = (themeAt + 1) % THEMES.length;
-  localStorage.setItem("minivllm.theme", themeAt);
-  applyTheme();
+board.enlarge = (on) => {
+  board.enlarged = on;
+  board.resized();
 };
 
 board.setKeys = (on) => {
   board.keysOff = !on;
-  localStorage.setItem("minivllm.keys", on ? "on" : "off");
+  board.remember("keys", on ? "on" : "off");
   board.changed();
 };
 
-function applyTheme() {
-  const [name, projector] = THEMES[themeAt];
-  document.documentElement.classList.toggle("projector", projector);
-  setTheme(palette, name, projector);
-  measure();
-}
+let palette = null;
+let themeAt = 0;
 
-// Wide, middle, narrow: by the width there is for content at the theme's scale.
-function measure() {
-  const { scale } = theme;
-  const width = innerWidth / scale;
-  board.narrow = width < 700;
-  document.documentElement.dataset.width = board.narrow ? "narrow" : width < 1280 ? "middle" : "wide";
-  draw();
-  const rows = root.querySelector(".rows");
-  const pool = root.querySelector(".pool");
-  if (!rows) return;
-  const wide = document.documentElement.dataset.width === "wide";
-  const tall = wide ? pool.clientHeight / scale - 168 : 320;
-  board.sizes = {
-    rows: (rows.clientWidth - 12) / scale,
-    rowsHeight: (rows.clientHeight - 12) / scale,
-    poolWidth: (pool.clientWidth - parseFloat(getComputedStyle(pool).paddingLeft) * 2) / scale,
-    pool: Math.max(Math.min(tall, 720), 160),
-  };
-  draw();
-}
-
-// --- runs --------------------------------------------------------------------------------------
-
-async function refreshRuns() {
-  try {
-    board.runs = await listRuns();
-    const current = board.runs.find((run) => run.id === board.run?.id);
-    if (current && board.run) board.run = current;
-  } catch (error) {
-    board.fail("The list of runs could not be read.", error.message);
-  }
-  board.changed();
-}
-
-board.openRun = async (id, place = {}) => {
-  const run = board.runs.find((item) => item.id === id);
-  if (!run) {
-    const known = board.runs.map((item) => item.id).join(", ") || "none";
-    return board.fail(`There is no run “${id}”.`, `There are: ${known}.`);
-  }
-  board.engine.channel.leave();
-  board.begin(run);
-  board.wanted = place;
-  if (run.error) return board.fail("This trace cannot be read.", run.error);
-  if (run.kind === "live") {
-    board.player.following = place.step === null || place.step === undefined;
-    board.engine.channel.follow(run.id);
-  } else {
-    await fetchAll(run);
-  }
-  if (board.run !== run) return undefined; // another one was opened meanwhile
-  if (run.tour) await offerTour(run, place);
-  board.arrive(true);
-  measure();
-  return undefined;
+board.nextTheme = () => {
+  themeAt = (themeAt + 1) % THEMES.length;
+  board.remember("theme", themeAt);
+  themed();
 };
 
-// The first visit begins with the tour; a link to a certain place does not.
-async function offerTour(run, place) {
-  const script = await loadTour(run.id).catch(() => null);
-  if (!script || board.run !== run) return;
-  board.tour = new Tour(board, script);
-  if (place.step === null && localStorage.getItem("minivllm.tour") !== "seen") board.tour.start();
-}
-
-async function fetchAll(run) {
-  try {
-    const { streams } = await loadRun(run.id);
-    const stream = Object.keys(streams).find((name) => name.startsWith("engine")) ?? "engine0";
-    await loadRange(run.id, stream, 1, streams[stream] ?? 0, (events) => {
-      if (board.run !== run) return false;
-      board.take(events);
-      board.changed();
-      return true;
-    });
-  } catch (error) {
-    board.fail("The recording could not be fetched.", error.message, false, {
-      text: "Try again",
-      run: () => board.openRun(run.id),
-    });
-  }
-}
-
-addEventListener("hashchange", () => {
-  const place = parseHash(location.hash);
-  if (place.run && place.run !== board.run?.id) board.openRun(place.run, place);
-  else {
-    board.focus.chosen = null;
-    board.wanted = place;
-    board.arrive(true);
-    board.changed();
-  }
-});
-
-// --- the live channel --------------------------------------------------------------------------
-
-const transports = new URLSearchParams(location.search).get("transport");
-
-const listeners = {
-  events(events) {
-    board.take(events);
-    board.changed();
-  },
-  reset() {
-    board.begin(board.run);
-    board.player.following = true;
-    board.changed();
-  },
-  late(snapshot) {
-    board.begin(board.run, snapshot);
-    board.player.following = true;
-    board.changed();
-    fetchPast(board.store, snapshot.seq);
-  },
-  status(status) {
-    board.engine.status = status;
-    board.changed();
-  },
-  role({ driver }) {
-    board.engine.driver = driver;
-    board.changed();
-  },
-  gate(gate) {
-    board.engine.gate = gate;
-    board.changed();
-  },
-  runs() {
-    refreshRuns();
-  },
-  link(up) {
-    const lost = board.engine.linked && !up;
-    board.engine.linked = up;
-    if (lost && board.isLive) {
-      board.fail("The connection to the server is lost.", `What you see is from step ${board.lastStep}; it tries again by itself.`, true);
-    } else if (up && board.problem?.red && !board.store?.violated.length) board.problem = null;
-    board.changed();
-  },
-  problem(text) {
-    board.fail("The run cannot be followed further.", text, false, {
-      text: "Open it anew",
-      run: () => board.openRun(board.run.id),
-    });
-  },
-};
-
-// A run that was joined late: fold its past apart, then put it before what is here.
-async function fetchPast(store, upto) {
-  const older = new TraceStore();
-  const run = board.run;
-  try {
-    await loadRange(run.id, "engine0", 1, upto, (events) => {
-      if (board.store !== store) return false;
-      older.ingest(events);
-      return true;
-    });
-  } catch {
-    return; // the oldest events are no longer kept: the past begins at the snapshot
-  }
-  if (board.store === store && older.seq === upto) {
-    store.prepend(older);
-    board.changed();
-  }
+function themed() {
+  applyTheme(palette, THEMES[themeAt]);
+  board.resized();
 }
 
 // --- start -------------------------------------------------------------------------------------
 
 async function start() {
   palette = await (await fetch("/static/palette.json")).json();
-  themeAt = Number(localStorage.getItem("minivllm.theme") ?? 0) % THEMES.length || 0;
-  board.keysOff = localStorage.getItem("minivllm.keys") === "off";
+  themeAt = Number(board.recall("theme") ?? 0) % THEMES.length || 0;
+  board.keysOff = board.recall("keys") === "off";
   const quiet = matchMedia("(prefers-reduced-motion: reduce)");
   board.player.reducedMotion = quiet.matches;
   quiet.addEventListener("change", () => (board.player.reducedMotion = quiet.matches));
-  board.engine.channel = new LiveChannel(listeners, transports ? [transports] : undefined);
-  applyTheme();
+  const transport = new URLSearchParams(location.search).get("transport");
+  board.engine.channel = new LiveChannel(runs.listeners(), transport ? [transport] : undefined);
+  themed();
   listenToKeys(board, root);
-  addEventListener("resize", measure);
+  addEventListener("resize", themed);
+  addEventListener("hashchange", followHash);
   for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"]) {
     addEventListener(kind, touched, { capture: true, passive: true });
   }
   root.addEventListener("pointerover", pointAt);
   root.addEventListener("focusin", pointAt);
   root.addEventListener("pointerleave", () => board.focus.point(null));
-  await refreshRuns();
+  await runs.refresh();
   const place = parseHash(location.hash);
   const first = place.run ?? board.runs[0]?.id;
-  if (first) await board.openRun(first, place);
-  else board.fail("There is no run to show.", "Start the dashboard with a trace file, or wait for the engine.");
+  if (first) await runs.open(first, place);
+  else board.fail("There is no run to show.", "Start with a trace file, or wait for the engine.");
+}
+
+function followHash() {
+  toldHash = location.hash;
+  const place = parseHash(location.hash);
+  if (place.run && place.run !== board.run?.id) return runs.open(place.run, place);
+  board.focus.chosen = null;
+  board.wanted = place;
+  board.arrive(true);
+  return board.changed();
 }
 
 // Somebody is there. (A pointer that lies still under a page that changes is nobody.)

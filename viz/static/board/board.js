@@ -32,6 +32,7 @@ export class Board {
     this.query = "";
     this.problem = null; // {what, cause, red, action}
     this.idle = false;
+    this.lastError = "";
     this.enlarged = false;
     this.keysOff = false;
     this.narrow = false;
@@ -43,6 +44,8 @@ export class Board {
     this.cutBack = () => {};
     this.openRun = async () => {};
     this.remember = () => {};
+    this.recall = () => null;
+    this.resized = () => {};
     this.focusPrompt = () => {};
   }
 
@@ -68,9 +71,11 @@ export class Board {
       this.fail("This trace cannot be read further.", error.message);
       return;
     }
-    for (const { kind } of events) {
+    for (const { kind, data } of events) {
       if (kind === "run.idle") this.idle = true;
       if (kind === "step.begin") this.idle = false;
+      if (kind === "run.error") this.lastError = `${data.error}: ${data.message}`;
+      if (kind === "run.end" && this.isLive) this.#ended(data.steps);
     }
     const [broken] = this.store.violated;
     if (broken && !this.problem) {
@@ -79,6 +84,14 @@ export class Board {
     }
     this.arrive();
     this.player.grown(this.clock.now());
+  }
+
+  #ended(steps) {
+    const cause = this.lastError ? `Its loop failed: ${this.lastError}.` : "It was shut down.";
+    this.fail(`The engine has ended after ${plural(steps, "step")}.`, `${cause} What ran can still be read.`, false, {
+      text: "Look for a new one",
+      run: () => this.openRun(this.run.id),
+    });
   }
 
   // One sentence, the cause, at most one button; red for a broken invariant or a lost connection.
@@ -211,7 +224,8 @@ export class Board {
   // The same object as before while nothing it was made of has changed, so that canvases rest.
   memo(name, make, about = this.focus.key) {
     const { step, event, beat } = this.player;
-    const size = `${this.sizes.rows} ${this.sizes.pool} ${this.narrow}`;
+    const { rows, pool, poolWidth } = this.sizes;
+    const size = `${rows} ${pool} ${poolWidth} ${this.enlarged}`;
     const key = `${about} ${step} ${event} ${beat} ${this.isLive ? this.store?.seq : this.lastStep} ${size}`;
     const old = this.memos.get(name);
     if (old?.key === key) return old.value;

@@ -59,7 +59,7 @@ export class Focus {
   // Is this beside what is looked at?
   dims({ req, face }) {
     const { target } = this;
-    if (!target) return false;
+    if (!target || this.#isBlank(target)) return false;
     const holds = (block) => block.owners.some((owner) => owner.row.req === target.req);
     if (req) {
       if (target.req) return target.req !== req;
@@ -68,6 +68,11 @@ export class Focus {
     }
     if (target.block === face.id) return false;
     return !target.req || (!holds(face) && (Boolean(target.block) || face.held?.req !== target.req));
+  }
+
+  // A blank block has nothing to do with anybody: nothing steps back for it.
+  #isBlank({ req, block }) {
+    return !req && this.board.scene()?.pool.faces[block - 1]?.state === "blank";
   }
 
   // Tells when a picture of the same moment must be drawn anew.

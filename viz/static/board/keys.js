@@ -25,7 +25,7 @@ function escape(board, event, typing) {
   if (board.panel) return board.close();
   if (board.focus.cells) return leaveCells(board);
   if (board.tour?.on) return board.tour.finish();
-  if (board.enlarged) board.enlarged = false;
+  if (board.enlarged) board.enlarge(false);
   else board.focus.chosen = null;
   board.focus.hover = null;
   return board.changed();
@@ -50,10 +50,7 @@ function actionFor(board, event, root) {
     j: () => board.travel.jump(1),
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
-    p: () => {
-      board.enlarged = !board.enlarged;
-      board.changed();
-    },
+    p: () => board.enlarge(!board.enlarged),
   };
   return single[key.length === 1 ? key.toLowerCase() : key] ?? null;
 }

@@ -109,14 +109,13 @@ const BLOCK_SIZES = [
 ];
 
 // Blocks as large as they all fit: {detail, size, pitch, columns, rows, width, height}.
-// `large`: the size to begin with (60 on a phone), else 72.
+// `large`: what to try first (60 on a phone, 144 enlarged) instead of 72.
 export function poolLayout(count, width, height, large = 72) {
-  for (const spec of BLOCK_SIZES) {
-    const size = spec.detail === "slots" ? large : spec.size;
-    const gap = spec.detail === "slots" && large < 72 ? 6 : spec.gap;
+  const first = { size: large, gap: large < 72 ? 6 : 8, detail: "slots" };
+  for (const { size, gap, detail } of [first, ...BLOCK_SIZES.filter((spec) => spec.size < large)]) {
     const columns = Math.max(Math.floor((width + gap) / (size + gap)), 1);
     const rows = Math.ceil(count / columns);
-    if (rows * (size + gap) - gap <= height) return grid(spec.detail, size, gap, columns, rows);
+    if (rows * (size + gap) - gap <= height) return grid(detail, size, gap, columns, rows);
   }
   // Scaled pixels: square cells, the largest that fit.
   let size = Math.max(Math.floor(Math.sqrt((width * height) / Math.max(count, 1))), 1);

@@ -98,6 +98,11 @@ function budget(state, facts, hueOf, grants) {
   return { total, used, segments, unused: total - used, why: unusedText(facts, state.config) };
 }
 
+// Most blocks of a large pool are free and stay as they are: the fold replaces a block's object
+// when it changes, so a free block's face can be kept as long as its object lives.
+const freeFaces = new WeakMap();
+const NOBODY = [];
+
 function pool(state, facts, hueOf, look, beat) {
   const holders = new Map(); // block → [{row, logical}]
   for (const req of [...state.running, ...state.waiting]) {
@@ -114,10 +119,16 @@ function pool(state, facts, hueOf, look, beat) {
   const size = state.config.block_size;
   const faces = [];
   for (let id = 1; id < state.blocks.length; id += 1) {
-    const { ref, hash, held } = state.blocks[id];
-    const owners = holders.get(id) ?? [];
+    const block = state.blocks[id];
+    const owners = holders.get(id) ?? NOBODY;
     const shown = marks.get(id);
-    faces.push({
+    const keeps = block.ref === 0 && !shown;
+    if (keeps && freeFaces.has(block)) {
+      faces.push(freeFaces.get(block));
+      continue;
+    }
+    const { ref, hash, held } = block;
+    const face = {
       id,
       ref,
       state: ref > 1 ? "shared" : ref === 1 ? "used" : hash ? "cached" : "blank",
@@ -126,9 +137,10 @@ function pool(state, facts, hueOf, look, beat) {
       marks: shown ? uniqueMarks(shown) : "",
       owners,
       held,
-      heldHue: held ? hueOf(held.req) : -1,
       size,
-    });
+    };
+    if (keeps) freeFaces.set(block, face);
+    faces.push(face);
   }
   return { faces, total: faces.length, free: state.free, used: faces.length - state.free.length };
 }

@@ -6,7 +6,7 @@ import { io } from "socket.io-client";
 import { loadRange, loadSnapshot } from "#net/history.js";
 
 export class LiveChannel {
-  // `on`: {events(list), reset(), late(snapshot), status(s), role(r), runs(), link(up), problem(text)}
+  // `on`: {events(list), reset(), late(snapshot), mayJump(), status(s), role(r), runs(), link(up), problem(text)}
   constructor(on, transports = ["websocket", "polling"]) {
     this.on = on;
     this.run = null;
@@ -23,7 +23,10 @@ export class LiveChannel {
       on.link(true);
       if (this.run) this.#hello();
     });
-    socket.on("disconnect", () => on.link(false));
+    socket.on("disconnect", (reason) => {
+      on.link(false);
+      if (reason === "io server disconnect") socket.connect(); // only then not by itself
+    });
     socket.on("connect_error", () => on.link(false));
     socket.on("status", (status) => on.status(status));
     socket.on("role", (role) => on.role(role));
@@ -99,7 +102,7 @@ export class LiveChannel {
 
   async #catchUp(about) {
     if (about.stream !== this.stream) return this.#ack(about.stream, about.head);
-    if (about.snapshot) {
+    if (about.snapshot && this.on.mayJump()) {
       const snapshot = await loadSnapshot(this.run, this.stream);
       if (snapshot.seq > this.seq) {
         this.seq = snapshot.seq;

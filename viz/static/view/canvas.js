@@ -6,6 +6,7 @@ import { onTheme, theme } from "#view/theme.js";
 export class CanvasElement extends HTMLElement {
   #data = null;
   #progress = 1;
+  #size = { width: 0, height: 0 };
 
   // Plain data to draw; a new object means a new picture.
   set data(value) {
@@ -35,10 +36,10 @@ export class CanvasElement extends HTMLElement {
       this.append(this.canvas);
       this.context = this.canvas.getContext("2d");
     }
-    this.observer = new ResizeObserver(() => this.#resize());
+    // The observer tells the size; to ask for it while drawing would cost a layout each time.
+    this.observer = new ResizeObserver(([entry]) => this.#resize(entry.contentRect));
     this.observer.observe(this);
     this.unwatch = onTheme(() => this.redraw());
-    this.#resize();
   }
 
   disconnectedCallback() {
@@ -46,32 +47,22 @@ export class CanvasElement extends HTMLElement {
     this.unwatch?.();
   }
 
-  // Layout numbers are unscaled; the projector theme enlarges them all.
-  get innerWidth() {
-    return this.clientWidth / theme.scale;
-  }
-
-  get innerHeight() {
-    return this.clientHeight / theme.scale;
-  }
-
-  #resize() {
+  #resize({ width, height }) {
     const ratio = window.devicePixelRatio || 1;
-    const [width, height] = [Math.round(this.clientWidth * ratio), Math.round(this.clientHeight * ratio)];
-    if (this.canvas.width === width && this.canvas.height === height) return;
-    [this.canvas.width, this.canvas.height] = [width, height];
+    this.#size = { width, height };
+    [this.canvas.width, this.canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     this.redraw();
   }
 
+  // Layout numbers are unscaled; the projector theme enlarges them all.
   redraw() {
-    if (!this.context || this.#data === null || !theme.colours || !this.clientWidth) return;
+    const { width, height } = this.#size;
+    if (!this.context || this.#data === null || !theme.colours || !width) return;
     const ratio = (window.devicePixelRatio || 1) * theme.scale;
     this.context.setTransform(1, 0, 0, 1, 0, 0);
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const began = performance.now();
-    this.paint(this.context, this.innerWidth, this.innerHeight);
-    this.lastPaintMs = performance.now() - began;
+    this.paint(this.context, width / theme.scale, height / theme.scale);
   }
 
   // Where a pointer event lies, in layout numbers.

@@ -33,7 +33,7 @@ function runPill(board) {
   if (!board.run) return nothing;
   const { text, behind, live } = board.pill;
   if (behind) {
-    return html`<button class="pill live" @click=${() => board.travel.end()}><i></i>LIVE · ${behind} ahead — go there</button>`;
+    return html`<button class="pill live" @click=${() => board.travel.end()}><i></i>LIVE · ${behind} ahead <span class="long">— go there</span></button>`;
   }
   return html`<span class="pill ${live ? "live" : ""}"><i></i>${text}</span>`;
 }
@@ -43,7 +43,8 @@ function enginePill(board) {
   if (!status || board.isLive) return nothing;
   const text = `engine: ${status.text}`;
   if (status.state === "ready") {
-    return html`<button class="pill engine ready" @click=${() => board.openRun("live")}><i></i>${text} — watch live</button>`;
+    return html`<button class="pill engine ready" @click=${() => board.openRun("live")}
+      ><i></i><span class="long">engine: ready —</span> watch live</button>`;
   }
   const failed = status.state === "failed";
   return html`<span class="pill engine ${status.state}" title=${status.remedy ?? ""} tabindex=${failed ? 0 : nothing}

@@ -1,6 +1,6 @@
 // <vz-pool>: the grid of KV blocks, from 72 px squares with slots down to one pixel a block.
 
-import { blockAt, blockXY, poolLayout } from "#core/layout.js";
+import { blockAt, blockXY } from "#core/layout.js";
 import { parseHex } from "#core/palette.js";
 import { CanvasElement } from "#view/canvas.js";
 import { drawBlock, pixelColour } from "#view/paint.js";
@@ -25,12 +25,11 @@ class Pool extends CanvasElement {
     });
   }
 
-  // data: {faces, before: faces | null, large, dim: (face) → bool, cursor: id | null}
+  // data: {faces, layout, before: faces | null, dim: (face) → bool, faded, cursor: id | null}
   // `before`: how the blocks looked before this beat; those that changed cross-fade. Without it,
   // progress fills the slots that ran.
   paint(context, width, height) {
-    const { faces, before, large, dim, cursor } = this.data;
-    const layout = (this.layout = poolLayout(faces.length, width, height, large));
+    const { faces, before, layout, dim, cursor } = this.data;
     if (layout.detail === "pixel") this.#paintPixels(context, layout);
     else {
       faces.forEach((face, i) => {
@@ -53,13 +52,15 @@ class Pool extends CanvasElement {
   #paintPixels(context, layout) {
     const { faces, dim } = this.data;
     const image = new ImageData(layout.columns, layout.rows);
+    const pixels = new Uint32Array(image.data.buffer); // little-endian: alpha, blue, green, red
     const known = new Map();
     faces.forEach((face, i) => {
       const colour = pixelColour(face);
-      let rgb = known.get(colour);
-      if (!rgb) known.set(colour, (rgb = parseHex(colour).map((v) => v * 255)));
-      image.data.set(rgb, i * 4);
-      image.data[i * 4 + 3] = dim?.(face) ? 90 : 255;
+      if (!known.has(colour)) {
+        const [red, green, blue] = parseHex(colour).map((v) => Math.round(v * 255));
+        known.set(colour, red | (green << 8) | (blue << 16));
+      }
+      pixels[i] = known.get(colour) | ((dim?.(face) ? 90 : 255) << 24);
     });
     this.buffer ??= document.createElement("canvas");
     [this.buffer.width, this.buffer.height] = [layout.columns, layout.rows];
@@ -111,8 +112,12 @@ class Pool extends CanvasElement {
     context.stroke();
   }
 
+  get layout() {
+    return this.data?.layout;
+  }
+
   #hit(event) {
-    if (!this.layout || !this.data) return null;
+    if (!this.data) return null;
     const { x, y } = this.place(event);
     const index = blockAt(x, y, this.data.faces.length, this.layout);
     return index === null ? null : this.data.faces[index];

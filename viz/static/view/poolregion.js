@@ -5,28 +5,33 @@ import { html, nothing } from "lit-html";
 import { FREE_SHOWN, poolLayout } from "#core/layout.js";
 import { sayBlock } from "#core/say.js";
 import { plural } from "#core/reasons.js";
+import { keyButton } from "#view/parts.js";
 
 export function poolRegion(board, scene) {
   const pool = scene?.pool;
-  return html`<section class="pool ${board.enlarged ? "enlarged" : ""}" aria-labelledby="pool-title">
+  return html`<section class="pool" aria-labelledby="pool-title">
     <h2 id="pool-title">KV pool ${pool ? html`<b>${pool.used}</b><span class="of">of ${pool.total} in use</span>` : nothing}
+      ${keyButton("enlarge the pool", "P", () => board.enlarge(!board.enlarged), { text: board.enlarged ? "smaller" : "larger", pressed: board.enlarged })}
       <span class="aside">${pool ? `${plural(scene.config.block_size, "token")} a block` : ""}</span></h2>
     ${pool ? grid(board, scene) : nothing}
     ${pool ? freeQueue(board, pool) : nothing}
   </section>`;
 }
 
+const SIZES = { narrow: 60, usual: 72, enlarged: 144 };
+
 function grid(board, scene) {
   const { pool } = scene;
+  const large = SIZES[board.enlarged ? "enlarged" : board.narrow ? "narrow" : "usual"];
   const data = board.memo("pool", () => ({
     faces: pool.faces,
+    layout: poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, large),
     before: board.facesBefore(),
-    large: board.narrow ? 60 : 72,
     dim: board.focus.target ? (face) => board.focus.dims({ face }) : null,
     faded: board.focus.faded,
     cursor: board.focus.cell,
   }));
-  const { height } = poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, board.narrow ? 60 : 72);
+  const { height } = data.layout;
   const label = `KV pool, ${plural(pool.total, "block")}. Enter moves among them with the arrow keys.`;
   return html`<vz-pool tabindex="0" role="application" aria-label=${label}
     .style=${`height:calc(${height}px * var(--scale))`}

@@ -1,0 +1,131 @@
+"""The dashboard's pages: the page itself, and the runs by HTTP.
+
+    GET /                              the page (static/index.html)
+    GET /api/runs                      what can be opened
+    GET /api/runs/ID                   its streams, and how many events each has
+    GET /api/runs/ID/events?stream=&from=&to=
+    GET /api/runs/ID/snapshot?stream=  state at the latest whole step, for a page that came late
+    GET /api/runs/ID/tour              the guided stops of a recording
+
+Everything is served from this origin, and the page may load nothing else: see
+:func:`content_security_policy`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, abort, jsonify, redirect, request
+
+from minivllm.errors import TraceError
+from viz.access import COOKIE, may_look
+from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run
+
+STATIC = Path(__file__).parent / "static"
+
+
+def content_security_policy(html: str) -> str:
+    """Only files of this origin. The import map must stand in the page, so it goes by its hash."""
+    found = re.search(r'<script type="importmap">(.*?)</script>', html, re.DOTALL)
+    digest = hashlib.sha256((found.group(1) if found else "").encode()).digest()
+    import_map = f"'sha256-{base64.b64encode(digest).decode()}'"
+    return (
+        f"default-src 'none'; script-src 'self' {import_map}; style-src 'self'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+
+
+def add_pages(app: Flask, catalogue: Catalogue, join_code: str | None) -> None:
+    html = (STATIC / "index.html").read_text(encoding="utf-8")
+    policy = content_security_policy(html)
+
+    @app.get("/")
+    def index() -> Response:
+        code = request.args.get("code")
+        if code is not None:  # the link a teacher hands out: keep the code out of the address bar
+            response = redirect("/")
+            response.set_cookie(COOKIE, code, httponly=True, samesite="Strict")
+            return response  # type: ignore[return-value]
+        return Response(html, mimetype="text/html")
+
+    @app.get("/favicon.ico")
+    def icon() -> Response:
+        return app.send_static_file("icon.svg")
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        response.headers.setdefault("Content-Security-Policy", policy)
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        return response
+
+    def find_run(run_id: str) -> Run:
+        if not may_look(request, join_code):
+            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
+        run = catalogue.get(run_id)
+        if run is None:
+            known = ", ".join(run.id for run in catalogue.all()) or "none"
+            abort(problem(404, f"there is no run {run_id!r}; there are: {known}"))
+        return run
+
+    @app.get("/api/runs")
+    @app.get("/api/runs/<run_id>")
+    def list_runs(run_id: str | None = None) -> Response:
+        if run_id is not None:
+            run = find_run(run_id)
+            heads = run.heads()
+            firsts = {stream: run.first(stream) for stream in heads}
+            return jsonify({**describe_run(run), "streams": heads, "first": firsts})
+        if not may_look(request, join_code):
+            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
+        return jsonify([describe_run(run) for run in catalogue.all()])
+
+    @app.get("/api/runs/<run_id>/events")
+    def events(run_id: str) -> Response:
+        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        try:
+            start, end = int(request.args["from"]), int(request.args["to"])
+        except (KeyError, ValueError):
+            abort(problem(400, "from and to must be whole numbers: sequence numbers, included"))
+        if not 1 <= start <= end + 1 or end - start >= MAX_EVENTS_PER_ANSWER:
+            allowed = f"1 <= from <= to, at most {MAX_EVENTS_PER_ANSWER} events"
+            abort(problem(400, f"got from={start} to={end}; allowed: {allowed}"))
+        if start < run.first(stream):
+            first = run.first(stream)
+            abort(problem(410, f"events before {first} are no longer kept; take the snapshot"))
+        lines = run.lines(stream, start, end)
+        return Response(b"[" + b",".join(lines) + b"]", mimetype="application/json")
+
+    @app.get("/api/runs/<run_id>/snapshot")
+    def snapshot(run_id: str) -> Response:
+        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        return jsonify(catalogue.snapshots(run, stream).latest())
+
+    @app.get("/api/runs/<run_id>/tour")
+    def tour(run_id: str) -> Response:
+        return jsonify(find_run(run_id).tour())
+
+    @app.errorhandler(TraceError)
+    def broken_trace(error: TraceError) -> Response:
+        return problem(422, str(error))
+
+
+def problem(status: int, message: str) -> Response:
+    response = jsonify({"error": message})
+    response.status_code = status
+    return response
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """One row of the list. A broken file is in it, too, with what is wrong with it."""
+    about = {"id": run.id, "kind": run.kind}
+    try:
+        header = run.header()
+    except TraceError as error:
+        return {**about, "error": str(error)}
+    return {**about, "epoch": header["run_id"], "tour": run.tour() is not None, "header": header}

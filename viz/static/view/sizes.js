@@ -1,0 +1,38 @@
+// Themes, and the room there is for what: measured once at a change, not while drawing.
+
+import { setTheme, theme } from "#view/theme.js";
+
+export const THEMES = [
+  { name: "dark", projector: false },
+  { name: "light", projector: false },
+  { name: "light", projector: true },
+];
+
+const NARROW = 700;
+const WIDE = 1280;
+
+// A phone is no projector: it keeps its size.
+export function applyTheme(palette, { name, projector }) {
+  setTheme(palette, name, projector && innerWidth >= NARROW);
+}
+
+// Wide, middle, narrow: by the width there is for content at the theme's scale.
+export function measure(board, root, draw) {
+  const { scale } = theme;
+  const width = innerWidth / scale;
+  board.narrow = width < NARROW;
+  document.documentElement.dataset.width = board.narrow ? "narrow" : width < WIDE ? "middle" : "wide";
+  draw();
+  const rows = root.querySelector(".rows");
+  const pool = root.querySelector(".pool");
+  if (!rows) return;
+  const wide = document.documentElement.dataset.width === "wide";
+  const tall = wide || board.enlarged ? pool.clientHeight / scale - 168 : 320;
+  board.sizes = {
+    rows: (rows.clientWidth - 12) / scale,
+    rowsHeight: (rows.clientHeight - 12) / scale,
+    poolWidth: (pool.clientWidth - parseFloat(getComputedStyle(pool).paddingLeft) * 2) / scale,
+    pool: Math.max(Math.min(tall, 720), 160),
+  };
+  draw();
+}
