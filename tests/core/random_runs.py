@@ -89,13 +89,15 @@ def rounds(draw: st.DrawFn) -> list[tuple[str, Any]]:
 def plans(draw: st.DrawFn) -> Plan:
     parts = draw(st.lists(rounds(), min_size=2, max_size=7))
     actions = [action for part in parts for action in part]
+    settings = draw(knobs())
     if draw(st.booleans()):
-        # The later, the more urgent: who comes first in the batch then gives way to who comes
-        # last, the rare case in which a grant of the same step is taken back.
+        # The later, the more urgent, and prompts run in pieces of several blocks: who comes first
+        # in the batch gives way to who comes last, so that grants of the same step are taken back.
+        settings |= {"policy": "priority", "long_prefill_token_threshold": draw(st.integers(3, 6))}
         for number, (kind, argument) in enumerate(actions):
             if kind == "add":
                 argument["priority"] = len(actions) - number
-    return Plan(draw(knobs()), actions)
+    return Plan(settings, actions)
 
 
 # --- a run -------------------------------------------------------------------------------------
@@ -250,6 +252,8 @@ class Run:
                 Reason.PREEMPTED,
                 Reason.PREEMPTED_THIS_STEP,
             )
+            if row.limited_by == Reason.PREEMPTED_THIS_STEP:
+                assert any(e.req == e.data.for_req for e in of("sched.victim")), "left out"
             if row.limited_by == Reason.NO_BUDGET and not row.granted:
                 assert not admitted, "budget went to a new request before a running one"
         refunds = sum(e.data.n for e in of("sched.refund"))

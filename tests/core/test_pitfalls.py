@@ -285,20 +285,20 @@ def test_removal_of_one_copy_is_not_removal_of_the_hash() -> None:
 
 def test_victim_of_its_own_step_leaves_no_hashes_of_what_was_not_computed() -> None:
     """vllm pull request 43569: the next request would hit garbage."""
-    e = engine(policy="priority", num_kv_blocks=9, max_num_batched_tokens=12)
-    low, high = PROMPT[:12], tokens(6, 500)
-    e.add("low", low, max_tokens=12, priority=5)
+    e = engine(policy="priority", num_kv_blocks=9, long_prefill_token_threshold=8)
+    low, high = PROMPT[:28], tokens(8, 500)
+    e.add("low", low, max_tokens=2, priority=5)
     e.step()
-    e.add("high", high, max_tokens=12, priority=0)
-    while not e.events("kv.uncache"):
-        assert e.core.has_requests()
-        e.step()
-    # Whoever has all of low's tokens would find its last block, which was never computed.
-    longer = low + alone(low, 12)
-    e.add("next", longer, max_tokens=2, priority=1)
+    e.add("high", high, max_tokens=2, priority=0)
+    e.step()
+    e.step()  # low is given two more blocks; high needs one of them
+    assert [(r.req, r.step, r.data.n) for r in e.events("sched.refund")] == [("r1", 3, 8)]
+    assert len(e.events("kv.uncache")) == 2
+    e.add("next", PROMPT[:22], max_tokens=2, priority=1)
     e.run()
-    assert e.said("next") == alone(longer, 2)
-    assert (e.said("low"), e.said("high")) == (alone(low, 12), alone(high, 12))
+    assert [a.data.hit for a in e.events("req.admit") if a.req == "r3"] == [16]
+    assert e.said("next") == alone(PROMPT[:22], 2)
+    assert (e.said("low"), e.said("high")) == (alone(low, 2), alone(high, 2))
 
 
 @pytest.mark.parametrize("caching", [True, False])

@@ -248,6 +248,16 @@ def test_request_that_must_give_way_itself_ends_the_round() -> None:
     assert s.step() == {"r2": 1}
 
 
+def test_those_behind_a_victim_move_up_and_are_served() -> None:
+    """r1, before the one that needs its block, leaves the list: nobody may be skipped for it."""
+    s = Scheduling(policy="priority", num_kv_blocks=4)
+    for ordinal, prompt, priority in ((1, 1, 9), (2, 3, 0), (3, 2, 1)):
+        s.add(ordinal, prompt, priority=priority)
+        s.step()
+    assert s.running == ["r1", "r2", "r3"] and s.kv.pool.num_free_blocks == 0
+    assert s.schedule() == {"r2": 1, "r3": 1} and s.waiting == ["r1"]
+
+
 def test_ledger_has_a_row_for_whoever_was_not_reached() -> None:
     """Two give way for r2, one before it and then itself: r3 moves up unseen."""
     s = Scheduling(policy="priority", num_kv_blocks=8, long_prefill_token_threshold=8)
