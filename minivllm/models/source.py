@@ -237,11 +237,12 @@ def _extract(directory: Path, packaged: Packaged, work: Path) -> Path:
 
 
 def _size_of(directory: Path) -> int:
-    """Bytes in all files below a directory whose files come and go."""
+    """Bytes in all files below a directory whose files and folders come and go."""
     total = 0
-    for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
+    for folder, _, names in os.walk(directory):  # passes over a folder that has just gone
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(folder, name)).st_size
     return total
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -262,3 +264,21 @@ def test_setup_errors_of_the_fetch_are_model_errors(
     with pytest.raises(ModelError, match="disk is full") as error:
         resolve("tiny")
     assert "MINIVLLM_HOME" in str(error.value)
+
+
+def test_measuring_a_download_survives_folders_that_come_and_go(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            (tmp_path / "pip" / "unpack").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "pip" / "unpack" / "file").write_bytes(b"12345")
+            shutil.rmtree(tmp_path / "pip")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        assert {source_module._size_of(tmp_path) for _ in range(3000)} <= {0, 5}
+    finally:
+        stop.set()
+        thread.join()
