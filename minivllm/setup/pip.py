@@ -86,18 +86,26 @@ def run_pip(
     Raises PipError, a SetupError, when it fails; whatever interrupts this call ends the child.
     """
     command = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    child = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env={**os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
     lines: list[str] = []
+    # Ctrl-C waits until the child is known here, or nobody would end it. The child inherits that:
+    # it is ended by SIGTERM.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        child = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, **(env or {}), "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        _running.add(child)
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        raise
 
     def read() -> None:
         assert child.stdout is not None  # PIPE was asked for
@@ -106,9 +114,9 @@ def run_pip(
             on_line(lines[-1])
 
     reader = threading.Thread(target=read, name="pip-output", daemon=True)
-    _running.add(child)
     try:
-        reader.start()
+        reader.start()  # while SIGINT is blocked, so the thread does not take it either
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while True:
             try:
                 child.wait(TICK_S)

@@ -96,7 +96,9 @@ def test_ctrl_c_ends_the_child_too(tmp_path: Path) -> None:
     sleeper = tmp_path / "python"
     sleeper.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     sleeper.chmod(0o755)
-    code = f"from minivllm.setup.pip import run_pip; run_pip(['x'], python={str(sleeper)!r})"
+    # A shell's background jobs start with SIGINT ignored; here it must be heard.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"from minivllm.setup.pip import run_pip; run_pip(['x'], python={str(sleeper)!r})"
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     pid_file = tmp_path / "pid"
     deadline = time.monotonic() + 20
