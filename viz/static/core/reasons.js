@@ -46,7 +46,7 @@ export function waitText(req, wait, config, facts) {
     case "no_free_blocks":
       return `needs ${plural(wait.need, "block")}, ${are(wait.have)} free`;
     case "max_num_seqs":
-      return `${config.max_num_seqs} of ${config.max_num_seqs} may run, and do`;
+      return `${plural(config.max_num_seqs, "request")} run, more may not`;
     case "preempted_this_step":
       return "nobody is admitted in a step that preempts";
     case "chunking_off":
@@ -69,7 +69,7 @@ export function unusedText(facts, config) {
         ? `${stop.head} needs ${plural(head.need, "block")}, ${are(head.have)} free`
         : REASONS.no_free_blocks;
     case "max_num_seqs":
-      return `${config.max_num_seqs} requests run, more may not`;
+      return `${plural(config.max_num_seqs, "request")} run, more may not`;
     default:
       return REASONS[ledger.unused_reason] ?? ledger.unused_reason ?? "";
   }

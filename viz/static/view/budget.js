@@ -38,9 +38,9 @@ class Budget extends CanvasElement {
     context.textBaseline = "alphabetic";
     context.fillStyle = theme.colours.text;
     const fits = [text, name].find((label) => context.measureText(label).width <= segment.width - 2);
-    // The last one may write on over the unused rest.
-    const last = segment === layout.segments[layout.segments.length - 1];
-    if (fits || last) context.fillText(fits ?? text, segment.x + 1, 11);
+    // One that stands alone may write on over the unused rest.
+    const alone = layout.segments.length === 1;
+    if (fits || alone) context.fillText(fits ?? text, segment.x + 1, 11);
     if (layout.mode === "cells") {
       for (let i = 0; i < segment.n; i += 1) {
         const flags = FILLED | (segment.start + i >= segment.prompt ? OUTPUT : 0);

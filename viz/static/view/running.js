@@ -10,6 +10,7 @@ import { chip, hueClass, textTail } from "#view/parts.js";
 import { endCard } from "#view/tour.js";
 
 const BAR_PITCH = 12;
+const SCALE_STEP = 16; // tokens
 
 export function runningRegion(board, scene) {
   const rows = scene?.running ?? [];
@@ -49,9 +50,10 @@ function budgetBar(board, { budget, step }) {
 function rowList(board, scene, rows) {
   const mode = rowMode(rows.length);
   const size = scene.config.block_size;
-  const longest = Math.max(1, ...rows.map((row) => row.known));
+  // Rounded up, so that growing rows do not change the scale at every step.
+  const longest = Math.ceil(Math.max(1, ...rows.map((row) => row.known)) / SCALE_STEP) * SCALE_STEP;
   const room = board.sizes.rows - (mode === "bars" ? 44 : 60) - (board.narrow ? 36 : 92);
-  const cells = tokenCells(Math.max(longest, 16), size, Math.max(room, 80));
+  const cells = tokenCells(longest, size, Math.max(room, 80));
   if (mode === "bars") return barList(board, scene, rows, cells, size);
   const height = mode === "full" ? 16 : 14;
   return html`<ol>
