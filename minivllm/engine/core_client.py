@@ -7,6 +7,7 @@ stand behind it.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError, EngineDeadError
 from minivllm.trace.events import GateChange, Reason, RunEnd, RunError, RunIdle
 from minivllm.trace.gate import Gate
+
+logger = logging.getLogger(__name__)
 
 
 class EngineCoreClient(Protocol):
@@ -116,9 +119,10 @@ class InprocClient:
                     if self.core.has_requests():
                         self._hand_out(self.core.step())
         except BaseException as error:
+            logger.exception("the engine's loop has ended by an error")
             self._dead = error
             self.core.trace.emit(RunError, None, error=type(error).__name__, message=str(error))
-            self._outputs.put(EngineCoreOutputs(step=-1, error=f"{type(error).__name__}: {error}"))
+            self._outputs.put(EngineCoreOutputs(step=-1, error=_named(error)))
         finally:
             self.core.executor.shutdown()
             self.core.trace.emit(RunEnd, None, steps=self.core.scheduler.current_step)
@@ -159,8 +163,14 @@ class InprocClient:
 
     def _raise_if_dead(self) -> None:
         if self._dead is not None:
-            raise EngineDeadError("the engine's loop has ended by an error") from self._dead
+            raise EngineDeadError(
+                f"the engine's loop has ended by an error: {_named(self._dead)}"
+            ) from self._dead
 
     def _tell_gate(self, mode: str, rate: float) -> None:
         self._inputs.put(lambda: self.core.trace.emit(GateChange, None, mode=mode, rate=rate))
         self._wake.set()
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -228,12 +228,18 @@ class Dies(ScriptedExecutor):
         return ModelRunnerOutput(sampled_token_ids={}, errors=None)  # type: ignore[arg-type]
 
 
-def test_dead_engine_raises_and_names_the_cause() -> None:
+def test_dead_engine_raises_and_names_the_cause(caplog: pytest.LogCaptureFixture) -> None:
     with client(executor=Dies) as c:
         c.add("a")
         with pytest.raises(EngineDeadError) as caught:
             c.wait("a")
-        assert caught.value.__cause__ is not None
+        cause = caught.value.__cause__
+        assert cause is not None
+        told = f"the engine's loop has ended by an error: {type(cause).__name__}: {cause}"
+        assert str(caught.value) == told
+        (record,) = caplog.records
+        assert record.name == "minivllm.engine.core_client"
+        assert record.exc_info is not None and record.exc_info[1] is cause
         # And so for everybody who asks from now on.
         for _ in range(2):
             with pytest.raises(EngineDeadError):
