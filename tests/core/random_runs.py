@@ -100,6 +100,34 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan(settings, actions)
 
 
+def _add(prompt: list[int], priority: int, max_tokens: int) -> tuple[str, Any]:
+    return "add", {
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "min_tokens": 0,
+        "ignore_eos": True,
+        "stop_token_ids": [],
+        "priority": priority,
+        "cache_salt": None,
+    }
+
+
+_ROOMY = {"block_size": 4, "max_model_len": 40, "max_num_seqs": 4, "max_num_batched_tokens": 64}
+_LONG = [1, 2, 3, 1, 2, 3, 3] * 4
+
+# What chance finds once in ten thousand plans.
+GRANT_TAKEN_BACK = Plan(
+    {**_ROOMY, "num_kv_blocks": 9, "policy": "priority", "long_prefill_token_threshold": 8},
+    [_add(_LONG, 5, 2), ("step", 1), _add([2] * 8, 0, 2), ("step", 2), _add(_LONG[:22], 1, 2)],
+)
+"""The last request has the prompt of one whose blocks were hashed and then not computed."""
+
+OUTGROWN_WHILE_WAITING = Plan(
+    {**_ROOMY, "num_kv_blocks": 5}, [_add([1] * 8, 0, 4), _add([1] * 16, 0, 4)]
+)
+"""The second fills the pool together with the first, samples a token more, and gives way."""
+
+
 # --- a run -------------------------------------------------------------------------------------
 
 EOS = 5

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
-from tests.core.random_runs import Plan, Run, plans
+from tests.core.random_runs import GRANT_TAKEN_BACK, OUTGROWN_WHILE_WAITING, Plan, Run, plans
 
 EXAMPLES = int(os.environ.get("MINIVLLM_EXAMPLES", "0"))
 
@@ -26,6 +26,8 @@ def random_runs(max_examples: int) -> settings:
 
 @random_runs(max_examples=250)
 @given(plans())
+@example(GRANT_TAKEN_BACK)
+@example(OUTGROWN_WHILE_WAITING)
 def test_scheduling_changes_when_a_token_appears_never_which(plan: Plan) -> None:
     run = Run(plan).run()
     if run.messages:
