@@ -81,6 +81,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         return self.temperature < 1e-5
 
 
+def check_priority(priority: Any) -> None:
+    """Stands beside the parameters, not in them: the scheduler orders by it."""
+    _integer("priority", priority, -(2**63), 2**63 - 1)
+
+
 def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     ok = isinstance(value, int) and not isinstance(value, bool) and value >= low
     if not ok or (high is not None and value > high):

@@ -51,8 +51,8 @@ class Scheduler:
     def add_request(self, request: Request) -> None:
         """Take a request into the waiting queue; the next step is the first to look at it."""
         request.arrival_step = self.current_step + 1
-        self.requests[request.req_id] = request
         position = self.waiting.add(request)
+        self.requests[request.req_id] = request
         self.trace.emit(ev.ReqEnqueue, request.req_id, position=position)
 
     def schedule(self) -> SchedulerOutput:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from minivllm.engine.engine_core import EngineCore
-from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
+from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError, EngineDeadError
 from minivllm.trace.events import GateChange, Reason, RunEnd, RunError, RunIdle
 from minivllm.trace.gate import Gate
@@ -75,7 +75,7 @@ class InprocClient:
             if request.request_id in self._open:
                 raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
             self._open.add(request.request_id)
-        self._send(lambda: self.core.add_request(request))
+        self._send(partial(self._take_in, request))
 
     def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
         for request_id in request_ids:
@@ -131,10 +131,28 @@ class InprocClient:
     def _apply_inputs(self) -> None:
         applied = False
         while not self._inputs.empty():
-            self._inputs.get()()
+            apply = self._inputs.get()
+            try:
+                apply()
+            except Exception:  # one bad message must not end everybody's engine
+                logger.exception("the engine could not apply a message")
             applied = True
         if applied:
             self._hand_out(self.core.take_outputs())
+
+    def _take_in(self, request: EngineCoreRequest) -> None:
+        try:
+            self.core.add_request(request)
+        except Exception as error:
+            logger.exception("request %r could not be taken in", request.request_id)
+            refused = EngineCoreOutput(
+                request_id=request.request_id,
+                new_token_ids=[],
+                finish_reason="error",
+                stop_reason=f"the request could not be taken in ({_named(error)})",
+            )
+            step = self.core.scheduler.current_step
+            self._hand_out(EngineCoreOutputs(step=step, outputs=[refused]))
 
     def _sleep(self) -> None:
         self._wake.clear()

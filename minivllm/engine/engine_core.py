@@ -22,6 +22,7 @@ from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, Engine
 from minivllm.errors import DuplicateRequestError
 from minivllm.executor.base import Executor
 from minivllm.request import Request
+from minivllm.sampling_params import check_priority
 from minivllm.trace import events as ev
 from minivllm.trace.events import Reason
 from minivllm.trace.tracer import OFF, Tracer
@@ -67,18 +68,19 @@ class EngineCore:
     # --- inputs, between two steps -------------------------------------------------------------
 
     def add_request(self, message: EngineCoreRequest) -> str:
-        """Take a request in; returns its core name. Raises DuplicateRequestError.
+        """Take a request in; returns its core name. Raises DuplicateRequestError,
+        SamplingParamsError; a request it raises for is not registered anywhere.
 
         One that could never run ends at once, with an error output: its sender has checked the
         same and refused it (HTTP 400), but nobody's word is taken for it here.
         """
         if message.request_id in self._req_ids:
             raise DuplicateRequestError(f"request id {message.request_id!r} is already in use")
+        request = self._make_request(message)
+        trace, name = self.trace, request.req_id
+        texts = [trace.text(token_id) for token_id in message.prompt_token_ids] if trace.on else []
         self._begin_input()
         self._num_arrived += 1
-        request = self._make_request(message)
-        self._req_ids[message.request_id] = request.req_id
-        trace, name = self.trace, request.req_id
         trace.emit(ev.CoreInput, name, op="add")
         if trace.on:
             trace.emit(
@@ -86,7 +88,7 @@ class EngineCore:
                 name,
                 request_id=message.request_id,
                 prompt_token_ids=message.prompt_token_ids,
-                texts=[trace.text(token_id) for token_id in message.prompt_token_ids],
+                texts=texts,
                 params=msgspec.to_builtins(message.sampling_params),
                 max_tokens=request.max_tokens,
                 priority=message.priority,
@@ -95,6 +97,7 @@ class EngineCore:
                 eos_token_id=message.eos_token_id,
             )
         self.scheduler.add_request(request)
+        self._req_ids[message.request_id] = name
         problem = self._why_it_never_runs(request)
         if problem is not None:
             self.scheduler.fail(request, problem, num_unsound=0)
@@ -205,7 +208,8 @@ class EngineCore:
     def _make_request(self, message: EngineCoreRequest) -> Request:
         params, num_prompt = message.sampling_params, len(message.prompt_token_ids)
         room = max(self.max_model_len - num_prompt, 1)
-        ordinal = self._num_arrived
+        ordinal = self._num_arrived + 1
+        check_priority(message.priority)  # one that has no order breaks the queue for everybody
         return Request(
             req_id=f"r{ordinal}",
             request_id=message.request_id,

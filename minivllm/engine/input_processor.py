@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from minivllm.engine.detokenizer import ByteTokenizer
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.errors import PromptError, PromptTooLongError, SamplingParamsError
-from minivllm.sampling_params import SamplingParams
+from minivllm.sampling_params import SamplingParams, check_priority
 from minivllm.trace.events import ReqTokenize
 from minivllm.trace.tracer import OFF, Tracer
 
@@ -85,6 +85,7 @@ class InputProcessor:
     ) -> ProcessedInput:
         """Raises PromptError, PromptTooLongError or SamplingParamsError; spends nothing then."""
         self._check_params(params)
+        check_priority(priority)
         _check_cache_salt(cache_salt)
         began_ns = time.perf_counter_ns()
         text, token_ids = self._tokenise(prompt)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from minivllm.config import make_config
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
@@ -202,6 +204,40 @@ def test_step_that_fails_ends_its_requests_and_not_the_engine() -> None:
         c.add("b", max_tokens=1)
         c.wait("b")
         assert c.ended("b") == "length"
+
+
+@pytest.mark.parametrize("bad", [{"priority": "high"}, {"prompt_token_ids": None}])
+def test_request_that_cannot_be_taken_in_ends_alone(bad: dict[str, Any]) -> None:
+    with client(Gate(paused=True)) as c:
+        c.add("a", max_tokens=2)
+        c.client.add_request(replace(message("b", 4), **bad))
+        c.add("c", max_tokens=2)
+        c.gate.resume()
+        c.wait("a", "b", "c")
+        assert (c.ended("a"), c.ended("b"), c.ended("c")) == ("length", "error", "length")
+        (error,) = [o.stop_reason for o in c.got if o.request_id == "b"]
+        assert "could not be taken in (" in str(error)
+        assert [event.req for event in c.told("req.arrive")] == ["r1", "r2"]
+        c.add("b", max_tokens=1)  # its id is free again
+        c.until(lambda: len(c.told("req.arrive")) == 3)
+
+
+def test_abort_or_reset_that_fails_is_logged_and_the_engine_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no")
+
+    with client() as c:
+        monkeypatch.setattr(c.core, "abort_request", fail)
+        monkeypatch.setattr(c.core, "reset_prefix_cache", fail)
+        c.client.abort_requests(["a"])
+        c.client.reset_prefix_cache()
+        c.add("a", max_tokens=1)
+        c.wait("a")
+        assert [r.getMessage() for r in caplog.records] == [
+            "the engine could not apply a message"
+        ] * 2
 
 
 def test_shutdown_ends_the_loop_and_the_trace() -> None:

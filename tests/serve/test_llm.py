@@ -67,6 +67,13 @@ def test_params_of_another_number_than_prompts_are_refused(llm):
         generate(llm, ["a", "b", "c"], [SamplingParams()] * 2)
 
 
+@pytest.mark.parametrize("bad", ["high", 1.0, True, None, 2**63])
+def test_a_priority_that_is_no_whole_number_is_refused_before_anything_runs(llm, client, bad):
+    with pytest.raises(SamplingParamsError, match="priority must be a whole number"):
+        llm.generate(["a", "b"], use_tqdm=False, priority=[0, bad])
+    assert client.requests == []
+
+
 def test_a_list_of_ids_is_refused_with_a_hint(llm):
     with pytest.raises(PromptError, match=r"prompts\[0\].*prompt_token_ids"):
         generate(llm, [[1, 2, 3]])
