@@ -1,14 +1,16 @@
 """Who may look and who may steer.
 
 Bound to the loopback address, as it is by default, the dashboard is open to whoever sits at this
-machine. On another address a viewer needs the join code; steering the engine (pause, step, send a
-prompt) stays with the local driver: a direct connection from this machine, not through a proxy.
+machine. On another address a viewer needs the join code, and on a server that has API keys
+(``code_for_all``) everybody does; steering the engine (pause, step, send a prompt) stays with the
+local driver: a direct connection from this machine, not through a proxy.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from flask import Request
@@ -39,12 +41,20 @@ def is_local(request: Request) -> bool:
     return is_loopback(request.remote_addr) and is_loopback(host) and not forwarded
 
 
-def may_look(request: Request, join_code: str | None) -> bool:
-    if is_local(request):
-        return True
-    given = request.cookies.get(COOKIE, "")
-    return join_code is not None and hmac.compare_digest(given.encode(), join_code.encode())
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The rules of one server."""
 
+    join_code: str | None = None
+    """What a viewer must know; None: only who sits at this machine may look."""
+    code_for_all: bool = False
+    """Is the code asked of those at this machine, too?"""
 
-def may_steer(request: Request) -> bool:
-    return is_local(request)
+    def may_look(self, request: Request) -> bool:
+        if is_local(request) and not self.code_for_all:
+            return True
+        given = request.cookies.get(COOKIE, "").encode()
+        return self.join_code is not None and hmac.compare_digest(given, self.join_code.encode())
+
+    def may_steer(self, request: Request) -> bool:
+        return is_local(request) and self.may_look(request)

@@ -22,7 +22,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, redirect, request
 
 from minivllm.errors import TraceError
-from viz.access import COOKIE, may_look
+from viz.access import COOKIE, Access
 from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run
 
 STATIC = Path(__file__).parent / "static"
@@ -40,7 +40,7 @@ def content_security_policy(html: str) -> str:
     )
 
 
-def add_pages(app: Flask, catalogue: Catalogue, join_code: str | None) -> None:
+def add_pages(app: Flask, catalogue: Catalogue, access: Access) -> None:
     html = (STATIC / "index.html").read_text(encoding="utf-8")
     policy = content_security_policy(html)
 
@@ -65,7 +65,7 @@ def add_pages(app: Flask, catalogue: Catalogue, join_code: str | None) -> None:
         return response
 
     def find_run(run_id: str) -> Run:
-        if not may_look(request, join_code):
+        if not access.may_look(request):
             abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
         run = catalogue.get(run_id)
         if run is None:
@@ -81,7 +81,7 @@ def add_pages(app: Flask, catalogue: Catalogue, join_code: str | None) -> None:
             heads = run.heads()
             firsts = {stream: run.first(stream) for stream in heads}
             return jsonify({**describe_run(run), "streams": heads, "first": firsts})
-        if not may_look(request, join_code):
+        if not access.may_look(request):
             abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
         return jsonify([describe_run(run) for run in catalogue.all()])
 
@@ -104,6 +104,8 @@ def add_pages(app: Flask, catalogue: Catalogue, join_code: str | None) -> None:
     @app.get("/api/runs/<run_id>/snapshot")
     def snapshot(run_id: str) -> Response:
         run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        if stream not in run.heads():
+            abort(problem(404, f"run {run.id} has no stream {stream!r}"))
         return jsonify(catalogue.snapshots(run, stream).latest())
 
     @app.get("/api/runs/<run_id>/tour")

@@ -18,11 +18,14 @@ import msgspec
 
 from minivllm.errors import TraceError
 from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace
-from minivllm.trace.fold import apply, new_state, to_json
+from minivllm.trace.fold import apply, forget_finished, new_state, to_json
 from minivllm.trace.recorder import TraceLog
 from viz.hues import HueAssigner
 
 MAX_EVENTS_PER_ANSWER = 5000
+
+FINISHED_KEPT = 256
+"""Finished requests that the snapshot of a live run still has."""
 """Events in one answer of the history; about 1 MB of JSON, 20 ms to parse in a browser."""
 
 
@@ -162,6 +165,8 @@ class Snapshots:
             for event in events:
                 apply(self._state, event)
                 self._hues.see(event.kind, event.req)
+            if self._run.kind == "live":
+                forget_finished(self._state, FINISHED_KEPT)
 
     def latest(self) -> dict[str, Any]:
         """``{"seq", "step", "state", "hues"}``; seq 0 before the first step has ended."""

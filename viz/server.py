@@ -18,7 +18,7 @@ from flask_socketio import SocketIO
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from minivllm.setup.progress import EngineStatus, StatusBoard
-from viz.access import is_loopback, may_look, may_steer
+from viz.access import Access, is_loopback
 from viz.commands import CommandThread, LiveEngine
 from viz.pages import STATIC, add_pages
 from viz.protocol import Hub
@@ -30,11 +30,9 @@ LIVE_RUN = "live"
 class BoardApp(Flask):
     """A Flask app with the dashboard in it. Make one with :func:`create_app`."""
 
-    def __init__(
-        self, catalogue: Catalogue, status: StatusBoard | None, join_code: str | None
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, status: StatusBoard | None, access: Access) -> None:
         super().__init__("viz", static_folder=str(STATIC), static_url_path="/static")
-        self.catalogue, self.status, self.join_code = catalogue, status, join_code
+        self.catalogue, self.status, self.access = catalogue, status, access
         self.engine: LiveEngine | None = None
         self.socketio = SocketIO(
             self, async_mode="threading", serve_client=False, max_http_buffer_size=512 * 1024
@@ -90,18 +88,21 @@ def create_app(
     blueprints: Sequence[Blueprint] = (),
     status: StatusBoard | None = None,
     join_code: str | None = None,
+    code_for_all: bool = False,
 ) -> BoardApp:
     """The dashboard over these trace files.
 
     ``status``: how far the engine is, if one is to come.
     ``join_code``: what viewers from other machines must know; None: they are turned away.
+    ``code_for_all``: those at this machine must know it, too.
     Raises TraceError when a file is missing; one that is broken says so when it is opened.
     """
     catalogue = Catalogue()
     for path in traces:
         catalogue.add_file(path)
-    app = BoardApp(catalogue, status, join_code)
-    add_pages(app, catalogue, join_code)
+    access = Access(join_code, code_for_all)
+    app = BoardApp(catalogue, status, access)
+    add_pages(app, catalogue, access)
     add_socket(app)
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
@@ -127,12 +128,12 @@ def add_socket(app: BoardApp) -> None:
 
     @socketio.on("connect")
     def connect() -> bool | None:
-        if not may_look(request, app.join_code):
+        if not app.access.may_look(request):
             return False
         sid = request.sid  # type: ignore[attr-defined]
         if app.status is not None:
             app.hub.send("status", status_json(app.status.get()), to=sid)
-        app.hub.send("role", {"driver": may_steer(request)}, to=sid)
+        app.hub.send("role", {"driver": app.access.may_steer(request)}, to=sid)
         app.tell_gate(to=sid)
         return None
 
@@ -141,7 +142,7 @@ def add_socket(app: BoardApp) -> None:
         app.hub.leave(request.sid)  # type: ignore[attr-defined]
 
     @socketio.on("hello")
-    def hello(message: object) -> None:
+    def hello(message: object = None, *_more: object) -> None:
         if isinstance(message, dict) and isinstance(message.get("run"), str):
             streams = message.get("streams")
             known = {
@@ -153,16 +154,16 @@ def add_socket(app: BoardApp) -> None:
             app.hub.hello(request.sid, clean)  # type: ignore[attr-defined]
 
     @socketio.on("ack")
-    def ack(message: object) -> None:
+    def ack(message: object = None, *_more: object) -> None:
         if isinstance(message, dict) and type(message.get("to")) is int:
             app.hub.ack(request.sid, str(message.get("stream")), message["to"])  # type: ignore[attr-defined]
 
     @socketio.on("command")
-    def command(message: object) -> None:
+    def command(message: object = None, *_more: object) -> None:
         if not isinstance(message, dict):
             return
         sid = request.sid  # type: ignore[attr-defined]
-        if not may_steer(request):
+        if not app.access.may_steer(request):
             refusal = {"id": message.get("id"), "ok": False}
             error = "only the driver, at the machine itself, may steer the engine"
             app.hub.send("result", {**refusal, "error": error}, to=sid)
@@ -185,7 +186,7 @@ class Server:
 
     def __init__(self, app: BoardApp, host: str = "127.0.0.1", port: int = 8000) -> None:
         """Raises OSError when the port is taken; port 0 takes any free one."""
-        if not is_loopback(host) and app.join_code is None:
+        if not is_loopback(host) and app.access.join_code is None:
             raise ValueError(f"to listen on {host}, set a join code for the viewers")
         self.app = app
         self._wsgi: BaseWSGIServer = make_server(

@@ -67,7 +67,8 @@ def serve(
     gate = Gate(rate=rate)
     config = make_config(**engine, live=True, served_model_name=served_model_name)
     name = served_model_name or engine.get("model") or ModelConfig().model
-    join_code = None if is_loopback(host) else secrets.token_urlsafe(8)
+    open_to_this_machine = is_loopback(host) and not api_key
+    join_code = None if open_to_this_machine else secrets.token_urlsafe(8)
 
     typer.echo(f"loading {config.model.model}", err=True)
     llm = AsyncLLM(config, gate=gate)
@@ -84,6 +85,7 @@ def serve(
                 blueprints=[endpoint],
                 status=StatusBoard(EngineStatus.ready()),
                 join_code=join_code,
+                code_for_all=bool(api_key),
             )
             server = make_http_server(app, host, port)
             app.attach_engine(DashboardEngine(llm, gate))

@@ -51,6 +51,7 @@ def record(
     Example: minivllm trace record tiny-pressure --num-kv-blocks 24 -o roomy.jsonl
     """
     from minivllm.scenario import load_scenario, start
+    from minivllm.trace.file import load_index
 
     if (named := engine.pop("path", None)) is not None:
         if out is not None:
@@ -67,6 +68,7 @@ def record(
         run.run()
     finally:
         run.recorder.close()
+    load_index(path)  # beside the file, so that viewers can seek in it
     typer.echo(f"{path}: {run.core.scheduler.current_step} steps (minivllm replay {path})")
 
 

@@ -10,6 +10,7 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import msgspec
 
 from minivllm.errors import TraceError
 from minivllm.trace.events import KINDS, SCHEMA, Event, Header
-from minivllm.trace.fold import State, apply, new_state, to_json
+from minivllm.trace.fold import State, apply, from_json, new_state, to_json
 
 SNAPSHOT_EVERY = 64
 """Steps between two snapshots of a trace's index."""
@@ -70,6 +71,8 @@ class Trace:
     header: Header
     events: list[Event]
     name: str = ""
+    index: Index | None = None
+    """Of the sidecar, where there is one: ``state_before`` then need not start at the beginning."""
 
     @cached_property
     def engine_events(self) -> list[Event]:
@@ -92,9 +95,13 @@ class Trace:
         return max(self.steps, default=0)
 
     def state_before(self, step: int) -> State:
-        """The state when step ``step`` is about to take its inputs."""
-        state = new_state()
-        for event in self.engine_events:
+        """The state when step ``step`` is about to take its inputs, from the nearest snapshot."""
+        state, done = new_state(), 0
+        snapshots = self.index.snapshots if self.index else {}
+        nearest = max((number for number in snapshots if number <= step), default=None)
+        if self.index is not None and nearest is not None:
+            state, done = from_json(snapshots[nearest]), self.index.steps[nearest]
+        for event in islice(self.engine_events, done, None):
             if event.step >= step:
                 break
             apply(state, event)
@@ -111,7 +118,9 @@ def read_trace(path: str | Path) -> Trace:
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise TraceError(f"cannot read the trace {path}: {reason}") from error
-    return parse_trace(raw, str(path))
+    trace = parse_trace(raw, str(path))
+    trace.index = _fitting_sidecar(path)
+    return trace
 
 
 def parse_trace(raw: bytes, name: str) -> Trace:
@@ -141,7 +150,21 @@ def parse_trace(raw: bytes, name: str) -> Trace:
             )
         last_seq[event.stream] = event.seq
         events.append(event)
+    _check_that_it_folds(events, name)
     return Trace(header, events, name)
+
+
+def _check_that_it_folds(events: list[Event], name: str) -> None:
+    """An altered trace tells of what cannot have happened: say so here, where the line is known."""
+    states: dict[str, State] = {}
+    for number, event in enumerate(events, start=2):
+        try:
+            apply(states.setdefault(event.stream, new_state()), event)
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise TraceError(
+                f"{name}, line {number}: event {event.seq} ({event.kind}) does not fit what came "
+                f"before it ({error}); the file was altered"
+            ) from error
 
 
 def _parse_header(line: bytes, name: str) -> Header:
@@ -190,20 +213,29 @@ def load_index(path: str | Path) -> Index:
     """The index beside a trace file; made, and written where that is possible, if it is not
     there or belongs to another version of the file."""
     path = Path(path)
-    size = path.stat().st_size
-    sidecar = path.with_name(path.name + ".index")
+    if (fitting := _fitting_sidecar(path)) is not None:
+        return fitting
+    index = build_index(read_trace(path), path.stat().st_size)
     try:
-        index = msgspec.json.decode(sidecar.read_bytes(), type=Index)
-        if index.size == size and sidecar.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-            return index
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        pass
-    index = build_index(read_trace(path), size)
-    try:
-        sidecar.write_bytes(msgspec.json.encode(index))
+        _sidecar(path).write_bytes(msgspec.json.encode(index))
     except OSError:
         pass  # a read-only place: the index is only a convenience
     return index
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name + ".index")
+
+
+def _fitting_sidecar(path: Path) -> Index | None:
+    """The index beside the file, if it was made for the file as it is now."""
+    sidecar = _sidecar(path)
+    try:
+        index = msgspec.json.decode(sidecar.read_bytes(), type=Index)
+        now, made = path.stat(), sidecar.stat()
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return index if index.size == now.st_size and made.st_mtime_ns >= now.st_mtime_ns else None
 
 
 # --- comparison --------------------------------------------------------------------------------

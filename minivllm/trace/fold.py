@@ -226,6 +226,8 @@ def _kv_evict(state: State, event: Event) -> None:
 
 def _kv_alloc(state: State, event: Event) -> None:
     data: ev.KvAlloc = event.data
+    if state.free[: len(data.blocks)] != data.blocks:
+        raise ValueError(f"blocks {data.blocks} are not at the front of the free queue")
     del state.free[: len(data.blocks)]
     for block_id in data.blocks:
         state.blocks[block_id].ref = 1
@@ -300,6 +302,18 @@ HANDLERS: dict[str, Callable[[State, Event], None]] = {
     "kv.free": _kv_free,
     "kv.reset": _kv_reset,
 }
+
+
+def forget_finished(state: State, keep: int) -> None:
+    """Drop all but the newest ``keep`` finished requests, and those whose tokens a block holds.
+
+    For the state of a server that runs for weeks; a recorded run keeps everybody.
+    """
+    held = {block.held.req for block in state.blocks if block.held is not None}
+    for name in state.finished[: max(len(state.finished) - keep, 0)]:
+        if name not in held:
+            state.finished.remove(name)
+            del state.requests[name]
 
 
 def violations(state: State) -> list[str]:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from minivllm.errors import ConfigError
 
-MAX_RATE = 1000.0
+MIN_RATE, MAX_RATE = 0.01, 1000.0
+"""Steps per second; slower is what ``pause`` and ``step`` are for."""
 
 
 class Gate:
@@ -101,6 +102,7 @@ class Gate:
 
 
 def _check_rate(rate: float) -> float:
-    if not 0 <= rate <= MAX_RATE:
-        raise ConfigError("gate rate", rate, f"0 (full speed) to {MAX_RATE:g} steps per second")
+    if rate != 0 and not MIN_RATE <= rate <= MAX_RATE:
+        allowed = f"0 (full speed), or {MIN_RATE:g} to {MAX_RATE:g} steps per second"
+        raise ConfigError("gate rate", rate, allowed)
     return float(rate)

@@ -7,6 +7,7 @@ streams (``engine0``, ``api``) number their own events and share one :class:`Tra
 from __future__ import annotations
 
 import linecache
+import logging
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ from minivllm.errors import TraceError
 from minivllm.trace.events import Data, Event, Header, RunSource
 from minivllm.trace.tracer import P, Tracer
 
+logger = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -50,10 +52,10 @@ class TraceLog:
         self._file: IO[bytes] | None = None
         if path is not None:
             try:
-                self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+                self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+                self._file.write(_encoder.encode(header) + b"\n")
             except OSError as error:
                 raise TraceError(f"cannot write the trace {path}: {error.strerror}") from error
-            self._file.write(_encoder.encode(header) + b"\n")
 
     def streams(self) -> list[str]:
         with self._lock:
@@ -68,12 +70,23 @@ class TraceLog:
             while len(history) > self.retention:
                 history.popleft()
                 self._first_seq[stream] += 1
-            if self._file is not None:
-                self._file.write(b"\n".join(lines) + b"\n")
-                self._file.flush()
+            self._write_file(lines)
             subscribers = list(self._subscribers)
         for subscriber in subscribers:
             subscriber(stream, lines)
+
+    def _write_file(self, lines: list[bytes]) -> None:
+        """A full disk ends the file, with a warning, and not the engine that is being traced."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(b"\n".join(lines) + b"\n")
+        except OSError as error:
+            logger.warning(
+                "the trace file %s ends here: %s; the run goes on", self._file.name, error.strerror
+            )
+            self._file.close()
+            self._file = None
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Be told of new lines from now on; returns what ends it."""
@@ -101,8 +114,8 @@ class TraceLog:
         """The lines ``from_seq`` to ``to_seq``, both included, as far as they are in memory."""
         with self._lock:
             history, first = self._history.get(stream, deque()), self._first_seq.get(stream, 1)
-            start = max(from_seq - first, 0)
-            return list(islice(history, start, max(to_seq - first + 1, start)))
+            start = min(max(from_seq - first, 0), len(history))
+            return list(islice(history, start, max(min(to_seq - first + 1, len(history)), start)))
 
     def close(self) -> None:
         with self._lock:

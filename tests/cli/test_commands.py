@@ -216,7 +216,14 @@ def test_serve_has_the_endpoint_and_the_dashboard_on_one_port() -> None:
         )
         with urllib.request.urlopen(asked, timeout=120) as answer:
             assert json.load(answer)["model"] == "small"
-        with urllib.request.urlopen(f"{base}/api/runs", timeout=20) as answer:
+        # The page's data are the prompts and the answers: with a key set they need the code.
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"{base}/api/runs", timeout=20)
+        code = line.split("?code=")[1].split()[0]
+        with_code = urllib.request.Request(
+            f"{base}/api/runs", headers={"Cookie": f"minivllm_join={code}"}
+        )
+        with urllib.request.urlopen(with_code, timeout=20) as answer:
             assert [run["id"] for run in json.load(answer)] == ["live"]
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=60)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from minivllm.errors import TraceError
-from minivllm.trace.events import HttpDone, ReqToken, RunEnd, RunIdle
+from minivllm.trace.events import HttpDone, ReqError, RunEnd, RunIdle
 from minivllm.trace.file import read_trace
 from minivllm.trace.recorder import Recorder
 from minivllm.trace.tracer import OFF
@@ -31,13 +31,13 @@ def test_file_history_and_subscribers_have_the_same_bytes(tmp_path: Path) -> Non
     got: list[bytes] = []
     trace.log.subscribe(lambda stream, lines: got.extend(lines))
     for index in range(5):
-        trace.emit(ReqToken, "r1", token_id=index, text="é", index=index)
+        trace.emit(ReqError, "r1", message=f"é {index}")
         trace.flush()
     trace.close()
     header, *lines = path.read_bytes().splitlines()
     assert json.loads(header)["run_id"] == "test"
     assert lines == got == trace.log.lines("engine0", 1, trace.seq)
-    assert len(read_trace(path).events) == trace.seq == 6, "five tokens and one source"
+    assert len(read_trace(path).events) == trace.seq == 6, "five errors and one source"
 
 
 def test_nothing_is_handed_on_before_the_flush() -> None:

@@ -199,3 +199,15 @@ def test_the_engine_status_reaches_viewers_as_it_changes(tiny_pressure: Path) ->
 def test_the_dashboard_needs_no_torch(python_without: Any) -> None:
     done = python_without("import viz.server")
     assert done.returncode == 0, done.stderr
+
+
+def test_with_an_api_key_those_at_the_machine_need_the_code_too(tiny_pressure: Path) -> None:
+    client = create_app([tiny_pressure], join_code="apple-tree", code_for_all=True).test_client()
+    assert client.get("/api/runs").status_code == 403
+    assert client.get("/?code=apple-tree").status_code == 302  # sets the cookie
+    assert client.get("/api/runs").status_code == 200
+
+
+def test_a_stream_that_a_run_does_not_have_is_not_found(tiny_pressure: Path) -> None:
+    client = create_app([tiny_pressure]).test_client()
+    assert client.get("/api/runs/tiny-pressure/snapshot?stream=nobody").status_code == 404

@@ -1,0 +1,132 @@
+"""What must not take the engine or a viewer with it: a full disk, an altered trace, a long life."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minivllm.errors import ConfigError, TraceError
+from minivllm.scenario import load_scenario, start
+from minivllm.trace.events import Header
+from minivllm.trace.file import load_index, read_trace
+from minivllm.trace.fold import fold, forget_finished, new_state, to_json
+from minivllm.trace.gate import Gate
+from minivllm.trace.recorder import TraceLog
+from tests.helpers import trace_of
+
+HEADER = Header(run_id="x", created="", engine_version="")
+
+
+def test_full_disk_ends_the_file_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(load_scenario("tiny-pressure"), trace_path=str(tmp_path / "t.jsonl"))
+    run.step()
+
+    class FullDisk:
+        name = "t.jsonl"
+
+        def write(self, data: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(run.recorder.log, "_file", FullDisk())
+    with caplog.at_level(logging.WARNING):
+        run.run()
+    assert run.core.scheduler.current_step == 17
+    assert caplog.text.count("No space left on device") == 1  # said once, not at every step
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
+def test_disk_that_is_full_from_the_start_is_a_named_error() -> None:
+    with pytest.raises(TraceError, match="No space left"):
+        TraceLog(HEADER, "/dev/full")
+
+
+def alter(kind: str, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """tiny-pressure's lines, with the first event of a kind changed."""
+    lines = (Path(__file__).parents[1] / "vectors/tiny-pressure.json").read_text(encoding="utf-8")
+    events = json.loads(lines)["events"]
+    change(next(event for event in events if event["kind"] == kind))
+    header = {"schema": "minivllm.trace/1.0", "run_id": "x", "created": "", "engine_version": ""}
+    return b"".join(json.dumps(line).encode() + b"\n" for line in [header, *events])
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("kv.alloc", lambda e: e["data"].update(blocks=[999])),
+        ("kv.alloc", lambda e: e["data"].update(blocks=[-3])),
+        ("kv.touch", lambda e: e["data"].update(block=999)),
+        ("req.admit", lambda e: e.update(req="r99")),
+        ("req.token", lambda e: e.update(req=None)),
+        ("req.arrive", lambda e: e.update(kind="req.unheard_of")),
+        ("run.config", lambda e: e.update(kind="run.unheard_of")),
+        ("run.config", lambda e: e["data"].update(num_kv_blocks=0)),
+        ("req.enqueue", lambda e: e["data"].update(position=10**30)),
+    ],
+)
+def test_altered_trace_is_a_named_error_with_its_line(
+    tmp_path: Path, kind: str, change: Callable[[dict[str, Any]], None]
+) -> None:
+    path = tmp_path / "altered.jsonl"
+    path.write_bytes(alter(kind, change))
+    with pytest.raises(TraceError, match=r"altered\.jsonl, line \d+"):
+        read_trace(path)
+
+
+def test_unaltered_lines_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "whole.jsonl"
+    path.write_bytes(alter("kv.alloc", lambda _: None))
+    assert read_trace(path).last_step == 17
+
+
+def test_forgetting_finished_requests_keeps_the_newest_and_whose_tokens_a_block_holds() -> None:
+    run = start(load_scenario("tiny-pressure")).run()
+    state = fold(trace_of(run).engine_events, new_state())
+    holders = {block.held.req for block in state.blocks if block.held is not None}
+    assert state.finished == ["r2", "r1", "r3", "r4", "r5"]
+    forget_finished(state, keep=1)
+    assert set(state.finished) == holders | {"r5"}
+    assert set(state.requests) == set(state.finished)
+    assert "r2" not in state.requests  # r1 shared its prefix and gave those blocks back later
+
+
+def test_lines_beyond_any_number_are_none() -> None:
+    log = TraceLog(HEADER)
+    log.append("engine0", [b"{}"])
+    assert log.lines("engine0", 10**20, 10**20) == []
+    assert log.lines("engine0", 1, 10**20) == [b"{}"]
+
+
+def test_rate_that_would_hold_the_engine_for_ever_is_refused() -> None:
+    with pytest.raises(ConfigError, match="gate rate"):
+        Gate(rate=1e-300)
+
+
+def test_state_is_sought_from_the_nearest_snapshot_of_the_index(tmp_path: Path) -> None:
+    scenario = load_scenario("tiny-pressure")
+    for request in scenario.request:
+        request.output_token_ids, request.output_texts = [], []
+        request.output_tokens = 40
+    path = tmp_path / "long.trace.jsonl"
+    run = start(scenario, trace_path=str(path), max_num_seqs=1).run()
+    run.recorder.close()
+    whole = read_trace(path)
+    assert whole.index is None
+    index = load_index(path)
+    trace = read_trace(path)
+    assert trace.index == index and 64 in index.snapshots
+    for step in (1, 63, 64, 65, 100, trace.last_step):
+        assert to_json(trace.state_before(step)) == to_json(whole.state_before(step))
+    trace.events[:] = trace.engine_events[:] = [e for e in trace.events if e.step >= 64]
+    index.steps[64] = 0
+    trace.index = index  # what came before the snapshot is not looked at
+    assert to_json(trace.state_before(70)) == to_json(whole.state_before(70))
