@@ -57,6 +57,10 @@ class CompletionOutput:
     def finished(self) -> bool:
         return self.finish_reason is not None
 
+    @property
+    def failed(self) -> bool:
+        return self.finish_reason == "error"
+
 
 @dataclass(slots=True)
 class RequestOutput:

@@ -70,12 +70,16 @@ def _converse(
             except PromptError as error:  # too long by now, mostly
                 typer.secho(f"{error} (/new begins anew)", err=True)
                 continue
+            if answer is None:  # the next attempt begins where this one did
+                continue
             messages += [asked, {"role": "assistant", "content": answer}]
 
 
-def _answer(llm: AsyncLLM, params: SamplingParams, messages: list[dict[str, str]]) -> str:
-    """Stream one answer to standard output; Ctrl-C ends it and keeps what was said."""
+def _answer(llm: AsyncLLM, params: SamplingParams, messages: list[dict[str, str]]) -> str | None:
+    """Stream one answer to standard output; Ctrl-C ends it and keeps what was said. None: the
+    engine failed on it, which is told."""
     parts: list[str] = []
+    failure: str | None = None
     tokens = cached = prompt_tokens = 0
     with llm.stream(messages, params) as stream:
         try:
@@ -88,9 +92,14 @@ def _answer(llm: AsyncLLM, params: SamplingParams, messages: list[dict[str, str]
                 parts.append(sample.text)
                 typer.echo(sample.text, nl=False)
                 sys.stdout.flush()
+                if sample.failed:
+                    failure = f"error: the answer failed: {sample.stop_reason}"
         except KeyboardInterrupt:
             typer.secho(" [stopped]", dim=True, nl=False, err=True)
     typer.echo()
+    if failure is not None:
+        typer.secho(failure, err=True)
+        return None
     typer.secho(
         f"{tokens} tokens · {cached} of {prompt_tokens} prompt tokens from the prefix cache",
         dim=True,

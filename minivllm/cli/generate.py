@@ -67,6 +67,11 @@ def generate(
             typer.secho(f"── {prompt}", dim=True)
         typer.echo(output.outputs[0].text)
     typer.secho(_statistics(outputs, seconds, trace), dim=True, err=True)
+    failed = [sample for output in outputs for sample in output.outputs if sample.failed]
+    for sample in failed:
+        typer.secho(f"error: a request failed: {sample.stop_reason}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _lines_of_stdin() -> list[str]:
