@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,8 @@ import tokenizers
 
 from minivllm.errors import ModelFileError, PromptError
 from minivllm.models.source import ModelSource, cache_dir
+
+logger = logging.getLogger(__name__)
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -41,7 +44,7 @@ class Tokenizer:
     """One model's tokenizer. Safe to use from several threads."""
 
     def __init__(self, path: Path, config: TokenizerConfig) -> None:
-        self._path, self._config = path, config
+        self._config = config
         self._tokenizer = _open(path)
         self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.eos_token_id: int | None = self._id_of(config.eos_token)
@@ -162,7 +165,7 @@ class Tokenizer:
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
         """The same tokenizer, which takes a special token's name for ordinary text."""
-        plain = _open(self._path)
+        plain = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
         plain.encode_special_tokens = True
         return plain
 
@@ -210,8 +213,24 @@ def get_tokenizer(source: ModelSource) -> Tokenizer:
     if source.kind == "safetensors" and (source.path / "tokenizer.json").is_file():
         return Tokenizer(source.path / "tokenizer.json", _config_of_directory(source.path))
     directory = _converted_directory(source.path)
-    if not (directory / "config.json").is_file():
+    if (directory / "config.json").is_file():
+        return _open_converted(directory)
+    try:
         _convert(source, directory)
+    except OSError as error:  # a read-only or full disk: only the next start is slower for it
+        logger.warning(
+            "the converted tokenizer cannot be kept in %s (%s); name another directory in "
+            "MINIVLLM_HOME to save some seconds at each start",
+            directory.parent,
+            error.strerror or error,
+        )
+        with tempfile.TemporaryDirectory(prefix="minivllm-") as name:
+            _convert(source, Path(name) / "tokenizer")
+            return _open_converted(Path(name) / "tokenizer")
+    return _open_converted(directory)
+
+
+def _open_converted(directory: Path) -> Tokenizer:
     saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return Tokenizer(directory / "tokenizer.json", TokenizerConfig(**saved))
 
@@ -248,6 +267,10 @@ def _convert(source: ModelSource, target: Path) -> None:
 
 
 def _through_transformers(source: ModelSource) -> Any:
+    if source.kind == "gguf":
+        from minivllm.models.gguf_file import GGUFFile
+
+        GGUFFile(source.path)  # says of a damaged file what transformers would not
     from transformers import AutoTokenizer
 
     try:

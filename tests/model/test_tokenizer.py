@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from minivllm.models.source import ModelSource
 from minivllm.tokenizer import Tokenizer, get_tokenizer
 from tests.conftest import RunPython
 from tests.engine.prompts import CHATS, RAW_PROMPTS
+from tests.model.builders import reference_llama, save_gguf
 
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
@@ -320,7 +323,44 @@ def test_two_processes_that_convert_at_once_both_succeed(
     assert get_tokenizer(source).encode("ok")
 
 
+@pytest.mark.parametrize("fails", ["mkdtemp", "rename"])
+def test_cache_that_cannot_be_written_costs_a_warning(
+    fails: str,
+    converting: list[ModelSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    home = tmp_path / "home"
+    real = {"mkdtemp": tempfile.mkdtemp, "rename": os.rename}[fails]
+
+    def read_only(*args: Any, **kwargs: Any) -> Any:
+        if str(home) in f"{args} {kwargs}":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tempfile if fails == "mkdtemp" else os, fails, read_only)
+    small = get_tokenizer(gguf_source(tmp_path))
+    assert small.decode(small.encode("é!")) == "é!"
+    assert small.encode_chat([{"role": "user", "content": "<|im_end|>"}])  # its file is gone
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert "\n" not in told and "Read-only file system" in told and "MINIVLLM_HOME" in told
+    assert record.exc_info is None
+
+
 def test_gguf_without_a_tokenizer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIVLLM_HOME", str(tmp_path / "home"))
     with pytest.raises(ModelFileError, match=r"m\.gguf has no tokenizer"):
-        get_tokenizer(gguf_source(tmp_path))
+        get_tokenizer(save_gguf(reference_llama(), tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize("kept", [6, 400, -100], ids=["magic", "header", "weights"])
+def test_gguf_that_is_cut_short_is_named_before_its_tokenizer_is_read(
+    kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIVLLM_HOME", str(tmp_path / "home"))
+    source = save_gguf(reference_llama(), tmp_path / "m.gguf")
+    source.path.write_bytes(source.path.read_bytes()[:kept])
+    with pytest.raises(ModelFileError, match=r"m\.gguf is not a whole GGUF file"):
+        get_tokenizer(source)
