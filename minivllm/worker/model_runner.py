@@ -13,6 +13,7 @@ import torch
 
 from minivllm.attention.metadata import AttentionBackend, AttentionMetadata
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
+from minivllm.errors import ConfigError
 from minivllm.models.llama import LlamaForCausalLM
 from minivllm.sample.sampler import sample
 from minivllm.worker.input_batch import FlatBatch, InputBatch
@@ -37,16 +38,26 @@ class ModelRunner:
         """Allocate K and V of ``num_blocks`` blocks for every layer.
 
         Zeros, because attention reads the null block as padding. The system hands out the memory
-        when it is first written, so an unused pool costs nothing.
+        when it is first written, so an unused pool costs nothing. Raises ConfigError for a pool
+        that it does not hand out at all.
         """
         spec = self.model.spec
         shape = self.backend.kv_cache_shape(
             num_blocks, self.block_size, spec.num_kv_heads, spec.head_dim
         )
         dtype = self.model.embed_tokens.dtype
-        self.kv_caches = [
-            torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(spec.num_layers)
-        ]
+        try:
+            self.kv_caches = [
+                torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(spec.num_layers)
+            ]
+        except (RuntimeError, OverflowError, TypeError) as error:  # the last two: beyond 64 bits
+            wanted = num_blocks * self.block_size * spec.kv_bytes_per_token(dtype.itemsize)
+            raise ConfigError(
+                "num_kv_blocks",
+                num_blocks,
+                f"a pool that fits in memory; {wanted} bytes wanted, "
+                "reduce num_kv_blocks or kv_cache_memory",
+            ) from error
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:

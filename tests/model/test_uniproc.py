@@ -82,6 +82,14 @@ def test_memory_for_less_than_two_blocks_is_refused_with_what_is_needed(path: st
         runs.initialize_kv_cache()
 
 
+@pytest.mark.parametrize("num_kv_blocks", [2**40, 2**60, 2**80])
+def test_pool_beyond_the_memory_is_refused_with_its_size(path: str, num_kv_blocks: int) -> None:
+    runs = executor(path, dtype="float32", num_kv_blocks=num_kv_blocks)
+    wanted = num_kv_blocks * 16 * TOKEN_BYTES
+    with pytest.raises(ConfigError, match=f"{wanted} bytes wanted, reduce num_kv_blocks"):
+        runs.initialize_kv_cache()
+
+
 def test_context_is_the_models_own_unless_a_shorter_one_is_asked_for(path: str) -> None:
     assert executor(path).max_model_len == 512
     assert executor(path, max_model_len=100).max_model_len == 100
