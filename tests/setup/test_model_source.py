@@ -190,6 +190,13 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
         resolve(str(path))
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "a\0b", "~nobody-of-this-name/m.gguf"])
+def test_a_name_that_can_be_no_path_is_a_named_error(name: str) -> None:
+    with pytest.raises(ModelError, match="smollm2-135m") as error:
+        resolve(name)
+    assert len(str(error.value)) < 500
+
+
 def test_a_directory_in_hugging_face_layout_is_taken(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
