@@ -200,7 +200,9 @@ class InputProcessor:
     # --- the parameters ------------------------------------------------------------------------
 
     def _check_params(self, params: SamplingParams) -> None:
-        """What only the model's vocabulary, or the tokenizer, can tell."""
+        """The type, and what only the model's vocabulary, or the tokenizer, can tell."""
+        if not isinstance(params, SamplingParams):
+            raise SamplingParamsError("sampling_params", params, "made as SamplingParams(...)")
         for token_id in params.stop_token_ids:
             if token_id >= self.tokenizer.vocab_size:
                 raise SamplingParamsError(

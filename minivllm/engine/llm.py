@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -84,10 +84,14 @@ class LLM:
         Ctrl-C aborts what is open and leaves the LLM usable. Raises PromptError,
         PromptTooLongError or SamplingParamsError before anything runs; EngineDeadError.
         """
-        single = isinstance(prompts, (str, Mapping))
-        return self._run(
-            [prompts] if single else list(prompts), sampling_params, use_tqdm, priority
-        )
+        if isinstance(prompts, (str, Mapping)):
+            prompts = [prompts]
+        elif isinstance(prompts, (bytes, bytearray)) or not isinstance(prompts, Iterable):
+            raise PromptError(
+                "prompts must be a string, a dict with 'prompt' or 'prompt_token_ids', or a list "
+                f"of such, got {type(prompts).__name__}"
+            )
+        return self._run(list(prompts), sampling_params, use_tqdm, priority)
 
     def chat(
         self,
@@ -131,7 +135,8 @@ class LLM:
         priority: Sequence[int] | None,
         chat: bool = False,
     ) -> list[RequestOutput]:
-        params = _one_each("sampling_params", sampling_params or SamplingParams(), len(prompts))
+        given_params = SamplingParams() if sampling_params is None else sampling_params
+        params = _one_each("sampling_params", given_params, len(prompts))
         priorities = _one_each("priority", 0 if priority is None else priority, len(prompts))
         with self._turn:
             # All are checked before the first is sent: a bad prompt must not leave others behind.
@@ -183,7 +188,7 @@ class LLM:
 
 def _one_each(name: str, given: T | Sequence[T], count: int) -> list[T]:
     """``given`` as a list with one entry for each prompt."""
-    if not isinstance(given, Sequence):
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):  # refused further on
         return [given] * count
     if len(given) != count:
         raise SamplingParamsError(

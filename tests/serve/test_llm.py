@@ -74,6 +74,19 @@ def test_a_priority_that_is_no_whole_number_is_refused_before_anything_runs(llm,
     assert client.requests == []
 
 
+@pytest.mark.parametrize("prompts", [None, 7, b"ab"])
+def test_prompts_of_another_type_are_refused(llm, prompts):
+    with pytest.raises(PromptError, match=f"prompts must be .*got {type(prompts).__name__}"):
+        generate(llm, prompts)
+
+
+@pytest.mark.parametrize("params", [{"n": 1}, "x", "xy", [None, None], [], 7, [{"n": 1}] * 2])
+def test_params_of_another_type_are_refused_before_anything_runs(llm, client, params):
+    with pytest.raises(SamplingParamsError, match=r"sampling_params must be .*got"):
+        generate(llm, ["a", "b"], params)
+    assert client.requests == []
+
+
 def test_a_list_of_ids_is_refused_with_a_hint(llm):
     with pytest.raises(PromptError, match=r"prompts\[0\].*prompt_token_ids"):
         generate(llm, [[1, 2, 3]])
