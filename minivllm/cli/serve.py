@@ -51,7 +51,8 @@ def serve(
 
     \b
     Example: minivllm serve --port 8000, then
-    curl localhost:8000/v1/completions -d '{"prompt": "Once upon a time"}'
+    curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\
+      -d '{"prompt": "Once upon a time"}'
     """
     from minivllm.api.server import create_blueprint, make_http_server
     from minivllm.cli.live import DashboardEngine

@@ -32,6 +32,11 @@ def test_help_works_without_torch(command: str, python_without: RunPython) -> No
     assert "Usage: minivllm" in run.stdout
 
 
+def test_the_request_that_serve_shows_is_one_the_endpoint_takes(python_without: RunPython) -> None:
+    text = python_without(CLI, "serve", "--help").stdout
+    assert "curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\\n" in text
+
+
 def test_help_loads_neither_an_engine_nor_a_server(python_without: RunPython) -> None:
     code = """
 import sys
