@@ -323,6 +323,8 @@ def test_the_first_minute(
         page.keyboard.press("Enter")
         at_step(page, 4)
         assert page.inner_text(".why h2").startswith("r4")
+        # The address follows a little later: a browser takes only so many changes of it.
+        page.wait_for_function("() => location.hash.includes('/step/4/')")
         page.reload()
         at_step(page, 4)
         page.goto("about:blank")
