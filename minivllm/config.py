@@ -16,6 +16,9 @@ from minivllm.errors import ConfigError
 DTYPES = ("auto", "float32", "bfloat16")
 POLICIES = ("fcfs", "priority")
 ADMISSIONS = ("full", "strict")
+BATCHINGS = ("continuous", "static")
+KV_MANAGERS = ("paged", "contiguous")
+RESERVES = ("max_model_len", "request")
 
 
 def _check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
@@ -34,6 +37,14 @@ def _check_bool(name: str, value: object) -> None:
 def _check_text(name: str, value: object, allowed: str) -> None:
     if value is not None and (not isinstance(value, str) or not value):
         raise ConfigError(name, value, allowed)
+
+
+def _check_class(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """A short name, a path that looks like one, or the class itself."""
+    path = isinstance(value, str) and (value in choices or "." in value)
+    if not path and not isinstance(value, type):
+        allowed = "package.module.Class | file.py:Class | the class itself"
+        raise ConfigError(name, value, " | ".join([*choices, allowed]))
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -78,6 +89,12 @@ class CacheConfig:
     """Bytes for the pool when ``num_kv_blocks`` is None."""
     enable_prefix_caching: bool = True
     """Share the blocks of equal prefixes between requests."""
+    kv_manager_cls: str | type = "paged"
+    """``paged`` | ``contiguous``, or a class of one's own (``core/interfaces.py``): the class, or
+    its path ``package.module.Class`` or ``file.py:Class``."""
+    contiguous_reserve: str = "max_model_len"
+    """What ``contiguous`` sets aside for a request: ``max_model_len``, or ``request``, which is
+    prompt + max_tokens."""
 
     def __post_init__(self) -> None:
         _check_int("block_size", self.block_size, 1, 1024)
@@ -85,6 +102,15 @@ class CacheConfig:
             _check_int("num_kv_blocks", self.num_kv_blocks, 2)
         _check_int("kv_cache_memory", self.kv_cache_memory, 1)
         _check_bool("enable_prefix_caching", self.enable_prefix_caching)
+        _check_class("kv_manager_cls", self.kv_manager_cls, KV_MANAGERS)
+        _check_choice("contiguous_reserve", self.contiguous_reserve, RESERVES)
+        if self.kv_manager_cls == "contiguous" and self.enable_prefix_caching:
+            raise ConfigError(
+                "kv_manager_cls",
+                "contiguous",
+                "contiguous only with enable_prefix_caching off: a block cannot be the neighbour "
+                "of two requests' blocks",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +132,18 @@ class SchedulerConfig:
     admission: str = "full"
     """``full``: the whole sequence must fit in the free blocks (vLLM). ``strict``: also leave
     what the running prefills still lack."""
+    batching: str = "continuous"
+    """``continuous`` | ``static`` (admit only into an empty batch; who ends early leaves a padded
+    row behind)."""
+    scheduler_cls: str | type = "default"
+    """``default``, or a class of one's own (``core/interfaces.py``): the class, or its path
+    ``package.module.Class`` or ``file.py:Class``."""
+    speculative_ngram: int = 0
+    """Draft tokens a step, looked up in the request's own text; 0 = no speculation."""
+    prompt_lookup_min: int = 2
+    """Fewest last tokens that an earlier place must match."""
+    prompt_lookup_max: int = 4
+    """Most last tokens that are looked up, tried first."""
 
     def __post_init__(self) -> None:
         _check_int("max_num_batched_tokens", self.max_num_batched_tokens, 1)
@@ -117,6 +155,11 @@ class SchedulerConfig:
         if not number or not 0 <= self.watermark < 1:
             raise ConfigError("watermark", self.watermark, "a number, 0 to below 1")
         _check_choice("admission", self.admission, ADMISSIONS)
+        _check_choice("batching", self.batching, BATCHINGS)
+        _check_class("scheduler_cls", self.scheduler_cls, ("default",))
+        _check_int("speculative_ngram", self.speculative_ngram, 0, 64)
+        _check_int("prompt_lookup_min", self.prompt_lookup_min, 1)
+        _check_int("prompt_lookup_max", self.prompt_lookup_max, self.prompt_lookup_min)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Request: one request's state inside the engine core.
 
-Counterpart in vLLM: ``vllm/v1/request.py``. Left out: multimodal inputs, LoRA, streaming sessions,
-draft tokens. The worker keeps its own copy of the tokens; block tables belong to the KV cache
+Counterpart in vLLM: ``vllm/v1/request.py``. Left out: multimodal inputs, LoRA, streaming sessions.
+The worker keeps its own copy of the tokens; block tables belong to the KV cache
 manager.
 """
 
@@ -50,6 +50,8 @@ class Request:
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache when it was first admitted."""
     num_preemptions: int = 0
+    spec_token_ids: list[int] = field(default_factory=list)
+    """Drafts: what may follow ``token_ids``, to be run with them in the next step."""
     block_hashes: list[bytes] = field(default_factory=list)
     """One per full block of ``token_ids``; grown by the KV cache manager."""
     known_to_worker: bool = False
@@ -57,6 +59,10 @@ class Request:
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def num_tokens_with_spec(self) -> int:
+        return len(self.token_ids) + len(self.spec_token_ids)
 
     @property
     def num_output_tokens(self) -> int:

@@ -34,6 +34,7 @@ def engine_view(core: EngineCore) -> dict[str, Any]:
             r.req_id: {
                 "status": r.status.value,
                 "tokens": list(r.token_ids),
+                "drafts": r.spec_token_ids,
                 "num_computed_tokens": r.num_computed_tokens,
                 "num_preemptions": r.num_preemptions,
                 "table": kv.block_ids(r),
@@ -56,6 +57,7 @@ def fold_view(state: State) -> dict[str, Any]:
             name: {
                 "status": r.status,
                 "tokens": r.tokens,
+                "drafts": r.drafts,
                 "num_computed_tokens": r.num_computed_tokens,
                 "num_preemptions": r.num_preemptions,
                 "table": r.table,

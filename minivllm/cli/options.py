@@ -21,8 +21,11 @@ import typer
 
 from minivllm.config import (
     ADMISSIONS,
+    BATCHINGS,
     DTYPES,
+    KV_MANAGERS,
     POLICIES,
+    RESERVES,
     CacheConfig,
     ModelConfig,
     SchedulerConfig,
@@ -135,6 +138,25 @@ FLAGS = (
         "begins like an earlier one takes those blocks over instead of computing them.",
     ),
     Flag(
+        "kv_manager_cls",
+        str,
+        "--kv-manager-cls",
+        _POOL,
+        "Who hands out blocks. paged: any block, when it is needed. contiguous: neighbours, all at "
+        "the start, as engines did before paging (needs --no-enable-prefix-caching). Or a class of "
+        "your own: package.module.Class or file.py:Class (see examples/).",
+        metavar="|".join([*KV_MANAGERS, "CLASS"]),
+    ),
+    Flag(
+        "contiguous_reserve",
+        str,
+        "--contiguous-reserve",
+        _POOL,
+        "What contiguous sets aside for a request: max_model_len, or request (its prompt and "
+        "max_tokens).",
+        metavar="|".join(RESERVES),
+    ),
+    Flag(
         "max_num_batched_tokens",
         int,
         "--max-num-batched-tokens",
@@ -190,6 +212,45 @@ FLAGS = (
         "full: a request is admitted if its whole sequence fits in the free blocks (as vLLM). "
         "strict: it must also leave what the running prefills still lack.",
         metavar="|".join(ADMISSIONS),
+    ),
+    Flag(
+        "batching",
+        str,
+        "--batching",
+        _SCHEDULER,
+        "continuous: who waits may join in every step. static: only an empty batch is filled, and "
+        "whoever ends early leaves a padded row until the last one ends.",
+        metavar="|".join(BATCHINGS),
+    ),
+    Flag(
+        "scheduler_cls",
+        str,
+        "--scheduler-cls",
+        _SCHEDULER,
+        "A scheduler of your own: package.module.Class or file.py:Class (see examples/).",
+        metavar="CLASS",
+    ),
+    Flag(
+        "speculative_ngram",
+        int,
+        "--speculative-ngram",
+        _SCHEDULER,
+        "Guess up to N tokens a step by looking up what followed the last few tokens earlier in "
+        "the text; the model checks all of them in one step. Same tokens, fewer steps. 0: off.",
+    ),
+    Flag(
+        "prompt_lookup_min",
+        int,
+        "--prompt-lookup-min",
+        _SCHEDULER,
+        "Fewest last tokens that must have been seen before, for a guess.",
+    ),
+    Flag(
+        "prompt_lookup_max",
+        int,
+        "--prompt-lookup-max",
+        _SCHEDULER,
+        "Most last tokens that are looked up; the longest match wins.",
     ),
     Flag(
         "path",

@@ -118,7 +118,9 @@ def _numbers(trace: Trace) -> dict[str, int]:
         "tokens from the prefix cache": sum(d.hit for d in admissions),
         "preemptions": len(data.get("req.preempt", [])),
         "tokens lost by preemption": sum(d.tokens_lost for d in data.get("req.preempt", [])),
-        "blocks taken": sum(len(d.blocks) for d in data.get("kv.alloc", [])),
+        "blocks taken": sum(
+            len(d.blocks) for d in data.get("kv.alloc", []) + data.get("kv.reserve", [])
+        ),
         "blocks evicted": len(data.get("kv.evict", [])),
     }
 

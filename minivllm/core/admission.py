@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minivllm.config import SchedulerConfig
-from minivllm.core.kv_cache_manager import KVCacheManager, PrefixHit
+from minivllm.core.interfaces import KVManager, PrefixHit
+from minivllm.core.step import Step
 from minivllm.request import Request
 from minivllm.trace.events import Reason
 
@@ -37,14 +38,15 @@ class Refused:
 
 
 class Admission:
-    def __init__(self, config: SchedulerConfig, kv: KVCacheManager) -> None:
+    def __init__(self, config: SchedulerConfig, kv: KVManager) -> None:
         self.config = config
         self.kv = kv
 
-    def examine(
-        self, request: Request, budget: int, running: list[Request], others_scheduled: bool
-    ) -> Admitted | Refused:
-        """The checks, cheapest first. ``budget`` is in tokens, what is left of this step's."""
+    def examine(self, request: Request, running: list[Request], step: Step) -> Admitted | Refused:
+        """The checks, cheapest first."""
+        budget = step.budget  # tokens that are left
+        if self.config.batching == "static" and step.num_running_before:
+            return Refused(Reason.STATIC_BATCH, need=step.num_running_before, have=0)
         if len(running) >= self.config.max_num_seqs:
             return Refused(Reason.MAX_NUM_SEQS, need=1, have=0)
         if budget == 0:
@@ -61,11 +63,11 @@ class Admission:
 
         # The whole sequence must fit, not just this step's chunk: otherwise several long prompts
         # would be let in together and preempt one another half-way (vllm issue 16832).
-        need = self.kv.num_blocks_needed(request, request.num_tokens, hit)
-        free = self.kv.pool.num_free_blocks
-        kept = min(self._kept_free(running, others_scheduled), free)
-        if need > free - kept:
-            return Refused(Reason.NO_FREE_BLOCKS, need, free - kept, hit.num_tokens, kept)
+        others_scheduled = bool(step.grants)
+        kept = min(self._kept_free(running, others_scheduled), self.kv.pool.num_free_blocks)
+        short = self.kv.shortage(request, request.num_tokens, hit, kept)
+        if short is not None:
+            return Refused(short.reason, short.need, short.have, hit.num_tokens, kept)
         return Admitted(hit, wanted, limited_by)
 
     def _kept_free(self, running: Iterable[Request], others_scheduled: bool) -> int:

@@ -23,6 +23,7 @@ from minivllm.trace.events import (
     KvCache,
     KvEvict,
     KvFree,
+    KvReserve,
     KvReset,
     KvTouch,
     KvUncache,
@@ -152,6 +153,18 @@ class BlockPool:
                 self._forget(block)
             block.ref_cnt = 1
         self.trace.emit(KvAlloc, req_id, blocks=[b.block_id for b in taken], logical=logical)
+        return taken
+
+    def reserve_blocks(self, req_id: str, first: int, n: int) -> list[KVCacheBlock]:
+        """Take the ``n`` neighbours from block ``first`` on, wherever they stand in the queue.
+
+        Raises ValueError when one of them is in use; the caller has looked.
+        """
+        taken = self.blocks[first : first + n]
+        for block in taken:
+            self.free_queue.remove(block)
+            block.ref_cnt = 1
+        self.trace.emit(KvReserve, req_id, blocks=[block.block_id for block in taken])
         return taken
 
     def touch(self, req_id: str, block: KVCacheBlock) -> None:

@@ -2,7 +2,7 @@
 
 Counterpart in vLLM: ``vllm/v1/core/kv_cache_manager.py`` with its coordinator and
 ``single_type_kv_cache_manager.py``. Left out: sliding windows, hybrid models, several cache
-groups, connectors, draft tokens.
+groups, connectors.
 
     tokens  |  computed before  |  new in this step  |
     table   | b3 | b7 | b1 | b9 | .. new blocks ..   |
@@ -15,44 +15,26 @@ before any attention reads; whoever is called back before running must withdraw 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from minivllm.config import CacheConfig
 from minivllm.core.block_hash import extend_block_hashes, short
 from minivllm.core.block_pool import BlockPool, KVCacheBlock
+from minivllm.core.interfaces import NO_HIT, PrefixHit, Shortage
 from minivllm.request import Request
 from minivllm.trace.events import KvHit, KvMiss, Reason
 from minivllm.trace.tracer import Tracer
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixHit:
-    """The longest cached prefix of a request; its blocks are found, not yet taken."""
-
-    blocks: list[KVCacheBlock]
-    num_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Shortage:
-    """There is no room: ``need`` blocks would have to be free, ``have`` are."""
-
-    need: int
-    have: int
-
-
-NO_HIT = PrefixHit([], 0)
 
 
 class KVCacheManager:
     """The block tables of all requests over one :class:`BlockPool`."""
 
     def __init__(
-        self, num_blocks: int, block_size: int, enable_caching: bool, trace: Tracer
+        self, num_blocks: int, config: CacheConfig, max_model_len: int, trace: Tracer
     ) -> None:
-        self.block_size = block_size
-        self.enable_caching = enable_caching
+        """``num_blocks`` counts the null block; ``max_model_len`` is in tokens."""
+        self.block_size = config.block_size
+        self.enable_caching = config.enable_prefix_caching
         self.trace = trace
-        self.pool = BlockPool(num_blocks, enable_caching, trace)
+        self.pool = BlockPool(num_blocks, self.enable_caching, trace)
         self.tables: dict[str, list[KVCacheBlock]] = {}
         self._num_cached: dict[str, int] = {}  # leading blocks of a table that are registered
 
@@ -61,6 +43,10 @@ class KVCacheManager:
 
     def block_ids(self, request: Request) -> list[int]:
         return [block.block_id for block in self.tables.get(request.req_id, [])]
+
+    def num_blocks_to_start(self, request: Request) -> int:
+        """Blocks without which it can never run: those of its prompt."""
+        return self.blocks_for(request.num_prompt_tokens)
 
     def find_prefix(self, request: Request) -> PrefixHit:
         """The longest cached prefix, at most ``num_tokens`` − 1 tokens of it.
@@ -101,6 +87,14 @@ class KVCacheManager:
         free_hits = sum(block.ref_cnt == 0 for block in hit.blocks)
         return max(self.blocks_for(num_tokens) - held, 0) + free_hits
 
+    def shortage(
+        self, request: Request, num_tokens: int, hit: PrefixHit = NO_HIT, kept: int = 0
+    ) -> Shortage | None:
+        """Why there is no room for ``num_tokens`` tokens, if ``kept`` free blocks must remain."""
+        need = self.num_blocks_needed(request, num_tokens, hit)
+        have = self.pool.num_free_blocks - kept
+        return Shortage(need, have) if need > have else None
+
     def allocate_slots(
         self, request: Request, num_new_tokens: int, hit: PrefixHit = NO_HIT
     ) -> list[int] | Shortage:
@@ -110,9 +104,9 @@ class KVCacheManager:
         :class:`Shortage`.
         """
         num_tokens = request.num_computed_tokens + hit.num_tokens + num_new_tokens
-        need = self.num_blocks_needed(request, num_tokens, hit)
-        if need > self.pool.num_free_blocks:
-            return Shortage(need, self.pool.num_free_blocks)
+        short = self.shortage(request, num_tokens, hit)
+        if short is not None:
+            return short
 
         table = self.tables.setdefault(request.req_id, [])
         first_added = len(table)
@@ -125,8 +119,8 @@ class KVCacheManager:
         num_new_blocks = self.blocks_for(num_tokens) - len(table)
         if num_new_blocks > 0:
             table += self.pool.get_new_blocks(request.req_id, num_new_blocks, len(table))
-        if self.enable_caching:
-            self._cache_full_blocks(request, num_tokens)
+        if self.enable_caching:  # a draft may be wrong: its block has no name yet
+            self._cache_full_blocks(request, min(num_tokens, request.num_tokens))
         return [block.block_id for block in table[first_added:]]
 
     def free(self, request: Request) -> None:

@@ -27,9 +27,8 @@ class RequestQueue(ABC):
     def put_back(self, request: Request) -> int:
         """A preempted request returns; returns its position."""
 
-    @staticmethod
     @abstractmethod
-    def victim(running: Sequence[Request]) -> Request:
+    def victim(self, running: Sequence[Request]) -> Request:
         """Which of the running requests gives way when blocks run out."""
 
     @abstractmethod
@@ -64,21 +63,15 @@ class FCFSQueue(RequestQueue):
         self._requests.appendleft(request)
         return 0
 
-    @staticmethod
-    def victim(running: Sequence[Request]) -> Request:
+    def victim(self, running: Sequence[Request]) -> Request:
         return running[-1]
 
     def pop(self) -> Request:
         return self._requests.popleft()
 
 
-def priority_order(request: Request) -> tuple[int, int]:
-    """Smaller comes first: the caller's priority, then the order of arrival."""
-    return (request.priority, request.ordinal)
-
-
 class PriorityQueue(RequestQueue):
-    """By (priority, arrival). The running request that is last in this order gives way.
+    """By :meth:`order`. The running request that is last in this order gives way.
 
     A sorted list rather than vLLM's heap: the trace and the page show the whole order.
     """
@@ -86,16 +79,20 @@ class PriorityQueue(RequestQueue):
     def __init__(self) -> None:
         self._requests: list[Request] = []
 
+    @staticmethod
+    def order(request: Request) -> tuple[int, int]:
+        """Smaller comes first: the caller's priority, then the order of arrival."""
+        return (request.priority, request.ordinal)
+
     def add(self, request: Request) -> int:
-        insort(self._requests, request, key=priority_order)
+        insort(self._requests, request, key=self.order)
         return self._requests.index(request)
 
     def put_back(self, request: Request) -> int:
         return self.add(request)
 
-    @staticmethod
-    def victim(running: Sequence[Request]) -> Request:
-        return max(running, key=priority_order)
+    def victim(self, running: Sequence[Request]) -> Request:
+        return max(running, key=self.order)
 
     def pop(self) -> Request:
         return self._requests.pop(0)

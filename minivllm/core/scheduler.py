@@ -1,27 +1,33 @@
 """Scheduler: which requests run in this step, and how many tokens of each.
 
 Counterpart in vLLM: ``vllm/v1/core/sched/scheduler.py``. Left out: encoder inputs, LoRA, KV
-connectors, structured output, draft tokens, pipeline parallelism, asynchronous scheduling.
+connectors, pipeline parallelism, asynchronous scheduling.
 
-There is no prefill phase and no decode phase. A request has ``num_tokens`` (prompt + output) and
-``num_computed_tokens``; each step lets the second catch up with the first as far as the budget and
-the blocks allow. A long prompt takes several steps, a running request lacks exactly the one token
-it sampled last, a prefix hit starts with some already computed: one rule covers them all.
+There is no prefill phase and no decode phase. A request has tokens that are known (prompt, output,
+drafts) and ``num_computed_tokens``; each step lets the second catch up with the first as far as
+the budget and the blocks allow. A long prompt takes several steps, a running request lacks exactly
+the one token it sampled last (and its drafts, if somebody guessed what follows), a prefix hit
+starts with some already computed: one rule covers them all.
 
 In reading order:
 
     schedule()            running requests first, then waiting ones, then the batch is built
-    update_from_output()  appends what was sampled, ends requests, frees their blocks
-    finish(), fail()      end one request early
+    update_from_output()  appends what was sampled, ends requests, proposes drafts
+    finish(), fail()      end one request early (``ends.py``)
+
+Whoever writes a scheduler of their own (``--scheduler-cls``) derives from this class and changes a
+part, or writes another that has what ``interfaces.py`` lists.
 """
 
 from __future__ import annotations
 
 from minivllm.config import SchedulerConfig
 from minivllm.core.admission import Admission, Admitted, limit_tokens
-from minivllm.core.kv_cache_manager import KVCacheManager, Shortage
-from minivllm.core.request_queue import QUEUES
+from minivllm.core.ends import Ends
+from minivllm.core.interfaces import KVManager, Shortage
+from minivllm.core.request_queue import QUEUES, RequestQueue
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
+from minivllm.core.speculation import Speculation
 from minivllm.core.step import Grant, Step
 from minivllm.engine.messages import EngineCoreOutput
 from minivllm.request import Request, RequestStatus
@@ -31,22 +37,27 @@ from minivllm.trace.tracer import OFF, Tracer
 
 
 class Scheduler:
-    """Queues, token budget and preemption, over one :class:`KVCacheManager`."""
+    """Queues, token budget and preemption, over one KV cache manager."""
 
     def __init__(
-        self, config: SchedulerConfig, kv: KVCacheManager, max_model_len: int, trace: Tracer = OFF
+        self, config: SchedulerConfig, kv: KVManager, max_model_len: int, trace: Tracer = OFF
     ) -> None:
         self.config = config
         self.kv = kv
         self.max_model_len = max_model_len  # tokens
         self.trace = trace
         self.admission = Admission(config, kv)
-        self.waiting = QUEUES[config.policy]()
+        self.waiting = self.make_queue()
         self.running: list[Request] = []  # in order of admission
         self.requests: dict[str, Request] = {}  # all that have not finished, by core name
         self.current_step = 0
-        self._finished_req_ids: list[str] = []  # the worker has yet to be told
-        self._ended_early: list[EngineCoreOutput] = []  # the front end has yet to be told
+        self._ends = Ends(self.waiting, self.running, self.requests, kv, trace)
+        self._drafts = Speculation(config, max_model_len, trace)
+        self._batch_width = 0  # static batching: rows of the batch, those that ended included
+
+    def make_queue(self) -> RequestQueue:
+        """Who is looked at first, and who gives way: the place for a policy of one's own."""
+        return QUEUES[self.config.policy]()
 
     def add_request(self, request: Request) -> None:
         """Take a request into the waiting queue; the next step is the first to look at it."""
@@ -59,22 +70,31 @@ class Scheduler:
         """Decide this step's batch, and count its tokens as computed."""
         self.current_step += 1
         budget = self.config.max_num_batched_tokens
-        step = Step(total_budget=budget, budget=budget)
+        step = Step(total_budget=budget, budget=budget, num_running_before=len(self.running))
         self._schedule_running(step)
         self._schedule_waiting(step)
-        finished: list[str] = []
-        if step.grants:  # an empty batch does not run, so the worker would not hear of them
-            finished, self._finished_req_ids = self._finished_req_ids, []
-        output = step.to_output(self.current_step, self.kv, finished)
+        # An empty batch does not run, so the worker would not hear of those who finished.
+        finished = self._ends.take_finished_req_ids() if step.grants else []
+        output = step.to_output(self.current_step, self.kv, finished, self._padding(step))
         # Count them before they run: from here on a request is described by its numbers alone,
         # and update_from_output need not know how a token came about.
         for grant in step.grants.values():
             grant.request.num_computed_tokens += grant.n
+            grant.request.spec_token_ids = []
         if self.trace.on:
             self.trace.emit(ev.SchedLedger, None, **step.ledger())  # type: ignore[arg-type]
-            total = output.total_num_scheduled_tokens
-            self.trace.emit(ev.BatchCompose, None, rows=step.batch_rows(), tokens=total, padding=0)
+            total, padding = output.total_num_scheduled_tokens, output.num_padding_tokens
+            rows = step.batch_rows()
+            self.trace.emit(ev.BatchCompose, None, rows=rows, tokens=total, padding=padding)
         return output
+
+    def _padding(self, step: Step) -> int:
+        """Static batching: a row that has ended is computed on, one token a step, until all end."""
+        if self.config.batching != "static" or not step.grants:
+            return 0
+        if not step.num_running_before:  # the batch was formed in this step
+            self._batch_width = len(self.running)
+        return max(self._batch_width - len(self.running), 0)
 
     # --- running requests ----------------------------------------------------------------------
 
@@ -83,7 +103,7 @@ class Scheduler:
         index = 0
         while index < len(self.running) and step.budget > 0:
             request = self.running[index]
-            lacking = request.num_tokens - request.num_computed_tokens
+            lacking = request.num_tokens_with_spec - request.num_computed_tokens
             n, limited_by = limit_tokens(lacking, self.config, step.budget)
             room = self.max_model_len - 1 - request.num_computed_tokens
             if room < n:
@@ -92,6 +112,9 @@ class Scheduler:
                 step.account(request, 0, limited_by)
                 index += 1
                 continue
+            own = request.num_tokens - request.num_computed_tokens  # without drafts
+            if n > own and self.kv.shortage(request, request.num_computed_tokens + n):
+                n, limited_by = own, Reason.NO_FREE_BLOCKS  # a guess drives nobody out
             if self._outgrew_pool(request, n):
                 continue  # it has left the list: the next one stands at this index
             new_block_ids = self._allocate_or_preempt(request, n, step)
@@ -140,6 +163,7 @@ class Scheduler:
         step.preempted.append(victim)
         self.kv.free(victim)
         self.running.remove(victim)
+        victim.spec_token_ids = []
         tokens_lost, victim.num_computed_tokens = victim.num_computed_tokens, 0
         victim.status = RequestStatus.PREEMPTED
         victim.num_preemptions += 1
@@ -174,9 +198,7 @@ class Scheduler:
             request = self.waiting.peek()
             if self._outgrew_pool(request, request.num_tokens):  # it filled the pool when it ran
                 continue
-            answer = self.admission.examine(
-                request, step.budget, self.running, others_scheduled=bool(step.grants)
-            )
+            answer = self.admission.examine(request, self.running, step)
             if isinstance(answer, Admitted):
                 self._admit(step, request, answer)
                 continue
@@ -213,8 +235,9 @@ class Scheduler:
 
     def _stop_waiting(self, step: Step, reason: Reason) -> None:
         step.stopped_by = reason
-        head, *behind = (request.req_id for request in self.waiting)
-        self.trace.emit(ev.SchedStop, None, reason=reason, head=head, behind=behind)
+        if self.trace.on:
+            head, *behind = (request.req_id for request in self.waiting)
+            self.trace.emit(ev.SchedStop, None, reason=reason, head=head, behind=behind)
 
     # --- a grant -------------------------------------------------------------------------------
 
@@ -228,7 +251,9 @@ class Scheduler:
         new_block_ids: list[int],
     ) -> None:
         start = request.num_computed_tokens
-        step.add(Grant(request, start, n, why, new_block_ids), limited_by)
+        num_drafts = max(start + n - request.num_tokens, 0)
+        drafts = request.spec_token_ids[:num_drafts]
+        step.add(Grant(request, start, n, why, new_block_ids, drafts), limited_by)
         self.trace.emit(ev.SchedGrant, request.req_id, n=n, start=start, why=why)
         if start + n < request.num_tokens:
             lacking = request.num_tokens - start
@@ -263,6 +288,8 @@ class Scheduler:
             sampled = result.sampled_token_ids.get(req_id)
             if not sampled:  # a chunk of a prompt: nothing to sample from yet
                 continue
+            if drafts := scheduled.scheduled_spec_decode_tokens.get(req_id):
+                self._drafts.verify(request, drafts, num_accepted=len(sampled) - 1)
             output = EngineCoreOutput(
                 request_id=request.request_id,
                 new_token_ids=[],
@@ -273,9 +300,12 @@ class Scheduler:
                 output.new_token_ids.append(token_id)
                 stop = request.check_stop(self.max_model_len)
                 if stop is not None:
+                    self._drafts.drop(request, len(sampled) - len(output.new_token_ids))
                     output.finish_reason, output.stop_reason = stop
-                    self._end(request, *stop, why=None)
+                    self._ends.end(request, *stop, why=None)
                     break
+            else:
+                self._drafts.propose(request)
             output.new_logprobs = result.logprobs.get(req_id, [])[: len(output.new_token_ids)]
             outputs.append(output)
         return outputs + self.take_ended_early()
@@ -295,54 +325,21 @@ class Scheduler:
         self, request: Request, reason: str, why: Reason | None, message: str | None = None
     ) -> None:
         """End a request out of turn; ``take_ended_early`` reports it."""
-        self._end(request, reason, message, why)
-        self._ended_early.append(
-            EngineCoreOutput(
-                request_id=request.request_id,
-                new_token_ids=[],
-                finish_reason=reason,
-                stop_reason=message,
-                num_cached_tokens=request.num_cached_tokens,
-            )
-        )
+        self._ends.finish(request, reason, why, message)
 
     def fail(self, request: Request, message: str, num_unsound: int) -> None:
         """End one request by an error; its last ``num_unsound`` computed tokens did not run, or
         ran wrongly, so that nobody may hit their blocks."""
-        self.kv.withdraw_hashes(request, request.num_computed_tokens - num_unsound)
-        self.trace.emit(ev.ReqError, request.req_id, message=message)
-        self.finish(request, "error", why=None, message=message)
+        self._ends.fail(request, message, num_unsound)
 
     def fail_step(self, scheduled: SchedulerOutput, message: str) -> list[EngineCoreOutput]:
         """The step did not run: all who were in it end; queues and pool stay whole."""
         # The worker may have failed before it forgot them; one it does not know it passes over.
-        self._finished_req_ids += scheduled.finished_req_ids
+        self._ends.finished_req_ids += scheduled.finished_req_ids
         for req_id, n in scheduled.num_scheduled_tokens.items():
             self.fail(self.requests[req_id], message, num_unsound=n)
         return self.take_ended_early()
 
     def take_ended_early(self) -> list[EngineCoreOutput]:
         """The outputs of requests that ended out of turn since the last call."""
-        outputs, self._ended_early = self._ended_early, []
-        return outputs
-
-    def _end(
-        self, request: Request, reason: str, stop_reason: int | str | None, why: Reason | None
-    ) -> None:
-        self.kv.free(request)
-        queue = self.running if request.status is RequestStatus.RUNNING else self.waiting
-        queue.remove(request)
-        request.status = RequestStatus.FINISHED
-        del self.requests[request.req_id]
-        if request.known_to_worker:
-            self._finished_req_ids.append(request.req_id)
-        self.trace.emit(
-            ev.ReqFinish,
-            request.req_id,
-            reason=reason,
-            why=why,
-            stop_reason=stop_reason,
-            prompt_tokens=request.num_prompt_tokens,
-            output_tokens=request.num_output_tokens,
-            preemptions=request.num_preemptions,
-        )
+        return self._ends.take_ended_early()

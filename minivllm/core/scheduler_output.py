@@ -2,7 +2,7 @@
 
 Counterpart in vLLM: ``vllm/v1/core/sched/output.py`` and ``vllm/v1/outputs.py``. A new request's
 full data is sent once; afterwards only what changed, in columns. Left out: multimodal inputs,
-LoRA, KV connectors, draft tokens (they come with speculative decoding).
+LoRA, KV connectors.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ class SchedulerOutput:
     total_num_scheduled_tokens: int
     finished_req_ids: list[str]
     """Finished or aborted since the last step: the worker forgets them."""
+    num_padding_tokens: int = 0
+    """Rows to compute on for nobody: what static batching wastes."""
+    scheduled_spec_decode_tokens: dict[str, list[int]] = field(default_factory=dict)
+    """Drafts that run behind a request's last token; ``num_scheduled_tokens`` counts them."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -73,6 +77,7 @@ class ModelRunnerOutput:
     """What the step sampled. A request that only ran a chunk of its prompt has no entry."""
 
     sampled_token_ids: dict[str, list[int]]
+    """One token; with drafts also one for each that was right."""
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     """For each entry above, one row per token where the runner has it (may be empty)."""
     errors: dict[str, str] = field(default_factory=dict)

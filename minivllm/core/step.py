@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from minivllm.core.kv_cache_manager import KVCacheManager
+from minivllm.core.interfaces import KVManager
 from minivllm.core.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from minivllm.request import Request
 from minivllm.trace import events as ev
@@ -24,6 +24,8 @@ class Grant:
     n: int
     why: GrantWhy
     new_block_ids: list[int]
+    drafts: list[int]
+    """Its last tokens, where they are guesses."""
 
 
 @dataclass(slots=True)
@@ -32,10 +34,12 @@ class Step:
 
     total_budget: int
     budget: int  # tokens left
+    num_running_before: int = 0  # requests that ran when the step began
     grants: dict[str, Grant] = field(default_factory=dict)  # in batch order
     preempted: list[Request] = field(default_factory=list)
     stopped_by: Reason | None = None  # why the waiting queue was not looked at further
-    rows: dict[str, LedgerRow] = field(default_factory=dict)
+    rows: dict[str, tuple[int, int, Reason | None]] = field(default_factory=dict)
+    """The ledger: asked, granted, limited by."""
 
     def add(self, grant: Grant, limited_by: Reason | None) -> None:
         self.grants[grant.request.req_id] = grant
@@ -52,22 +56,23 @@ class Step:
 
     def account(self, request: Request, granted: int, limited_by: Reason | None) -> None:
         """Note what a request asked for and got: its row in the ledger."""
-        asked = request.num_tokens - request.num_computed_tokens
-        self.rows[request.req_id] = LedgerRow(
-            req=request.req_id, asked=asked, granted=granted, limited_by=limited_by
-        )
+        asked = request.num_tokens_with_spec - request.num_computed_tokens
+        self.rows[request.req_id] = (asked, granted, limited_by)
 
     def ledger(self) -> dict[str, object]:
         """The fields of this step's ``sched.ledger``."""
         unused: Reason | None = None
         if self.budget > 0:
-            limits = [row.limited_by for row in self.rows.values() if row.limited_by]
+            limits = [limited_by for *_, limited_by in self.rows.values() if limited_by]
             unused = self.stopped_by or (limits[0] if limits else Reason.NOTHING_WAITS)
         return {
             "budget": self.total_budget,
             "used": self.total_budget - self.budget,
             "unused_reason": unused,
-            "rows": list(self.rows.values()),
+            "rows": [
+                LedgerRow(req=req_id, asked=asked, granted=granted, limited_by=limited_by)
+                for req_id, (asked, granted, limited_by) in self.rows.items()
+            ],
         }
 
     def batch_rows(self) -> list[ev.BatchRow]:
@@ -77,7 +82,7 @@ class Step:
         ]
 
     def to_output(
-        self, number: int, kv: KVCacheManager, finished_req_ids: list[str]
+        self, number: int, kv: KVManager, finished_req_ids: list[str], num_padding_tokens: int
     ) -> SchedulerOutput:
         """The batch for the worker: all of what it does not know yet, else only what changed."""
         new_reqs: list[NewRequestData] = []
@@ -111,4 +116,8 @@ class Step:
             num_scheduled_tokens=num_scheduled_tokens,
             total_num_scheduled_tokens=sum(num_scheduled_tokens.values()),
             finished_req_ids=finished_req_ids,
+            num_padding_tokens=num_padding_tokens,
+            scheduled_spec_decode_tokens={
+                req_id: grant.drafts for req_id, grant in self.grants.items() if grant.drafts
+            },
         )

@@ -15,7 +15,10 @@ from typing import Any
 import msgspec
 
 from minivllm.config import EngineConfig
+from minivllm.core.contiguous import ContiguousKVManager
+from minivllm.core.interfaces import KVManager, SchedulerInterface
 from minivllm.core.kv_cache_manager import KVCacheManager
+from minivllm.core.own_class import find_class, name_of
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
@@ -26,6 +29,9 @@ from minivllm.sampling_params import check_priority
 from minivllm.trace import events as ev
 from minivllm.trace.events import Reason
 from minivllm.trace.tracer import OFF, Tracer
+
+SCHEDULERS = {"default": Scheduler}
+KV_MANAGERS = {"paged": KVCacheManager, "contiguous": ContiguousKVManager}
 
 
 class EngineCore:
@@ -38,11 +44,13 @@ class EngineCore:
         self.max_model_len = executor.max_model_len
         config.check_with_model_len(self.max_model_len)
         self.num_kv_blocks = executor.initialize_kv_cache()
-        cache = config.cache
-        self.kv = KVCacheManager(
-            self.num_kv_blocks, cache.block_size, cache.enable_prefix_caching, trace
+        kv_cls = find_class("kv_manager_cls", config.cache.kv_manager_cls, KV_MANAGERS, KVManager)
+        self.kv: KVManager = kv_cls(self.num_kv_blocks, config.cache, self.max_model_len, trace)
+        own = config.scheduler.scheduler_cls
+        scheduler_cls = find_class("scheduler_cls", own, SCHEDULERS, SchedulerInterface)
+        self.scheduler: SchedulerInterface = scheduler_cls(
+            config.scheduler, self.kv, self.max_model_len, trace
         )
-        self.scheduler = Scheduler(config.scheduler, self.kv, self.max_model_len, trace)
         self._req_ids: dict[str, str] = {}  # the caller's id → core name, while it lives
         self._num_arrived = 0
         trace.emit(ev.RunConfig, None, **self.facts())
@@ -63,6 +71,13 @@ class EngineCore:
             "long_prefill_token_threshold": scheduler.long_prefill_token_threshold,
             "watermark": scheduler.watermark,
             "admission": scheduler.admission,
+            "batching": scheduler.batching,
+            "scheduler_cls": name_of(scheduler.scheduler_cls),
+            "kv_manager_cls": name_of(cache.kv_manager_cls),
+            "contiguous_reserve": cache.contiguous_reserve,
+            "speculative_ngram": scheduler.speculative_ngram,
+            "prompt_lookup_min": scheduler.prompt_lookup_min,
+            "prompt_lookup_max": scheduler.prompt_lookup_max,
         }
 
     # --- inputs, between two steps -------------------------------------------------------------
@@ -230,8 +245,8 @@ class EngineCore:
             return "the prompt is empty"
         if n >= self.max_model_len:
             return f"the prompt has {n} tokens; max_model_len is {self.max_model_len}"
-        if (need := self.kv.blocks_for(n)) > pool:
-            return f"the prompt needs {need} KV blocks; the whole pool has {pool}"
+        if (need := self.kv.num_blocks_to_start(request)) > pool:
+            return f"the request needs {need} KV blocks to start; the whole pool has {pool}"
         return None
 
     def _wrap(self, outputs: list[EngineCoreOutput]) -> EngineCoreOutputs:

@@ -79,15 +79,25 @@ class ScriptedExecutor:
         sampled: dict[str, list[int]] = {}
         for req_id, n in scheduler_output.num_scheduled_tokens.items():
             row, end = self._rows[req_id], start[req_id] + n
-            if n < 1 or end > row.num_tokens:
+            drafts = scheduler_output.scheduled_spec_decode_tokens.get(req_id, [])
+            if n < 1 or end > row.num_tokens + len(drafts):
                 raise RuntimeError(f"{req_id}: tokens {start[req_id]} to {end} of {row.num_tokens}")
             if end > row.num_blocks * self.config.cache.block_size:
                 raise RuntimeError(f"{req_id}: {end} tokens do not fit in {row.num_blocks} blocks")
-            if end == row.num_tokens:
-                index = row.num_tokens - row.num_prompt_tokens
-                sampled[req_id] = [self.next_token(req_id, index)]
-                row.num_tokens += 1
+            if end == row.num_tokens + len(drafts):
+                sampled[req_id] = self._say(req_id, row, drafts)
         return ModelRunnerOutput(sampled_token_ids=sampled)
+
+    def _say(self, req_id: str, row: _Row, drafts: list[int]) -> list[int]:
+        """Its next token; and while that is what the draft says, the one after it, too."""
+        said: list[int] = []
+        for draft in [*drafts, None]:
+            index = row.num_tokens - row.num_prompt_tokens
+            said.append(self.next_token(req_id, index))
+            row.num_tokens += 1
+            if said[-1] != draft:
+                break
+        return said
 
     def shutdown(self) -> None:
         self._rows.clear()

@@ -101,7 +101,7 @@ def marks_of(events: list[Event]) -> Marks:
             blocks[data.block] = HIT
         elif event.kind == "kv.evict":
             blocks[data.block] = EVICTED
-        elif event.kind == "kv.alloc":
+        elif event.kind in ("kv.alloc", "kv.reserve"):
             for block in data.blocks:  # an eviction is told right before the block is taken
                 if blocks.get(block) != EVICTED:
                     blocks[block] = TAKEN

@@ -65,6 +65,8 @@ def _why_it_waits(scene: Scene, req: str, request: RequestState) -> str:
         Reason.NO_BUDGET: "the budget is used up",
         Reason.MAX_NUM_SEQS: "as many run as may run",
         Reason.CHUNKING_OFF: f"needs {wait.need} tokens at once, {wait.have} are left",
+        Reason.STATIC_BATCH: f"{wait.need} of the batch must end first",
+        Reason.FRAGMENTED: f"needs {wait.need} neighbours, at most {have} in a row",
     }
     return words.get(Reason(wait.reason), wait.reason)
 

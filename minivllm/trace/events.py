@@ -33,14 +33,20 @@ class Reason(str, Enum):
     LONG_PREFILL_THRESHOLD = "long_prefill_threshold"
     MAX_MODEL_LEN = "max_model_len"
     PREEMPTED = "preempted"
+    STATIC_BATCH = "static_batch"
+    FRAGMENTED = "fragmented"
     # Why budget was left over (sched.ledger).
     NOTHING_WAITS = "nothing_waits"
     # Why a prefix lookup ended where it did (kv.miss).
     NEVER_CACHED = "never_cached"
     LAST_TOKEN = "last_token"
     PARTIAL_BLOCK = "partial_block"
-    # Why a request was called back or its hashes withdrawn (kv.uncache, req.abort).
+    # Why a hash was withdrawn (kv.uncache).
     NOT_EXECUTED = "not_executed"
+    # Why a draft was computed in vain (spec.reject).
+    DRAFT_MISMATCH = "draft_mismatch"
+    OUTPUT_ENDED = "output_ended"
+    # Why a request was ended from outside (req.abort).
     CLIENT = "client"
     STOP_STRING = "stop_string"
     SHUTDOWN = "shutdown"
@@ -56,11 +62,15 @@ REASONS: dict[Reason, str] = {
     Reason.LONG_PREFILL_THRESHOLD: "one prompt may run only so many tokens in a step",
     Reason.MAX_MODEL_LEN: "the context window has no more room",
     Reason.PREEMPTED: "it was preempted in this step",
+    Reason.STATIC_BATCH: "batching is static: nobody joins until the whole batch has ended",
+    Reason.FRAGMENTED: "enough blocks are free, but too few of them are neighbours",
     Reason.NOTHING_WAITS: "nothing waits",
     Reason.NEVER_CACHED: "no block with this content is cached",
     Reason.LAST_TOKEN: "the last token must run, to give logits, so its block is not reused",
     Reason.PARTIAL_BLOCK: "only full blocks are cached",
     Reason.NOT_EXECUTED: "the tokens were scheduled but will not be run",
+    Reason.DRAFT_MISMATCH: "the model says something else there than was guessed",
+    Reason.OUTPUT_ENDED: "the output ended before it",
     Reason.CLIENT: "the caller cancelled it or went away",
     Reason.STOP_STRING: "its text contains one of its stop strings",
     Reason.SHUTDOWN: "the engine shuts down",
@@ -144,6 +154,13 @@ class RunConfig(Data):
     long_prefill_token_threshold: int
     watermark: float
     admission: str
+    batching: str = "continuous"
+    scheduler_cls: str = "default"
+    kv_manager_cls: str = "paged"
+    contiguous_reserve: str = "max_model_len"
+    speculative_ngram: int = 0
+    prompt_lookup_min: int = 2
+    prompt_lookup_max: int = 4
 
 
 class RunSource(Data):
@@ -409,9 +426,10 @@ class SchedSkip(Data):
     KIND = "sched.skip"
     reason: Reason
     need: int
-    """Blocks (no_free_blocks, larger_than_pool), tokens (no_budget, chunking_off), requests
-    (max_num_seqs)."""
+    """Blocks (no_free_blocks, larger_than_pool; fragmented: neighbours), tokens (no_budget,
+    chunking_off), requests (max_num_seqs; static_batch: those that must end first)."""
     have: int
+    """Of the same; fragmented: the longest run of free neighbours."""
     hit: int
     """Tokens of it that the prefix cache holds now, where that was looked up."""
     kept: int = 0
@@ -514,6 +532,15 @@ class KvAlloc(Data):
     logical: int
 
 
+class KvReserve(Data):
+    """*Moves*: takes ``blocks``, neighbours, out of the free queue, wherever they stand there: the
+    request's whole table (contiguous KV cache)."""
+
+    KIND = "kv.reserve"
+    blocks: list[int]
+    logical: int = 0
+
+
 class KvCache(Data):
     """*Moves*: logical block ``logical`` is full: its hash is registered for others to hit."""
 
@@ -551,6 +578,32 @@ class KvReset(Data):
 
     KIND = "kv.reset"
     cached_blocks: int
+
+
+# --- speculation -------------------------------------------------------------------------------
+
+
+class SpecPropose(Data):
+    """*Moves*: these drafts may follow the request's tokens; the next step runs them with it."""
+
+    KIND = "spec.propose"
+    token_ids: list[int]
+
+
+class SpecAccept(Data):
+    """The first ``n`` of ``of`` drafts are what the model says; they follow as ``req.token``."""
+
+    KIND = "spec.accept"
+    n: int
+    of: int
+
+
+class SpecReject(Data):
+    """*Moves*: the last ``n`` tokens that were computed do not count."""
+
+    KIND = "spec.reject"
+    n: int
+    why: Reason
 
 
 # --- batch, execution, sampling ----------------------------------------------------------------

@@ -48,6 +48,8 @@ class RequestState(msgspec.Struct):
     num_computed_tokens: int = 0
     table: list[int] = []
     """Physical block of each logical block."""
+    drafts: list[int] = []
+    """What may follow ``tokens``: proposed, not run yet."""
     num_cached_tokens: int = 0
     """Tokens of the prefix hit at its last admission."""
     num_preemptions: int = 0
@@ -167,6 +169,7 @@ def _req_preempt(state: State, event: Event) -> None:
     state.waiting.insert(event.data.position, _req(event))
     request.status = "preempted"
     request.num_computed_tokens = 0
+    request.drafts = []
     request.num_preemptions += 1
 
 
@@ -207,7 +210,10 @@ def _sched_stop(state: State, event: Event) -> None:
 
 def _sched_ledger(state: State, event: Event) -> None:
     for row in event.data.rows:
-        state.requests[row.req].num_computed_tokens += row.granted
+        if row.granted:
+            request = state.requests[row.req]
+            request.num_computed_tokens += row.granted
+            request.drafts = []
 
 
 def _kv_touch(state: State, event: Event) -> None:
@@ -235,6 +241,14 @@ def _kv_alloc(state: State, event: Event) -> None:
     state.requests[_req(event)].table.extend(data.blocks)
 
 
+def _kv_reserve(state: State, event: Event) -> None:
+    for block_id in event.data.blocks:
+        state.free.remove(block_id)
+        state.blocks[block_id].ref = 1
+        state.blocks[block_id].held = None
+    state.requests[_req(event)].table = list(event.data.blocks)
+
+
 def _kv_cache(state: State, event: Event) -> None:
     data: ev.KvCache = event.data
     state.blocks[data.block].hash = data.hash
@@ -252,6 +266,14 @@ def _kv_free(state: State, event: Event) -> None:
             block.held = Held(_req(event), logical, filled)
     request.table = []
     state.free = data.front + state.free + data.back
+
+
+def _spec_propose(state: State, event: Event) -> None:
+    state.requests[_req(event)].drafts = list(event.data.token_ids)
+
+
+def _spec_reject(state: State, event: Event) -> None:
+    state.requests[_req(event)].num_computed_tokens -= event.data.n
 
 
 def _kv_reset(state: State, event: Event) -> None:
@@ -298,9 +320,12 @@ HANDLERS: dict[str, Callable[[State, Event], None]] = {
     "kv.evict": _kv_evict,
     "kv.uncache": _kv_evict,
     "kv.alloc": _kv_alloc,
+    "kv.reserve": _kv_reserve,
     "kv.cache": _kv_cache,
     "kv.free": _kv_free,
     "kv.reset": _kv_reset,
+    "spec.propose": _spec_propose,
+    "spec.reject": _spec_reject,
 }
 
 
@@ -328,7 +353,8 @@ def violations(state: State) -> list[str]:
         need = -(-request.num_computed_tokens // _block_size(state))
         if request.status == "running" and len(request.table) < need:
             found.append(f"{name} has {len(request.table)} blocks, its computed tokens need {need}")
-        if request.num_computed_tokens > len(request.tokens):
+        live = request.status != "finished"  # who fails may end with drafts in the count
+        if live and request.num_computed_tokens > len(request.tokens):
             found.append(f"{name} has more tokens computed than it has")
     for block_id, block in enumerate(state.blocks[1:], start=1):
         if block.ref != holders[block_id]:

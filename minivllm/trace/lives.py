@@ -133,7 +133,7 @@ def block_life(steps: Mapping[int, Sequence[Event]], block: int) -> list[BlockEv
 
 def _block_words(event: Event, block: int, size: int) -> str | None:
     data, req = event.data, event.req
-    if event.kind == "kv.alloc" and block in data.blocks:
+    if event.kind in ("kv.alloc", "kv.reserve") and block in data.blocks:
         logical = data.logical + data.blocks.index(block)
         place = span(logical * size + 1, (logical + 1) * size)
         return f"taken by {req} as its block {logical + 1} ({place})"

@@ -60,7 +60,7 @@ class Facts:
 
     @property
     def num_taken(self) -> int:
-        return sum(len(e.data.blocks) for e in self.of("kv.alloc"))
+        return sum(len(e.data.blocks) for e in self.of("kv.alloc") + self.of("kv.reserve"))
 
     @property
     def num_given_back(self) -> int:
@@ -223,6 +223,12 @@ def _wait_reason(facts: Facts, data: Any) -> str:
         return f"it needs {count(data.need, 'block')}, {data.have} {are(data.have)} free{kept}"
     if data.reason == Reason.CHUNKING_OFF:
         return f"its {data.need} tokens must run whole, {data.have} of the budget are left"
+    if data.reason == Reason.STATIC_BATCH:
+        still = "still runs" if data.need == 1 else "still run"
+        return f"batching is static, and {count(data.need, 'request')} of the batch {still}"
+    if data.reason == Reason.FRAGMENTED:
+        row = f"at most {data.have} {are(data.have)} free in a row"
+        return f"it needs {count(data.need, 'neighbouring block')}, {row}"
     return REASONS[Reason(data.reason)]
 
 
@@ -254,9 +260,16 @@ def _chunk_goes_on(facts: Facts) -> Iterator[str]:
 
 
 def _decodes(facts: Facts) -> Iterator[str]:
-    n = len(facts.decodes)
-    if n == 1:
-        yield f"{facts.decodes[0]} decodes one token."
+    n, one = len(facts.decodes), "".join(facts.decodes[:1])
+    drafts = sum(_granted(facts, req) - 1 for req in facts.decodes)
+    if drafts:
+        right = sum(e.data.n for e in facts.of("spec.accept"))
+        said = count(sum(str(e.req) in facts.decodes for e in facts.of("req.token")), "token")
+        who = f"{one} decodes" if n == 1 else f"{n} requests decode"
+        were = "was" if right == 1 else "were"
+        yield f"{who} {said}: {right} of {count(drafts, 'draft')} {were} right."
+    elif n == 1:
+        yield f"{one} decodes one token."
     elif n:
         yield f"{n} requests decode one token each."
 

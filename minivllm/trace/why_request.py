@@ -172,6 +172,13 @@ def _skipped(
         why.append("Those before it took all of this step's budget.")
     elif data.reason == Reason.CHUNKING_OFF:
         why.append(f"Its {data.need} tokens must run in one piece; {data.have} are left.")
+    elif data.reason == Reason.STATIC_BATCH:
+        why.append(f"{count(data.need, 'request')} of the batch must end first; nobody joins it.")
+    elif data.reason == Reason.FRAGMENTED:
+        why.append(
+            f"Its {data.need} blocks must be neighbours; at most {data.have} "
+            f"{are(data.have)} free in a row."
+        )
     elif data.reason == Reason.MAX_NUM_SEQS:
         why.append(f"{len(state.running)} requests run.")
     return Told(now, why, skip, data.reason)

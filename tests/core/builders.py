@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from minivllm.config import make_config
+from minivllm.config import CacheConfig, make_config
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
@@ -59,7 +59,8 @@ def request(ordinal: int, prompt: list[int] | int, **fields: Any) -> Request:
 def kv_manager(
     usable_blocks: int = 16, block_size: int = 4, caching: bool = True, trace: Tracer = OFF
 ) -> KVCacheManager:
-    return KVCacheManager(usable_blocks + 1, block_size, caching, trace)
+    config = CacheConfig(block_size=block_size, enable_prefix_caching=caching)
+    return KVCacheManager(usable_blocks + 1, config, max_model_len=64, trace=trace)
 
 
 def compute(kv: KVCacheManager, one: Request, n: int | None = None) -> list[int]:
@@ -79,9 +80,7 @@ class Scheduling:
         cache = config.cache
         assert cache.num_kv_blocks is not None and config.model.max_model_len is not None
         self.trace = recorder()
-        self.kv = KVCacheManager(
-            cache.num_kv_blocks, cache.block_size, cache.enable_prefix_caching, self.trace
-        )
+        self.kv = KVCacheManager(cache.num_kv_blocks, cache, config.model.max_model_len, self.trace)
         self.scheduler = Scheduler(
             config.scheduler, self.kv, config.model.max_model_len, self.trace
         )

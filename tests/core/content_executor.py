@@ -81,6 +81,7 @@ class ContentExecutor:
         for req_id in scheduler_output.finished_req_ids:
             self.rows.pop(req_id, None)  # it may never have come here, if its step failed
         starts = self._take_in(scheduler_output)
+        drafts = scheduler_output.scheduled_spec_decode_tokens
         poisoned, self.poison_next = self.poison_next, False
         first = next(iter(scheduler_output.num_scheduled_tokens), None) if poisoned else None
         # All of the batch writes before anybody reads. Position by position, because a request
@@ -93,18 +94,23 @@ class ContentExecutor:
         for position, req_id in sorted(flat):
             row = self.rows[req_id]
             before = self._read(row, position - 1) if position else b""
-            content = POISON if req_id == first else after(before, row.token_ids[position])
+            known = row.token_ids + drafts.get(req_id, [])
+            content = POISON if req_id == first else after(before, known[position])
             self.slots[self._slot(row, position)] = content
         result = ModelRunnerOutput(sampled_token_ids={})
         for req_id, n in scheduler_output.num_scheduled_tokens.items():
             row, end = self.rows[req_id], starts[req_id] + n
             read = [self._read(row, position) for position in range(end)]
+            guessed = drafts.get(req_id, [])
             if POISON in read:
                 result.errors[req_id] = "not a number"
-            elif end == len(row.token_ids):
-                token_id = draw(read)
-                row.token_ids.append(token_id)
-                result.sampled_token_ids[req_id] = [token_id]
+            elif end == len(row.token_ids) + len(guessed):
+                said = result.sampled_token_ids[req_id] = []
+                for guess in [*guessed, None]:
+                    said.append(draw(read[: len(row.token_ids)]))
+                    row.token_ids.append(said[-1])
+                    if said[-1] != guess:
+                        break
         if fail == "late":
             self._fail()
         return result
@@ -124,7 +130,9 @@ class ContentExecutor:
             row.table = blocks if req_id in cached.resumed_req_ids else row.table + blocks
             starts[req_id] = start
         for req_id, n in scheduled.num_scheduled_tokens.items():
-            assert n >= 1 and starts[req_id] + n <= len(self.rows[req_id].token_ids)
+            guessed = scheduled.scheduled_spec_decode_tokens.get(req_id, [])
+            known = len(self.rows[req_id].token_ids) + len(guessed)
+            assert n >= 1 and starts[req_id] + n <= known
         return starts
 
     def _slot(self, row: _Row, position: int) -> tuple[int, int]:

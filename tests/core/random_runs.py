@@ -42,7 +42,14 @@ def knobs(draw: st.DrawFn) -> dict[str, Any]:
     max_model_len = draw(st.sampled_from([24, 40, 12]))
     chunking = draw(st.sampled_from([True, True, False]))
     budget = draw(st.sampled_from([12, 20, 16, 7, 4, 1]))
-    return {
+    contiguous = draw(st.sampled_from([False] * 7 + [True]))
+    paging = {
+        "enable_prefix_caching": not contiguous
+        and draw(st.sampled_from([True, True, True, False])),
+        "kv_manager_cls": "contiguous" if contiguous else "paged",
+        "contiguous_reserve": draw(st.sampled_from(["request", "max_model_len"])),
+    }
+    return paging | {
         "num_kv_blocks": 1 + draw(st.integers(5, 14)),
         "block_size": draw(st.sampled_from([2, 4, 3, 1])),
         "max_model_len": max_model_len,
@@ -50,10 +57,12 @@ def knobs(draw: st.DrawFn) -> dict[str, Any]:
         "max_num_batched_tokens": budget if chunking else max_model_len + budget,
         "policy": draw(st.sampled_from(["priority", "fcfs"])),
         "enable_chunked_prefill": chunking,
-        "enable_prefix_caching": draw(st.sampled_from([True, True, True, False])),
         "long_prefill_token_threshold": draw(st.sampled_from([0, 0, 0, 1, 3, 6])),
         "watermark": draw(st.sampled_from([0.0, 0.0, 0.0, 0.0, 0.15, 0.5])),
         "admission": draw(st.sampled_from(["full", "full", "full", "strict"])),
+        "batching": draw(st.sampled_from(["continuous"] * 5 + ["static"])),
+        "speculative_ngram": draw(st.sampled_from([0, 0, 2, 4, 1])),
+        "prompt_lookup_min": 1,
     }
 
 
@@ -313,6 +322,12 @@ class Run:
         """One last request fills the pool; then the worker knows of it alone."""
         size = self.config.cache.block_size
         pool = self.core.kv.pool.num_usable_blocks * size
+        if self.config.cache.kv_manager_cls == "contiguous":
+            pool -= 1  # room for the token that it says is set aside at once
+            if self.config.cache.contiguous_reserve == "max_model_len":
+                pool = min(pool, self.core.max_model_len - 1)
+                if self.core.kv.blocks_for(self.core.max_model_len) * size > pool + 1:
+                    return  # nobody fits, ever
         self.executor.fail_next, self.executor.poison_next = "", False
         self.add(
             prompt=[0] * min(pool, self.core.max_model_len - 1),
@@ -336,6 +351,12 @@ class Run:
         capacity = self.core.kv.pool.num_usable_blocks * size  # tokens
         if not prompt or len(prompt) >= max_len or len(prompt) > capacity:
             return [], "error"
+        if self.config.cache.kv_manager_cls == "contiguous":
+            most = len(prompt) + (params.max_tokens or max_len)
+            if self.config.cache.contiguous_reserve == "max_model_len":
+                most = max_len
+            if self.core.kv.blocks_for(min(most, max_len)) * size > capacity:
+                return [], "error"
         output: list[int] = []
         while True:
             token_id = next_token(prompt + output)

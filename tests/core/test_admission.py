@@ -9,8 +9,9 @@ import pytest
 from minivllm.config import SchedulerConfig
 from minivllm.core.admission import Admission, Admitted, Refused, limit_tokens
 from minivllm.core.kv_cache_manager import KVCacheManager
+from minivllm.core.step import Grant, Step
 from minivllm.request import Request
-from minivllm.trace.events import Reason
+from minivllm.trace.events import GrantWhy, Reason
 from tests.core.builders import compute, kv_manager, request, tokens
 
 PROMPT = tokens(40)
@@ -24,9 +25,10 @@ def examine(
     others_scheduled: bool = False,
     **knobs: Any,
 ) -> Admitted | Refused:
-    return Admission(SchedulerConfig(**knobs), kv).examine(
-        one, budget, running or [], others_scheduled
-    )
+    step = Step(total_budget=64, budget=budget)
+    if others_scheduled:
+        step.grants["other"] = Grant(request(99, 1), 0, 1, GrantWhy.DECODE, [], [])
+    return Admission(SchedulerConfig(**knobs), kv).examine(one, running or [], step)
 
 
 def test_admits_a_whole_prompt() -> None:

@@ -28,6 +28,13 @@ BAD = {
     "long_prefill_token_threshold": [-1, 0.5, False],
     "watermark": [-0.1, 1, 1.5, NAN, "0.1", True, False],
     "admission": ["loose", 0],
+    "batching": ["dynamic", True],
+    "scheduler_cls": ["", "mine", 3, ["a.b"]],
+    "kv_manager_cls": ["", "mine", 3],
+    "contiguous_reserve": ["all", 0],
+    "speculative_ngram": [-1, 65, 1.5, True],
+    "prompt_lookup_min": [0, -1, 2.5],
+    "prompt_lookup_max": [0, 1, "4"],
     "path": ["", 3],
     "live": ["yes", 1],
 }

@@ -170,7 +170,7 @@ def test_inputs_stand_in_the_step_that_follows() -> None:
     [
         (0, "the prompt is empty"),
         (64, "the prompt has 64 tokens; max_model_len is 64"),
-        (37, "the prompt needs 10 KV blocks; the whole pool has 9"),
+        (37, "the request needs 10 KV blocks to start; the whole pool has 9"),
     ],
 )
 def test_prompt_that_can_never_run_ends_at_once(prompt: int, sentence: str) -> None:

@@ -35,7 +35,7 @@ def test_fcfs_says_at_which_place_a_request_stands() -> None:
 
 def test_fcfs_sacrifices_whom_it_admitted_last() -> None:
     running = [request(2, 1, priority=9), request(1, 1), request(3, 1)]
-    assert FCFSQueue.victim(running).req_id == "r3"
+    assert FCFSQueue().victim(running).req_id == "r3"
 
 
 def test_priority_serves_the_smallest_number_and_then_the_oldest() -> None:
@@ -65,7 +65,7 @@ def test_priority_returns_a_preempted_request_to_its_own_place() -> None:
 
 def test_priority_sacrifices_the_largest_number_and_then_the_youngest() -> None:
     running = [request(4, 1, priority=2), request(1, 1, priority=2), request(9, 1, priority=1)]
-    assert PriorityQueue.victim(running).req_id == "r4"
+    assert PriorityQueue().victim(running).req_id == "r4"
 
 
 def test_any_place_can_be_left() -> None:

@@ -35,6 +35,41 @@ def no_caching() -> ScenarioRun:
     return start(load_scenario("tiny-pressure"), enable_prefix_caching=False).run()
 
 
+def static_contiguous() -> ScenarioRun:
+    """The engines of old: a batch that nobody joins, sequences in one piece, gaps."""
+    old = {
+        "batching": "static",
+        "enable_prefix_caching": False,
+        "kv_manager_cls": "contiguous",
+        "contiguous_reserve": "request",
+    }
+    return start(load_scenario("tiny-pressure"), **old, num_kv_blocks=14).run()
+
+
+def speculation() -> ScenarioRun:
+    """Drafts that are right, wrong, cut by the end, and dropped by a preemption."""
+    engine = {
+        "num_kv_blocks": 8,
+        "block_size": 4,
+        "max_num_batched_tokens": 12,
+        "max_num_seqs": 4,
+        "max_model_len": 64,
+        "speculative_ngram": 3,
+    }
+    scenario = Scenario(name="speculation", engine=engine, request=[])
+    says = {"r1": [5, 6, 7, 8], "r2": [1, 2, 3, 1, 2, 9], "r3": [4]}
+
+    def next_token(req_id: str, index: int) -> int:
+        return says[req_id][index % len(says[req_id])]
+
+    run = start(scenario, executor=lambda config: ScriptedExecutor(config, next_token))
+    for i in (1, 2, 3):
+        run.core.add_request(request(f"q{i}", 3, 14, 0))
+    while run.core.has_requests():
+        run.core.step()
+    return run
+
+
 def priorities_aborts_reset() -> ScenarioRun:
     """What tiny-pressure lacks: priorities, a refund, aborts, a refusal, a failed step, a reset."""
     engine = {
@@ -85,6 +120,8 @@ def request(request_id: str, num_prompt: int, max_tokens: int, priority: int) ->
 VECTORS: dict[str, Callable[[], ScenarioRun]] = {
     "tiny-pressure": tiny_pressure,
     "no-caching": no_caching,
+    "static-contiguous": static_contiguous,
+    "speculation": speculation,
     "priorities-aborts-reset": priorities_aborts_reset,
 }
 

@@ -66,6 +66,7 @@ const SEE = {
   "kv.touch": (facts, data, req) => mark(facts, data.block, "↺", req),
   "kv.evict": (facts, data, req) =>
     mark(facts, data.block, "✕", req, { hash: data.hash, left_by: data.left_by }),
+  "kv.reserve": (facts, data, req) => data.blocks.forEach((id) => mark(facts, id, "+", req)),
   "kv.alloc": (facts, data, req) => data.blocks.forEach((id) => mark(facts, id, "+", req)),
   "kv.free": (facts, data, req) =>
     [...data.front, ...data.back].forEach((id) => mark(facts, id, "−", req)),

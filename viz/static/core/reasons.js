@@ -11,11 +11,15 @@ export const REASONS = {
   long_prefill_threshold: "one prompt may run only so many tokens in a step",
   max_model_len: "the context window has no more room",
   preempted: "it was preempted in this step",
+  static_batch: "batching is static: nobody joins until the whole batch has ended",
+  fragmented: "enough blocks are free, but too few of them are neighbours",
   nothing_waits: "nothing waits",
   never_cached: "no block with this content is cached",
   last_token: "the last token must run, to give logits, so its block is not reused",
   partial_block: "only full blocks are cached",
   not_executed: "the tokens were scheduled but will not be run",
+  draft_mismatch: "the model says something else there than was guessed",
+  output_ended: "the output ended before it",
   client: "the caller cancelled it or went away",
   stop_string: "its text contains one of its stop strings",
   shutdown: "the engine shuts down",
@@ -51,6 +55,10 @@ export function waitText(req, wait, config, facts) {
       return "nobody is admitted in a step that preempts";
     case "chunking_off":
       return `its ${wait.need} tokens exceed the ${wait.have} left; chunking is off`;
+    case "static_batch":
+      return `${plural(wait.need, "request")} of the batch must end first`;
+    case "fragmented":
+      return `needs ${plural(wait.need, "neighbouring block")}, at most ${are(wait.have)} free in a row`;
     default:
       return REASONS[wait.reason] ?? wait.reason;
   }

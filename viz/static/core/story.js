@@ -42,7 +42,8 @@ class Facts {
     this.decodes = this.of("sched.grant")
       .filter((e) => e.data.why === "decode" && !refunded.has(e.req))
       .map((e) => e.req);
-    this.numTaken = sum(this.of("kv.alloc"), (e) => e.data.blocks.length);
+    const takings = [...this.of("kv.alloc"), ...this.of("kv.reserve")];
+    this.numTaken = sum(takings, (e) => e.data.blocks.length);
     this.numGivenBack = sum(this.of("kv.free"), (e) => e.data.front.length + e.data.back.length);
     const touched = this.of("kv.touch").filter((e) => e.data.ref === 1).length;
     this.numFree = before.free.length - this.numTaken - touched + this.numGivenBack;
@@ -179,6 +180,12 @@ function waitReason(facts, data) {
   if (data.reason === "chunking_off") {
     return `its ${data.need} tokens must run whole, ${data.have} of the budget are left`;
   }
+  if (data.reason === "static_batch") {
+    return `batching is static, and ${count(data.need, "request")} of the batch still ${data.need === 1 ? "runs" : "run"}`;
+  }
+  if (data.reason === "fragmented") {
+    return `it needs ${count(data.need, "neighbouring block")}, at most ${data.have} ${are(data.have)} free in a row`;
+  }
   return REASONS[data.reason];
 }
 
@@ -218,6 +225,14 @@ function chunkGoesOn(facts) {
 function decodes(facts) {
   const n = facts.decodes.length;
   if (n === 0) return [];
+  const drafts = sum(facts.decodes, (req) => granted(facts, req) - 1);
+  if (drafts) {
+    const right = sum(facts.of("spec.accept"), (e) => e.data.n);
+    const said = facts.of("req.token").filter((e) => facts.decodes.includes(e.req)).length;
+    const who = n === 1 ? `${facts.decodes[0]} decodes` : `${n} requests decode`;
+    const were = right === 1 ? "was" : "were";
+    return [`${who} ${count(said, "token")}: ${right} of ${count(drafts, "draft")} ${were} right.`];
+  }
   return [n === 1 ? `${facts.decodes[0]} decodes one token.` : `${n} requests decode one token each.`];
 }
 

@@ -202,6 +202,7 @@ function touches(event, id) {
 }
 
 const LIFE = {
+  "kv.reserve": (e) => `reserved by ${e.req}`,
   "kv.alloc": (e) => `taken by ${e.req}`,
   "kv.touch": (e) => `hit by ${e.req} (×${e.data.ref})`,
   "kv.evict": (e) => `evicted for ${e.req}`,
