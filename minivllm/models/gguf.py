@@ -1,10 +1,11 @@
-"""A model in a GGUF file: its numbers as a LlamaSpec, its tensors under Hugging Face's names.
+"""A model in a GGUF file: its numbers as a ModelSpec, its tensors under Hugging Face's names.
 
 Counterpart in vLLM: ``vllm/model_executor/model_loader/gguf_loader.py``. Left out: running on the
 packed weights (they are unpacked on loading), files split in several.
 
-llama.cpp turns neighbouring pairs (2i, 2i + 1) of a head where Hugging Face turns (i, i + dim/2),
-so its converter re-orders the rows of Q and K. :func:`undo_permutation` puts them back.
+For Llama, llama.cpp turns neighbouring pairs (2i, 2i + 1) of a head where Hugging Face turns
+(i, i + dim/2), so its converter re-orders the rows of Q and K. :func:`undo_permutation` puts them
+back. Qwen's are left as they are.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import torch
 
 from minivllm.errors import ModelFileError, UnsupportedModelError
 from minivllm.models.gguf_file import GGUFFile
-from minivllm.models.spec import LlamaSpec
+from minivllm.models.registry import find, gguf_names
+from minivllm.models.spec import ModelSpec
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM"}
-"""GGUF's ``general.architecture`` → the name in the registry."""
+ROPE_FREQS = "rope_freqs.weight"
+"""Llama 3.1's divisors of the rotary frequencies: the converter's one tensor that is no weight."""
 
 _TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -57,13 +59,14 @@ class GGUFCheckpoint:
             raise ModelFileError(f"{self.file.path} lacks the metadata {self._architecture}.{key}")
         return value
 
-    def _spec(self) -> LlamaSpec:
+    def _spec(self) -> ModelSpec:
         metadata, tensors = self.file.metadata, self.file.tensors
         self._architecture = str(metadata.get("general.architecture"))
-        if self._architecture not in ARCHITECTURES:
+        names = gguf_names()
+        if self._architecture not in names:
             raise UnsupportedModelError(
                 f"{self.file.path} holds the architecture {self._architecture!r}; "
-                f"supported in GGUF: {', '.join(ARCHITECTURES)}"
+                f"supported in GGUF: {', '.join(names)}"
             )
         if "token_embd.weight" not in tensors:
             raise ModelFileError(f"{self.file.path} lacks the tensor token_embd.weight")
@@ -76,13 +79,14 @@ class GGUFCheckpoint:
                 "supported: rotary positions over the whole head"
             )
         scaling = self._field("rope.scaling.type", "none")
-        if scaling != "none" or "rope_freqs.weight" in tensors:
+        if scaling != "none":
             raise UnsupportedModelError(
                 f"{self.file.path} scales its rotary frequencies ({scaling}); supported in GGUF: "
-                "no scaling (Llama 3.1's is supported from a directory with safetensors)"
+                f"none, and Llama 3.1's ({ROPE_FREQS})"
             )
-        return LlamaSpec(
-            architecture=ARCHITECTURES[self._architecture],
+        prefix = f"{self._architecture}."
+        return ModelSpec(
+            architecture=names[self._architecture],
             vocab_size=tensors["token_embd.weight"].shape[0],
             hidden_size=hidden_size,
             intermediate_size=int(self._field("feed_forward_length")),
@@ -96,27 +100,40 @@ class GGUFCheckpoint:
             tie_word_embeddings="output.weight" not in tensors,
             attention_bias="blk.0.attn_q.bias" in tensors,
             mlp_bias="blk.0.ffn_up.bias" in tensors,
+            sliding_window=int(self._field("attention.sliding_window", 0)) or None,
+            rope_divisors=(
+                tuple(self.file.load(ROPE_FREQS).tolist()) if ROPE_FREQS in tensors else None
+            ),
+            config={
+                key.removeprefix(prefix): value
+                for key, value in metadata.items()
+                if key.startswith(prefix)
+            },
         )
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, one at a time, so that only one is in memory unpacked."""
+        architecture = find(self.spec.architecture)
+        in_layer = {**_IN_LAYER, **architecture.gguf_tensors}
         for name in self.file.tensors:
+            if name == ROPE_FREQS:
+                continue
             tensor = self.file.load(name)
-            target = _name_in_hf(name)
-            if ".q_proj." in target or ".k_proj." in target:
+            target = _name_in_hf(name, in_layer)
+            if architecture.gguf_permuted and (".q_proj." in target or ".k_proj." in target):
                 heads = self.spec.num_heads if ".q_proj." in target else self.spec.num_kv_heads
                 if tensor.shape[0] == heads * self.spec.head_dim:  # else the model refuses it
                     tensor = undo_permutation(tensor, heads)
             yield target, tensor
 
 
-def _name_in_hf(name: str) -> str:
+def _name_in_hf(name: str, in_layer: dict[str, str]) -> str:
     """``blk.3.attn_q.weight`` → ``model.layers.3.self_attn.q_proj.weight``; else unchanged."""
     if name in _TOP:
         return _TOP[name]
     parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _IN_LAYER:
-        return f"model.layers.{parts[1]}.{_IN_LAYER[parts[2]]}.{parts[3]}"
+    if len(parts) == 4 and parts[0] == "blk" and parts[2] in in_layer:
+        return f"model.layers.{parts[1]}.{in_layer[parts[2]]}.{parts[3]}"
     return name
 
 

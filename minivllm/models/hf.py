@@ -7,6 +7,7 @@ Counterpart in vLLM: ``vllm/model_executor/model_loader/default_loader.py``. Lef
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from minivllm.errors import ModelFileError, UnsupportedModelError
-from minivllm.models.spec import Llama3Rope, LlamaSpec
+from minivllm.models.registry import MODELS, find
+from minivllm.models.spec import ModelSpec
 
 INDEX = "model.safetensors.index.json"
 ROPE_TYPES = ("default", "llama3")
@@ -35,9 +37,9 @@ def read_json(path: Path) -> dict[str, Any]:
 class HFCheckpoint:
     """``spec`` and ``weights()`` of one directory."""
 
-    def __init__(self, directory: Path, supported: tuple[str, ...]) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.spec = read_spec(directory / "config.json", supported)
+        self.spec = read_spec(directory / "config.json")
         self.files = self._files()
         self.num_bytes = sum(path.stat().st_size for path in self.files)
 
@@ -73,17 +75,14 @@ class HFCheckpoint:
         return paths
 
 
-def read_spec(path: Path, supported: tuple[str, ...]) -> LlamaSpec:
+def read_spec(path: Path) -> ModelSpec:
     """The numbers in a ``config.json``.
 
     Raises UnsupportedModelError for an architecture or an option that is not implemented.
     """
     config = read_json(path)
-    names = config.get("architectures") or ["(none named)"]
-    if names[0] not in supported:
-        raise UnsupportedModelError(
-            f"{path} names the architecture {names[0]}; supported: {', '.join(supported)}"
-        )
+    name = _architecture(config, path)
+    config = {**find(name).config_defaults, **config}
     if config.get("quantization_config"):
         raise UnsupportedModelError(
             f"{path} describes quantised weights; supported: float32, float16, bfloat16 in "
@@ -94,28 +93,52 @@ def read_spec(path: Path, supported: tuple[str, ...]) -> LlamaSpec:
     try:
         num_heads = int(config["num_attention_heads"])
         hidden_size = int(config["hidden_size"])
+        head_dim = int(config.get("head_dim") or hidden_size // num_heads)
         rope = _rope_fields(config)
-        return LlamaSpec(
-            architecture=names[0],
+        rope_theta = float(rope.get("rope_theta", 10000.0))
+        return ModelSpec(
+            architecture=name,
             vocab_size=int(config["vocab_size"]),
             hidden_size=hidden_size,
             intermediate_size=int(config["intermediate_size"]),
             num_layers=int(config["num_hidden_layers"]),
             num_heads=num_heads,
             num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
-            head_dim=int(config.get("head_dim") or hidden_size // num_heads),
+            head_dim=head_dim,
             max_model_len=int(config["max_position_embeddings"]),
-            rope_theta=float(rope.get("rope_theta", 10000.0)),
+            rope_theta=rope_theta,
             rms_norm_eps=float(config["rms_norm_eps"]),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             attention_bias=bool(config.get("attention_bias", False)),
             mlp_bias=bool(config.get("mlp_bias", False)),
-            rope_scaling=_rope_scaling(rope, path),
+            sliding_window=_sliding_window(config),
+            rope_divisors=_rope_divisors(rope, rope_theta, head_dim, path),
+            config=config,
         )
     except KeyError as error:
         raise ModelFileError(f"{path} lacks the field {error}") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelFileError(f"{path} has a field of the wrong type: {error}") from None
+
+
+def _architecture(config: dict[str, Any], path: Path) -> str:
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else "(none named)"
+    if name not in MODELS:
+        raise UnsupportedModelError(
+            f"{path} names the architecture {name}; supported: {', '.join(MODELS)}"
+        )
+    return name
+
+
+def _sliding_window(config: dict[str, Any]) -> int | None:
+    """Tokens that the layers with a window see; None if every layer sees everything."""
+    if not config.get("use_sliding_window", True) or config.get("sliding_window") is None:
+        return None
+    full = int(config.get("max_window_layers", 0)) >= int(config["num_hidden_layers"])
+    if config.get("layer_types"):  # newer files say it layer by layer
+        full = "sliding_attention" not in config["layer_types"]
+    return None if full else int(config["sliding_window"])
 
 
 def _rope_fields(config: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +147,15 @@ def _rope_fields(config: dict[str, Any]) -> dict[str, Any]:
     return theta | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
 
 
-def _rope_scaling(rope: dict[str, Any], path: Path) -> Llama3Rope | None:
+def _rope_divisors(
+    rope: dict[str, Any], theta: float, head_dim: int, path: Path
+) -> tuple[float, ...] | None:
+    """Llama 3.1's stretch of the rotary frequencies beyond the context of the first training.
+
+    Waves longer than original / low_freq_factor (in tokens) are slow and divided by ``factor``,
+    those shorter than original / high_freq_factor stay as they are, smooth between. Source:
+    ``_compute_llama3_parameters`` in transformers' ``modeling_rope_utils.py``.
+    """
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ROPE_TYPES:
         raise UnsupportedModelError(
@@ -132,9 +163,11 @@ def _rope_scaling(rope: dict[str, Any], path: Path) -> Llama3Rope | None:
         )
     if kind == "default":
         return None
-    return Llama3Rope(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_len=int(rope["original_max_position_embeddings"]),
-    )
+    factor, original = float(rope["factor"]), int(rope["original_max_position_embeddings"])
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    divisors = []
+    for i in range(0, head_dim, 2):
+        turns = original / (2 * math.pi * theta ** (i / head_dim))  # within the old context
+        smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
+        divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return tuple(divisors)

@@ -7,11 +7,11 @@ random initialisation of ``nn.Linear`` costs a second on 135M weights and is thr
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from minivllm.models.spec import Llama3Rope
 
 
 def empty_parameter(*shape: int) -> nn.Parameter:
@@ -29,6 +29,15 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight, self.bias)  # (num_tokens, out)
+
+
+class FusedLinear(Linear):
+    """Several of a checkpoint's matrices that read the same input: the rows of one below those of
+    the other. ``parts``: the checkpoint's name of each, beside this one → its number of rows."""
+
+    def __init__(self, in_features: int, parts: Mapping[str, int], bias: bool = False) -> None:
+        super().__init__(in_features, sum(parts.values()), bias)
+        self.parts = dict(parts)
 
 
 class RMSNorm(nn.Module):
@@ -54,12 +63,13 @@ class RotaryEmbedding(nn.Module):
 
     frequencies: torch.Tensor
 
-    def __init__(self, head_dim: int, theta: float, scaling: Llama3Rope | None = None) -> None:
+    def __init__(
+        self, head_dim: int, theta: float, divisors: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         frequencies = 1.0 / theta**exponents  # (head_dim/2,) radians per token
-        if scaling is not None:
-            divisors = scaling.divisors(frequencies.tolist())
+        if divisors is not None:
             frequencies = frequencies / torch.tensor(divisors, dtype=torch.float32)
         self.register_buffer("frequencies", frequencies, persistent=False)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 
 from minivllm.errors import ModelFileError, UnsupportedModelError
+from minivllm.models.causal_lm import CausalLM
 from minivllm.models.gguf import GGUFCheckpoint
 from minivllm.models.hf import HFCheckpoint
-from minivllm.models.llama import LlamaForCausalLM
-from minivllm.models.registry import MODELS
+from minivllm.models.registry import find
 from minivllm.models.source import ModelSource
 
 LEAST_BYTES_PER_PARAM = 1.5 / 8
@@ -28,7 +28,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
 
 
-def load_model(source: ModelSource, dtype: str, device: torch.device) -> LlamaForCausalLM:
+def load_model(source: ModelSource, dtype: str, device: torch.device) -> CausalLM:
     """Read a model. ``dtype``: ``auto`` | ``float32`` | ``bfloat16``.
 
     Raises UnsupportedModelError (it lists what is supported) or ModelFileError.
@@ -43,7 +43,7 @@ def load_model(source: ModelSource, dtype: str, device: torch.device) -> LlamaFo
     torch.set_default_dtype(choose_dtype(dtype, device))
     try:
         with device, torch.inference_mode():
-            model = MODELS[checkpoint.spec.architecture](checkpoint.spec)
+            model = find(checkpoint.spec.architecture).build(checkpoint.spec)
     finally:
         torch.set_default_dtype(previous)
     with torch.inference_mode():
@@ -56,7 +56,7 @@ def open_checkpoint(source: ModelSource) -> GGUFCheckpoint | HFCheckpoint:
     if source.kind == "gguf":
         return GGUFCheckpoint(source.path)
     if source.kind == "safetensors":
-        return HFCheckpoint(source.path, tuple(MODELS))
+        return HFCheckpoint(source.path)
     raise UnsupportedModelError(
         f"model files of kind {source.kind!r}; supported: gguf, safetensors"
     )

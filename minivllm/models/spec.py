@@ -1,14 +1,15 @@
-"""LlamaSpec: the numbers that shape a Llama-family model, whatever file they came from.
+"""ModelSpec: the numbers that shape a model, whatever file they came from.
 
 Both checkpoint readers (``hf.py`` from ``config.json``, ``gguf.py`` from the file's metadata)
 fill in this one dataclass, and the model is built from it alone. Counterpart in vLLM:
-``vllm/config/model.py`` and transformers' ``LlamaConfig``. Left out: every other family.
+``vllm/config/model.py`` and transformers' configuration classes.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from minivllm.errors import ModelFileError, UnsupportedModelError
 
@@ -26,33 +27,7 @@ _POSITIVE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Llama3Rope:
-    """Llama 3.1's stretch of the rotary frequencies beyond the context it was first trained on."""
-
-    factor: float
-    """The slow (long-wave) frequencies are divided by this."""
-    low_freq_factor: float
-    high_freq_factor: float
-    """Waves longer than original / low are slow, shorter than original / high are fast."""
-    original_max_len: int
-    """Context length, in tokens, of the first training."""
-
-    def divisors(self, frequencies: list[float]) -> list[float]:
-        """What each rotary frequency is divided by: 1 (fast) … ``factor`` (slow), smooth between.
-
-        Source: ``_compute_llama3_parameters`` in transformers' ``modeling_rope_utils.py``.
-        """
-        result = []
-        for frequency in frequencies:
-            turns = self.original_max_len * frequency / (2 * math.pi)  # within the old context
-            smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-            smooth = min(1.0, max(0.0, smooth))
-            result.append(1 / ((1 - smooth) / self.factor + smooth))
-        return result
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaSpec:
+class ModelSpec:
     """Shapes and constants of one model."""
 
     architecture: str
@@ -74,7 +49,14 @@ class LlamaSpec:
     """The output head is the embedding matrix."""
     attention_bias: bool = False
     mlp_bias: bool = False
-    rope_scaling: Llama3Rope | None = None
+    sliding_window: int | None = None
+    """Most tokens a token attends to. None: all; a window shorter than the context is refused."""
+    rope_divisors: tuple[float, ...] | None = None
+    """What each of the head_dim / 2 rotary frequencies is divided by, to reach beyond the context
+    of the first training. None: they stay as they are."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """All that the file says, for what only one architecture has: ``config.json``, or the GGUF
+    file's metadata that begin with the architecture's name, without it."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -85,6 +67,17 @@ class LlamaSpec:
                 f"{self.architecture} with {self.num_heads} query heads, {self.num_kv_heads} K/V "
                 f"heads and head_dim {self.head_dim}: the query heads must be a multiple of the "
                 "K/V heads, and head_dim must be even"
+            )
+        if self.sliding_window is not None and self.sliding_window < self.max_model_len:
+            raise UnsupportedModelError(
+                f"{self.architecture} with a sliding_window of {self.sliding_window} tokens in a "
+                f"context of {self.max_model_len}; supported: attention over the whole context"
+            )
+        scaled = self.rope_divisors
+        if scaled and (len(scaled) != self.head_dim // 2 or not all(by > 0 for by in scaled)):
+            raise ModelFileError(
+                f"the model scales its rotary frequencies by {len(scaled)} numbers; that must be "
+                f"{self.head_dim // 2} (half of head_dim), all > 0"
             )
 
     @property

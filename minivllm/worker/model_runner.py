@@ -14,7 +14,7 @@ import torch
 from minivllm.attention.metadata import AttentionBackend, AttentionMetadata
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
-from minivllm.models.llama import LlamaForCausalLM
+from minivllm.models.causal_lm import CausalLM
 from minivllm.sample.sampler import sample
 from minivllm.worker.input_batch import FlatBatch, InputBatch
 
@@ -24,7 +24,7 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: LlamaForCausalLM,
+        model: CausalLM,
         backend: AttentionBackend,
         block_size: int,
         device: torch.device,

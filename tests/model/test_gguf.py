@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -141,14 +142,31 @@ def test_other_version_lists_the_supported_ones(whole: bytes, tmp_path: Path) ->
 
 def test_unknown_architecture_lists_the_supported_ones(tmp_path: Path) -> None:
     source = save_gguf(reference_llama(), tmp_path / "m.gguf", architecture="mamba")
-    with pytest.raises(UnsupportedModelError, match="'mamba'; supported in GGUF: llama"):
+    with pytest.raises(
+        UnsupportedModelError, match="'mamba'; supported in GGUF: llama, qwen2, qwen3"
+    ):
         load_model(source, "float32", CPU)
 
 
-def test_scaled_rope_in_gguf_is_refused_not_ignored(tmp_path: Path) -> None:
-    extra = {"rope_freqs.weight": np.ones(8, dtype=np.float32)}
+def test_rope_frequencies_of_another_number_than_the_heads_are_named(tmp_path: Path) -> None:
+    extra = {"rope_freqs.weight": np.ones(5, dtype=np.float32)}
     source = save_gguf(reference_llama(), tmp_path / "m.gguf", extra=extra)
-    with pytest.raises(UnsupportedModelError, match="rotary"):
+    with pytest.raises(ModelFileError, match="by 5 numbers; that must be 8"):
+        load_model(source, "float32", CPU)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("rope.scaling.type", "yarn", "yarn"),
+        ("attention.sliding_window", 128, "sliding_window of 128 tokens in a context of 512"),
+    ],
+)
+def test_option_in_gguf_that_is_not_implemented_is_refused_not_ignored(
+    key: str, value: Any, says: str, tmp_path: Path
+) -> None:
+    source = save_gguf(reference_llama(), tmp_path / "m.gguf", metadata={f"llama.{key}": value})
+    with pytest.raises(UnsupportedModelError, match=says):
         load_model(source, "float32", CPU)
 
 

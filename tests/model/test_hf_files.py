@@ -28,9 +28,11 @@ def change_config(source: ModelSource, change: Callable[[dict[str, Any]], object
     path.write_text(json.dumps(config))
 
 
+ALL = "supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"architectures": ["MambaForCausalLM"]}, "supported: LlamaForCausalLM"),
-    "no architecture": ({"architectures": None}, "supported: LlamaForCausalLM"),
+    "architecture": ({"architectures": ["MambaForCausalLM"]}, ALL),
+    "no architecture": ({"architectures": None}, ALL),
+    "architecture of a wrong type": ({"architectures": [["LlamaForCausalLM"]]}, ALL),
     "activation": ({"hidden_act": "gelu"}, "supported: silu"),
     "rope": ({"rope_parameters": {"rope_type": "yarn"}}, "supported: default, llama3"),
     "quantised": ({"quantization_config": {"bits": 4}}, "supported: float32, float16, bfloat16"),

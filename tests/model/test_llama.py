@@ -11,6 +11,7 @@ import torch
 from minivllm.models.loader import choose_dtype, load_model
 from tests.model.builders import (
     CPU,
+    LLAMA3_ROPE,
     logits_of,
     random_prompt,
     reference_llama,
@@ -18,14 +19,6 @@ from tests.model.builders import (
     save_hf,
 )
 
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 SHAPES: dict[str, dict[str, Any]] = {
     "grouped heads": {},
     "a K/V head per query head": {"num_key_value_heads": 4},

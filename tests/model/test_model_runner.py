@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minivllm.attention.torch_backend import TorchAttention
-from minivllm.models.llama import LlamaForCausalLM
+from minivllm.models.causal_lm import CausalLM
 from minivllm.models.loader import load_model
 from minivllm.worker.model_runner import ModelRunner
 from tests.model.builders import CPU, random_prompt, reference_greedy, reference_llama, save_hf
@@ -26,7 +26,7 @@ def reference() -> Any:
 
 
 @pytest.fixture(scope="module")
-def model(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> LlamaForCausalLM:
+def model(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     directory: Path = tmp_path_factory.mktemp("runner")
     return load_model(save_hf(reference, directory), "float32", CPU)
 
@@ -41,13 +41,13 @@ def expected(reference: Any, prompts: list[list[int]]) -> list[list[int]]:
     return [reference_greedy(reference, prompt, COUNT) for prompt in prompts]
 
 
-def driver(model: LlamaForCausalLM, block_size: int = 4, seed: int = 0) -> Driver:
+def driver(model: CausalLM, block_size: int = 4, seed: int = 0) -> Driver:
     return Driver(ModelRunner(model, TorchAttention(), block_size, CPU), seed=seed)
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16])
 def test_alone_and_batched_equal_transformers(
-    model: LlamaForCausalLM,
+    model: CausalLM,
     prompts: list[list[int]],
     expected: list[list[int]],
     block_size: int,
@@ -68,7 +68,7 @@ def test_alone_and_batched_equal_transformers(
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 7])
 def test_prompt_in_chunks_is_sampled_at_its_end_only(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]], chunk: int
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]], chunk: int
 ) -> None:
     d = driver(model)
     d.add("r1", prompts[-1])
@@ -83,7 +83,7 @@ def test_prompt_in_chunks_is_sampled_at_its_end_only(
 
 
 def test_decodes_run_beside_chunks_of_a_prompt(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]]
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     d = driver(model)
     d.add("a", prompts[2])
@@ -101,7 +101,7 @@ def test_decodes_run_beside_chunks_of_a_prompt(
 
 @pytest.mark.parametrize("pieces", [1, 2, 5])
 def test_preempted_request_replays_its_output_tokens(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]], pieces: int
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]], pieces: int
 ) -> None:
     """Re-prefill after preemption neither forgets nor re-emits the tokens already sampled."""
     d = driver(model)
@@ -122,7 +122,7 @@ def test_preempted_request_replays_its_output_tokens(
 
 
 def test_prefix_hit_runs_only_what_is_not_cached(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]]
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     d = driver(model)
     d.add("first", prompts[-1])
@@ -135,7 +135,7 @@ def test_prefix_hit_runs_only_what_is_not_cached(
 
 
 def test_hit_on_blocks_filled_in_the_same_step(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]]
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     d = driver(model)
     d.add("first", prompts[-1])
@@ -147,7 +147,7 @@ def test_hit_on_blocks_filled_in_the_same_step(
 
 
 def test_random_schedules_equal_transformers(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]]
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     """Any chunking, any order in the batch, preemption at any time: the same tokens."""
     for trial in range(8):
@@ -172,7 +172,7 @@ def test_random_schedules_equal_transformers(
 
 
 def test_seeded_request_is_not_changed_by_batch_chunking_or_preemption(
-    model: LlamaForCausalLM, prompts: list[list[int]]
+    model: CausalLM, prompts: list[list[int]]
 ) -> None:
     alone = driver(model)
     alone.add("r1", prompts[3], seed=42, temperature=0.9, top_p=0.95)
@@ -195,7 +195,7 @@ def test_seeded_request_is_not_changed_by_batch_chunking_or_preemption(
 
 
 def test_min_tokens_holds_the_stop_ids_back_also_after_preemption(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]]
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     stop = expected[3][0]  # what greedy would say first
     d = driver(model)
@@ -208,7 +208,7 @@ def test_min_tokens_holds_the_stop_ids_back_also_after_preemption(
 
 
 def test_nan_in_one_request_fails_it_alone_and_its_blocks_serve_again(
-    model: LlamaForCausalLM, prompts: list[list[int]], expected: list[list[int]]
+    model: CausalLM, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     d = driver(model)
     d.add("ill", prompts[5])
@@ -228,7 +228,7 @@ def test_nan_in_one_request_fails_it_alone_and_its_blocks_serve_again(
 
 
 def test_finished_requests_are_forgotten_and_unknown_names_are_no_error(
-    model: LlamaForCausalLM, prompts: list[list[int]]
+    model: CausalLM, prompts: list[list[int]]
 ) -> None:
     d = driver(model)
     d.add("r1", prompts[2])
@@ -240,7 +240,7 @@ def test_finished_requests_are_forgotten_and_unknown_names_are_no_error(
 
 
 def test_schedule_beyond_the_known_tokens_is_refused(
-    model: LlamaForCausalLM, prompts: list[list[int]]
+    model: CausalLM, prompts: list[list[int]]
 ) -> None:
     d = driver(model)
     d.add("r1", prompts[2])
@@ -249,7 +249,7 @@ def test_schedule_beyond_the_known_tokens_is_refused(
 
 
 def test_sampled_rows_alone_reach_the_head(
-    model: LlamaForCausalLM, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+    model: CausalLM, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
     real = model.compute_logits

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from minivllm.attention.torch_backend import TorchAttention
+from minivllm.models.causal_lm import CausalLM
 from minivllm.models.gguf import GGUFCheckpoint
-from minivllm.models.llama import LlamaForCausalLM
 from minivllm.models.loader import load_model
 from minivllm.models.source import ModelSource
 from minivllm.tokenizer import get_tokenizer
@@ -28,7 +28,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def model(smollm2: ModelSource) -> LlamaForCausalLM:
+def model(smollm2: ModelSource) -> CausalLM:
     return load_model(smollm2, "float32", CPU)
 
 
@@ -51,7 +51,7 @@ def test_every_weight_equals_the_one_transformers_reads(
 
 
 def test_logits_equal_transformers(
-    model: LlamaForCausalLM, transformers_smollm2: Any, prompts: list[list[int]]
+    model: CausalLM, transformers_smollm2: Any, prompts: list[list[int]]
 ) -> None:
     for prompt in prompts:
         expected = reference_logits(transformers_smollm2, prompt)
@@ -59,7 +59,7 @@ def test_logits_equal_transformers(
 
 
 def test_greedy_tokens_equal_transformers_in_a_mixed_batch(
-    model: LlamaForCausalLM, transformers_smollm2: Any, prompts: list[list[int]]
+    model: CausalLM, transformers_smollm2: Any, prompts: list[list[int]]
 ) -> None:
     expected = [reference_greedy(transformers_smollm2, prompt, 8) for prompt in prompts]
     d = Driver(ModelRunner(model, TorchAttention(), 16, CPU))
@@ -74,7 +74,7 @@ def test_greedy_tokens_equal_transformers_in_a_mixed_batch(
 
 
 def test_bfloat16_agrees_wherever_the_two_best_logits_are_apart(
-    model: LlamaForCausalLM, smollm2: ModelSource, prompts: list[list[int]]
+    model: CausalLM, smollm2: ModelSource, prompts: list[list[int]]
 ) -> None:
     """Teacher-forced, as a path whose numbers are rounded is checked: margin 1.0 in the logits."""
     rounded = load_model(smollm2, "bfloat16", CPU)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import tempfile
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models
 
 from minivllm import tokenizer as module
 from minivllm.errors import ModelFileError, PromptError
@@ -22,9 +21,7 @@ from minivllm.models.source import ModelSource
 from minivllm.tokenizer import Tokenizer, get_tokenizer
 from tests.conftest import RunPython
 from tests.engine.prompts import CHATS, RAW_PROMPTS
-from tests.model.builders import reference_llama, save_gguf
-
-SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+from tests.model.builders import TEMPLATE, reference_llama, save_gguf, save_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -141,23 +138,9 @@ def test_from_the_cache_it_needs_no_other_library(
 
 # --- small ones, as directories ------------------------------------------------------------------
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 
 def save_small(directory: Path, **config: Any) -> ModelSource:
-    """A byte-level tokenizer without merges: every byte is a token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = RawTokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS])
-    directory.mkdir(exist_ok=True)
-    raw.save(str(directory / "tokenizer.json"))
-    fields = {"eos_token": "<|im_end|>", "chat_template": TEMPLATE, **config}
-    (directory / "tokenizer_config.json").write_text(json.dumps(fields))
+    save_tokenizer(directory, **config)
     return ModelSource("safetensors", directory, "small")
 
 
