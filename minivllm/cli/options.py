@@ -75,7 +75,7 @@ FLAGS = (
         "--model",
         _MODEL,
         "What to run: the alias smollm2-135m (fetched once, 93 MB), a directory with safetensors, "
-        "a .gguf file, or a hub id such as org/name.",
+        "a .gguf file, or a hub id such as org/name; of Llama, Mistral, Qwen2 or Qwen3.",
         metavar="MODEL",
     ),
     Flag(
