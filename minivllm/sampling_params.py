@@ -6,6 +6,7 @@ the engine core with the request and stands in the trace as it was given.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -15,6 +16,11 @@ from minivllm.errors import SamplingParamsError
 MAX_N = 128
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 4
+MAX_BAD_WORDS = 128
+MAX_LOGIT_BIAS = 1024
+"""Tokens with a bias of their own. Like the two above it bounds what a step of a request costs."""
+BIAS_LIMIT = 100.0
+"""A bias beyond this is cut to it, as OpenAI and vLLM do."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,8 +45,26 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop: list[str] = []
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    presence_penalty: float = 0.0
+    """Taken off the logit of every token that the output has (-2 to 2)."""
+    frequency_penalty: float = 0.0
+    """The same, once for each time that the output has it (-2 to 2)."""
+    repetition_penalty: float = 1.0
+    """Divides the positive and multiplies the negative logits of all tokens that prompt or output
+    have. 1 = off; above 1: repeat less."""
+    logit_bias: dict[int, float] = {}
+    """Token id → what is added to its logit, cut to ±100."""
+    allowed_token_ids: list[int] | None = None
+    """Only these may be drawn."""
+    bad_words: list[str] = []
+    """Texts that may not be said: the last token of each is masked when the rest was just said."""
+    bad_words_token_ids: list[list[int]] = []
+    """The same as token ids; the input processor adds those of ``bad_words``."""
     logprobs: int | None = None
     """Also return this many most likely tokens at each position, with their raw logprobs."""
+    prompt_logprobs: int | None = None
+    """The same for each position of the prompt. Such a request takes nothing from the prefix cache:
+    a position that is not run has no logits."""
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
 
@@ -57,24 +81,29 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _number("top_p", self.top_p, 0.0, 1.0, above=True)
         _integer("top_k", self.top_k, -1)
         _number("min_p", self.min_p, 0.0, 1.0)
+        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        # What a float32 can multiply and divide by.
+        _number("repetition_penalty", self.repetition_penalty, 1e-30, 1e30)
         if self.seed is not None:
             _integer("seed", self.seed, -(2**63), 2**63 - 1)
-        if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        if not isinstance(self.stop, list) or len(self.stop) > MAX_STOP_STRINGS:
-            raise SamplingParamsError(
-                "stop", self.stop, f"a list of at most {MAX_STOP_STRINGS} strings"
-            )
-        for text in self.stop:
-            if not isinstance(text, str) or not text:
-                raise SamplingParamsError("stop", text, "a non-empty string")
-        if not isinstance(self.stop_token_ids, list):
-            raise SamplingParamsError("stop_token_ids", self.stop_token_ids, "a list of token ids")
-        for token_id in self.stop_token_ids:
-            _integer("stop_token_ids", token_id, 0)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
+        _strings("stop", self.stop, MAX_STOP_STRINGS)
+        _strings("bad_words", self.bad_words, MAX_BAD_WORDS)
+        _token_ids("stop_token_ids", self.stop_token_ids)
+        if self.allowed_token_ids is not None:
+            _token_ids("allowed_token_ids", self.allowed_token_ids, at_least=1)
+        if not isinstance(self.bad_words_token_ids, list):
+            allowed = "a list of lists of token ids"
+            raise SamplingParamsError("bad_words_token_ids", self.bad_words_token_ids, allowed)
+        for token_ids in self.bad_words_token_ids:
+            _token_ids("bad_words_token_ids", token_ids, at_least=1)
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise SamplingParamsError(name, getattr(self, name), "true or false")
+        msgspec.structs.force_setattr(self, "logit_bias", _clamped(self.logit_bias))
 
     @property
     def greedy(self) -> bool:
@@ -91,6 +120,35 @@ def _integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     if not ok or (high is not None and value > high):
         span = f"between {low} and {high}" if high is not None else f"at least {low}"
         raise SamplingParamsError(name, value, f"a whole number {span}")
+
+
+def _strings(name: str, value: Any, most: int) -> None:
+    if not isinstance(value, list) or len(value) > most:
+        raise SamplingParamsError(name, value, f"a list of at most {most} strings")
+    for text in value:
+        if not isinstance(text, str) or not text:
+            raise SamplingParamsError(name, text, "a non-empty string")
+
+
+def _token_ids(name: str, value: Any, at_least: int = 0) -> None:
+    if not isinstance(value, list) or len(value) < at_least:
+        number = "one or more token ids" if at_least else "token ids"
+        raise SamplingParamsError(name, value, f"a list of {number}")
+    for token_id in value:
+        _integer(name, token_id, 0)
+
+
+def _clamped(bias: Any) -> dict[int, float]:
+    if not isinstance(bias, dict) or len(bias) > MAX_LOGIT_BIAS:
+        given = f"{len(bias)} of them" if isinstance(bias, dict) else bias
+        allowed = f"a map of at most {MAX_LOGIT_BIAS} token ids to numbers"
+        raise SamplingParamsError("logit_bias", given, allowed)
+    for token_id, value in bias.items():
+        _integer("logit_bias", token_id, 0)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not -math.inf < value < math.inf:
+            raise SamplingParamsError("logit_bias", value, f"a number (for token {token_id})")
+    return {i: float(min(max(v, -BIAS_LIMIT), BIAS_LIMIT)) for i, v in bias.items()}
 
 
 def _number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
