@@ -72,6 +72,28 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """The k most likely tokens with their logprobs, best first, where asked for."""
 
 
+class ProcessorEffect(msgspec.Struct, frozen=True, array_like=True):
+    """What one logits processor did to one row."""
+
+    name: str
+    masked: bool
+    """True: these tokens cannot be drawn any more. False: their logits were changed."""
+    count: int
+    token_ids: list[int]
+    """The most likely of them."""
+
+
+class SampleDetail(msgspec.Struct, frozen=True, array_like=True):
+    """How one token came about; told at trace level ``sampling``."""
+
+    before: list[tuple[int, float]]
+    """The most likely tokens with their raw logprobs, best first."""
+    after: list[tuple[int, float]]
+    """The same of the distribution that was drawn from, with probabilities."""
+    effects: list[ProcessorEffect]
+    """In the order in which they ran; processors that changed nothing are not in it."""
+
+
 @dataclass(slots=True)
 class ModelRunnerOutput:
     """What the step sampled. A request that only ran a chunk of its prompt has no entry."""
@@ -80,5 +102,10 @@ class ModelRunnerOutput:
     """One token; with drafts also one for each that was right."""
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     """For each entry above, one row per token where the runner has it (may be empty)."""
+    prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    """One row for each prompt token but the first, where asked for; once, with the first token
+    that the request samples."""
+    details: dict[str, list[SampleDetail]] = field(default_factory=dict)
+    """For each sampled token, how it came about; empty below trace level ``sampling``."""
     errors: dict[str, str] = field(default_factory=dict)
     """Requests that failed alone (NaN logits), with a message for their caller."""

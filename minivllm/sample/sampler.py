@@ -3,42 +3,37 @@
 In this order, for each row (counterpart in vLLM: ``vllm/v1/sample/sampler.py``):
 
 1. raw logprobs: the log-softmax of the untouched logits, for the caller who asks for them
-2. min_tokens: the stop ids cannot be drawn before it is reached
-3. temperature; 0 means greedy, the largest logit
-4. min_p, top_k, top_p: the unlikely tokens are cut off
-5. draw: add noise that belongs to (seed, position, token id), take the largest
+2. float32, whatever the model's own numbers are
+3. masks: the grammar, allowed ids, bad words, stop ids before min_tokens
+4. changes: logit_bias, then repetition, frequency and presence penalty
+5. temperature; 0 means greedy, the largest logit, and this is the end
+6. min_p, top_k, top_p: the unlikely tokens are cut off
+7. draw: add noise that belongs to (seed, position, token id), take the largest
 
-Steps 3 to 5 keep the order of the logits, so cutting off means finding one threshold. Noise is
-computed only for what survives: over the whole vocabulary it would cost more than the model does.
-Left out: penalties, logit_bias, grammar masks.
+Steps 3, 4 and 6 are in ``logits_processors.py``. Noise is computed only for what survives them:
+over the whole vocabulary it would cost more than the model does. Since it is looked up and not
+drawn in turn, no row depends on another.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from minivllm.core.scheduler_output import TokenLogprobs
+from minivllm.core.scheduler_output import SampleDetail, TokenLogprobs
+from minivllm.sample.explain import Explanation
+from minivllm.sample.logits_processors import lowest_score, process
+from minivllm.sample.logprobs import gather_logprobs
 from minivllm.sample.noise import SPREAD, gumbel
+from minivllm.sample.row import SampleRow
 from minivllm.sampling_params import SamplingParams
 
-TOP_P_FIRST_LOOK = 256
-"""Tokens that top_p sorts at first. They hold the mass almost always, and sorting the whole
-vocabulary of 49,152 takes 4 ms a row against 0.2 ms (measured)."""
-
-
-@dataclass(slots=True)
-class SampleRow:
-    """What the sampler must know about one row of logits."""
-
-    params: SamplingParams
-    seed: int
-    position: int
-    """Index in its sequence of the token that is about to be drawn."""
-    banned: list[int] = field(default_factory=list)
-    """Ids that cannot be drawn: the stop ids, while min_tokens is not reached."""
+NOT_FINITE = "the model returned logits that are not finite (NaN or infinity)"
+NOTHING_LEFT = (
+    "no token is left to draw: allowed_token_ids, bad_words, min_tokens, logit_bias and the "
+    "grammar together exclude the whole vocabulary"
+)
 
 
 @dataclass(slots=True)
@@ -50,47 +45,53 @@ class SamplerOutput:
     logprobs: list[TokenLogprobs | None]
     errors: dict[int, str]
     """Row → why nothing could be drawn from it."""
+    details: list[SampleDetail | None] = field(default_factory=list)
+    """What each row's processors did, where that was asked for."""
 
 
-def sample(logits: torch.Tensor, rows: list[SampleRow]) -> SamplerOutput:
-    """Draw one token per row. ``logits``: (num_rows, vocab) float32, not modified."""
+def sample(
+    logits: torch.Tensor,
+    rows: list[SampleRow],
+    grammar_bitmask: torch.Tensor | None = None,
+    explain: bool = False,
+) -> SamplerOutput:
+    """Draw one token per row.
+
+    ``logits``: (num_rows, vocab), not modified. ``grammar_bitmask``: (num_rows, ceil(vocab / 32))
+    int32 on the same device, a set bit is an allowed token, -1 throughout for a row without a
+    grammar. ``explain``: also fill ``details``.
+    """
+    logits = logits.float()
+    if grammar_bitmask is not None:
+        rows = _with_grammar(rows, grammar_bitmask, logits.shape[1])
     normaliser = logits.logsumexp(-1)  # (num_rows,); not finite iff the row holds NaN or +inf
-    healthy = normaliser.isfinite().tolist()
-    errors = {
-        i: "the model returned logits that are not finite (NaN or infinity)"
-        for i, ok in enumerate(healthy)
-        if not ok
-    }
-    allowed = _ban(logits, rows)
-    token_ids = allowed.argmax(-1)  # (num_rows,)
+    errors = {i: NOT_FINITE for i, ok in enumerate(normaliser.isfinite().tolist()) if not ok}
+    details: list[SampleDetail | None] = [None] * len(rows)
+
+    token_ids = logits.argmax(-1)  # (num_rows,); right already where greedy asks for nothing else
     for i, row in enumerate(rows):
-        if healthy[i] and not row.params.greedy:
-            token_ids[i] = draw(allowed[i], row)
+        if i in errors:
+            continue
+        told = Explanation(logits[i], normaliser[i]) if explain else None
+        raw = logits[i]  # (vocab,)
+        scores = process(raw, row, told.watch if told else None)
+        if scores is not raw and not bool(scores.max() > -torch.inf):
+            errors[i] = NOTHING_LEFT
+            continue
+        if not row.params.greedy:
+            token_ids[i] = draw(scores, row)
+        elif scores is not raw:
+            token_ids[i] = scores.argmax()
+        details[i] = told.finish(scores, row) if told else None
 
-    chosen = logits.gather(1, token_ids[:, None])  # (num_rows, 1)
-    ranks = ((logits > chosen).sum(-1) + 1).tolist()
-    chosen_logprobs = (chosen[:, 0] - normaliser).tolist()
-    tops = _top_logprobs(logits, normaliser, rows)
-    ids = token_ids.tolist()
-    logprobs = [
-        TokenLogprobs(ids[i], chosen_logprobs[i], ranks[i], tops.get(i, [])) if ok else None
-        for i, ok in enumerate(healthy)
-    ]
+    num_top = [row.params.logprobs or 0 for row in rows]
+    logprobs = gather_logprobs(logits, normaliser, token_ids, num_top)
     return SamplerOutput(
-        [token_id if ok else -1 for token_id, ok in zip(ids, healthy, strict=True)],
-        logprobs,
+        [-1 if i in errors else token_id for i, token_id in enumerate(token_ids.tolist())],
+        [None if i in errors else entry for i, entry in enumerate(logprobs)],
         errors,
+        details,
     )
-
-
-def _ban(logits: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
-    """The logits with -inf at each row's banned ids; the very same tensor if there are none."""
-    pairs = [(i, token_id) for i, row in enumerate(rows) for token_id in row.banned]
-    pairs = [(i, token_id) for i, token_id in pairs if token_id < logits.shape[1]]
-    if not pairs:
-        return logits
-    index = torch.tensor(pairs, device=logits.device).T  # (2, pairs)
-    return logits.index_put((index[0], index[1]), logits.new_tensor(-math.inf))
 
 
 def draw(logits: torch.Tensor, row: SampleRow) -> torch.Tensor:
@@ -102,55 +103,20 @@ def draw(logits: torch.Tensor, row: SampleRow) -> torch.Tensor:
 
 
 def threshold(scores: torch.Tensor, params: SamplingParams) -> float:
-    """The lowest score that may be drawn. Equal scores share one fate: ties all stay.
-
-    Never lower than what the noise can lift above the best score (see ``noise.SPREAD``).
-    """
-    vocab_size = scores.shape[0]
-    best = float(scores.max())
-    cut = best - SPREAD
-    if params.min_p > 0:  # at least min_p times the best token's probability
-        cut = max(cut, best + math.log(params.min_p))
-    if 0 < params.top_k < vocab_size:
-        cut = max(cut, float(scores.topk(params.top_k).values[-1]))
-    if params.top_p < 1:
-        cut = max(cut, _top_p_cut(scores, cut, params.top_p, restricted=_cuts_before(params)))
-    return cut
+    """The lowest score that may be drawn: what the cuts leave, and the noise can lift to the top
+    (see ``noise.SPREAD``)."""
+    return max(lowest_score(scores, params), float(scores.max()) - SPREAD)
 
 
-def _cuts_before(params: SamplingParams) -> bool:
-    return params.min_p > 0 or params.top_k > 0
-
-
-def _top_p_cut(scores: torch.Tensor, cut: float, top_p: float, restricted: bool) -> float:
-    """Score of the last token in the smallest set of best tokens whose mass reaches ``top_p``.
-
-    The mass is a share of what min_p and top_k left (``restricted``), or of the whole vocabulary.
-    """
-    left = scores[scores >= cut] if restricted else scores
-    total = left.logsumexp(-1)
-    first_look = min(TOP_P_FIRST_LOOK, left.shape[0])
-    for count in (first_look, left.shape[0]):
-        best = left.topk(count).values  # (count,) descending
-        mass = (best - total).exp().cumsum(-1)
-        if count == left.shape[0] or float(mass[-1]) >= top_p:
-            break
-    last = min(int((mass < top_p).sum()), count - 1)
-    return float(best[last])
-
-
-def _top_logprobs(
-    logits: torch.Tensor, normaliser: torch.Tensor, rows: list[SampleRow]
-) -> dict[int, list[tuple[int, float]]]:
-    """The most likely tokens with their raw logprobs, for the rows that ask for some."""
-    asking = [i for i, row in enumerate(rows) if row.params.logprobs]
-    if not asking:
-        return {}
-    most = min(max(rows[i].params.logprobs or 0 for i in asking), logits.shape[1])
-    values, ids = logits[asking].topk(most)  # (asking, most)
-    values = values - normaliser[asking, None]
-    result = {}
-    for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
-        pairs = list(zip(row_ids, row_values, strict=True))
-        result[i] = pairs[: rows[i].params.logprobs]
-    return result
+def _with_grammar(rows: list[SampleRow], bitmask: torch.Tensor, vocab_size: int) -> list[SampleRow]:
+    """The rows, each that has a grammar with its own line of the bitmask."""
+    expected = (len(rows), -(-vocab_size // 32))
+    if tuple(bitmask.shape) != expected or bitmask.dtype != torch.int32:
+        raise ValueError(
+            f"grammar_bitmask is {bitmask.dtype} of {tuple(bitmask.shape)}; must be int32 of "
+            f"{expected}: a line for each row, a bit for each token"
+        )
+    limits = (bitmask != -1).any(-1).tolist()  # all ones limit nothing
+    return [
+        replace(row, grammar_bitmask=bitmask[i]) if limits[i] else row for i, row in enumerate(rows)
+    ]

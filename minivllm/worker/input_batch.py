@@ -11,12 +11,12 @@ Left out: persistent pinned buffers, batch re-ordering, multimodal positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from minivllm.core.scheduler_output import SchedulerOutput
-from minivllm.sample.sampler import SampleRow
+from minivllm.core.scheduler_output import SchedulerOutput, TokenLogprobs
+from minivllm.sample.row import SampleRow
 from minivllm.sampling_params import SamplingParams
 
 
@@ -31,12 +31,42 @@ class CachedRequest:
     sampling_params: SamplingParams
     seed: int
     stop_token_ids: list[int]
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of prompt tokens 1, 2, …, as far as the prompt has run; kept over a preemption, so that
+    what runs again is not told again. Empty unless asked for."""
 
     def sample_row(self) -> SampleRow:
         """What the sampler must know to draw this request's next token."""
-        num_output = len(self.token_ids) - self.num_prompt_tokens
-        banned = self.stop_token_ids if num_output < self.sampling_params.min_tokens else []
-        return SampleRow(self.sampling_params, self.seed, len(self.token_ids), banned)
+        return SampleRow(
+            self.sampling_params,
+            self.seed,
+            self.token_ids,
+            self.num_prompt_tokens,
+            self.stop_token_ids,
+        )
+
+    def prompt_targets(self, start: int, end: int) -> range:
+        """Those among positions ``start`` to ``end`` of which the logits tell a prompt token that
+        is wanted and not known yet."""
+        if self.sampling_params.prompt_logprobs is None:
+            return range(0)
+        known = len(self.prompt_logprobs)
+        if start > known:  # nothing would ever fill the gap
+            raise RuntimeError(
+                f"prompt_logprobs: the prompt runs on at token {start}, but only {known} are known;"
+                " such a request must not read the prefix cache"
+            )
+        return range(known, min(end, self.num_prompt_tokens - 1))
+
+
+@dataclass(slots=True)
+class PromptRows:
+    """``count`` rows of the batch whose logits tell prompt tokens ``target`` and following."""
+
+    req_id: str
+    first_row: int
+    target: int
+    count: int
 
 
 @dataclass(slots=True)
@@ -57,6 +87,8 @@ class FlatBatch:
     """(num_tokens,) int64"""
     sampled: list[tuple[str, int]]
     """(request, its last row) of each request whose last known token is in this batch."""
+    prompt_rows: list[PromptRows]
+    """Where prompt logprobs come from; empty unless somebody asks for them."""
 
 
 class InputBatch:
@@ -107,10 +139,14 @@ class InputBatch:
         )  # 0 = the null block
         input_ids: list[int] = []
         sampled: list[tuple[str, int]] = []
+        prompt_rows: list[PromptRows] = []
         for i, (name, request) in enumerate(zip(names, requests, strict=True)):
             end = int(starts[i] + counts[i])
             block_table[i, : len(request.block_ids)] = request.block_ids
             input_ids += request.token_ids[starts[i] : end]
+            if wanted := request.prompt_targets(int(starts[i]), end):
+                row = int(query_start_loc[i]) + wanted.start - int(starts[i])
+                prompt_rows.append(PromptRows(name, row, wanted.start + 1, len(wanted)))
             if end == len(request.token_ids):
                 sampled.append((name, int(query_start_loc[i + 1]) - 1))
             if end > len(request.token_ids) or end > len(request.block_ids) * self.block_size:
@@ -132,4 +168,5 @@ class InputBatch:
             block_table=block_table,
             slot_mapping=blocks * self.block_size + positions % self.block_size,
             sampled=sampled,
+            prompt_rows=prompt_rows,
         )

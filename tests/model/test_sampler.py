@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,16 +12,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivllm.sample import sampler
+from minivllm.sample import logits_processors, sampler
 from minivllm.sample.noise import SPREAD
-from minivllm.sample.sampler import SampleRow, draw, sample, threshold
+from minivllm.sample.row import SampleRow
+from minivllm.sample.sampler import draw, sample, threshold
 from minivllm.sampling_params import SamplingParams
 
 
 def row(
-    seed: int = 0, position: int = 5, banned: list[int] | None = None, **fields: Any
+    seed: int = 0,
+    position: int = 5,
+    prompt: Sequence[int] | None = None,
+    output: Sequence[int] = (),
+    stop_ids: Sequence[int] = (),
+    **fields: Any,
 ) -> SampleRow:
-    return SampleRow(SamplingParams(**fields), seed, position, banned or [])
+    """A row at ``position``, behind a prompt of zeros; or behind this prompt and output."""
+    before = [0] * position if prompt is None else list(prompt)
+    params = SamplingParams(max_tokens=None, **fields)
+    return SampleRow(params, seed, before + list(output), len(before), stop_ids)
 
 
 def random_logits(rows: int, vocab: int, seed: int, step: float = 0.0) -> torch.Tensor:
@@ -65,7 +75,9 @@ def test_min_tokens_masks_the_stop_ids_and_leaves_the_raw_logprobs_alone() -> No
     logits = random_logits(2, 50, seed=4)
     before = logits.clone()
     best, second = logits[0].topk(2).indices.tolist()
-    result = sample(logits, [row(banned=[best, 999], temperature=0), row(temperature=0)])
+    result = sample(
+        logits, [row(stop_ids=[best, 999], min_tokens=1, temperature=0), row(temperature=0)]
+    )
     assert result.token_ids == [second, int(logits[1].argmax())]
     assert result.logprobs[0] is not None and result.logprobs[0].rank == 2
     assert torch.equal(logits, before)
@@ -73,7 +85,10 @@ def test_min_tokens_masks_the_stop_ids_and_leaves_the_raw_logprobs_alone() -> No
 
 def test_banned_ids_are_never_drawn_at_any_temperature() -> None:
     logits = torch.zeros(1, 4)
-    drawn = {sample(logits, [row(position=p, banned=[1, 2])]).token_ids[0] for p in range(200)}
+    drawn = {
+        sample(logits, [row(position=p, stop_ids=[1, 2], min_tokens=1)]).token_ids[0]
+        for p in range(200)
+    }
     assert drawn == {0, 3}
 
 
@@ -144,7 +159,7 @@ def test_cuts_leave_what_the_float64_reference_leaves(
 
 
 def test_top_p_looks_further_when_the_first_look_does_not_hold_the_mass() -> None:
-    logits = torch.linspace(0, 0.1, 4 * sampler.TOP_P_FIRST_LOOK)
+    logits = torch.linspace(0, 0.1, 4 * logits_processors.TOP_P_FIRST_LOOK)
     cut = threshold(logits, SamplingParams(top_p=0.9))
     count = int((logits >= cut).sum())
     assert abs(count / len(logits) - 0.9) < 0.01
@@ -182,7 +197,7 @@ def test_a_seeded_request_is_not_changed_by_its_batch_mates() -> None:
         row(13, top_k=5),
         row(14, top_p=0.7, temperature=1.5),
         row(15, min_p=0.1, logprobs=3),
-        row(16, banned=[3]),
+        row(16, stop_ids=[3], min_tokens=1),
     ]
     alone = [sample(logits[i : i + 1], [rows[i]]).token_ids[0] for i in range(6)]
     for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4], [4, 0]):
