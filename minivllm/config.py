@@ -19,6 +19,7 @@ ADMISSIONS = ("full", "strict")
 BATCHINGS = ("continuous", "static")
 KV_MANAGERS = ("paged", "contiguous")
 RESERVES = ("max_model_len", "request")
+TRACE_LEVELS = ("structure", "sampling")
 
 
 def _check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
@@ -170,9 +171,13 @@ class TraceConfig:
     """Write the run's events to this JSONL file."""
     live: bool = False
     """Keep the events in memory for viewers (the dashboard, the terminal)."""
+    level: str = "structure"
+    """``structure``: every decision. ``sampling``: also, of each token, the most likely tokens
+    before and after the logits processors, and what each processor did."""
 
     def __post_init__(self) -> None:
         _check_text("path", self.path, "a file's path")
+        _check_choice("level", self.level, TRACE_LEVELS)
         _check_bool("live", self.live)
 
 

@@ -2,7 +2,7 @@
 
 Last room on a request's way: the output processor fills these from the engine core's tokens, and
 ``LLM.generate`` or the endpoint hands them out. Counterpart in vLLM: ``vllm/outputs.py``, with
-the same field names. Left out: pooling outputs, LoRA, per-request metrics, prompt logprobs.
+the same field names. Left out: pooling outputs, LoRA, per-request metrics.
 """
 
 from __future__ import annotations
@@ -75,6 +75,9 @@ class RequestOutput:
     """Every one of the n samples has finished."""
     num_cached_tokens: int = 0
     """Prompt tokens that the prefix cache had; of n samples, what the first one found."""
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """For each token of the prompt, as in ``CompletionOutput.logprobs``; the first has None, since
+    nothing stood before it. Where asked for, from the first token on; in deltas, with that."""
 
     def merge(self, newer: RequestOutput, kind: OutputKind) -> None:
         """Take in what came later, for a reader that is slower than the engine.
@@ -83,6 +86,8 @@ class RequestOutput:
         """
         self.finished = newer.finished
         self.num_cached_tokens = newer.num_cached_tokens
+        if newer.prompt_logprobs is not None:
+            self.prompt_logprobs = newer.prompt_logprobs
         mine = {output.index: i for i, output in enumerate(self.outputs)}
         for output in newer.outputs:
             i = mine.get(output.index)

@@ -52,9 +52,14 @@ class KVCacheManager:
         """The longest cached prefix, at most ``num_tokens`` − 1 tokens of it.
 
         One token at least must run: without it there would be no logits to sample from. So a
-        request of exactly four cached blocks reuses three.
+        request of exactly four cached blocks reuses three. And none at all if the logprobs of the
+        whole prompt are wanted, for a position that is not run has none.
         """
         if not self.enable_caching:
+            return NO_HIT
+        if request.sampling_params.prompt_logprobs is not None:
+            reason = Reason.PROMPT_LOGPROBS
+            self.trace.emit(KvMiss, request.req_id, at_block=0, reason=reason, hash=None)
             return NO_HIT
         self._extend_hashes(request)
         blocks: list[KVCacheBlock] = []

@@ -294,6 +294,7 @@ class Scheduler:
                 request_id=request.request_id,
                 new_token_ids=[],
                 num_cached_tokens=request.num_cached_tokens,
+                prompt_logprobs=result.prompt_logprobs.get(req_id),
             )
             for token_id in sampled:
                 self._append_token(request, token_id)

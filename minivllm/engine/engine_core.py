@@ -20,7 +20,7 @@ from minivllm.core.interfaces import KVManager, SchedulerInterface
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.own_class import find_class, name_of
 from minivllm.core.scheduler import Scheduler
-from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
+from minivllm.core.scheduler_output import ModelRunnerOutput, SampleDetail, SchedulerOutput
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError
 from minivllm.executor.base import Executor
@@ -104,7 +104,7 @@ class EngineCore:
                 request_id=message.request_id,
                 prompt_token_ids=message.prompt_token_ids,
                 texts=texts,
-                params=msgspec.to_builtins(message.sampling_params),
+                params=msgspec.to_builtins(message.sampling_params, str_keys=True),
                 max_tokens=request.max_tokens,
                 priority=message.priority,
                 parent=message.parent,
@@ -200,8 +200,10 @@ class EngineCore:
         rows: list[ev.SampleRow] = []
         for req_id, token_ids in result.sampled_token_ids.items():
             logprobs = result.logprobs.get(req_id, [])
+            details = result.details.get(req_id, [])
             for i, token_id in enumerate(token_ids):
                 known = logprobs[i] if i < len(logprobs) else None
+                detail = details[i] if i < len(details) else None
                 rows.append(
                     ev.SampleRow(
                         req=req_id,
@@ -209,9 +211,33 @@ class EngineCore:
                         text=self.trace.text(token_id),
                         logprob=known.logprob if known else None,
                         rank=known.rank if known else None,
+                        **(self._told_in_detail(detail) if detail else {}),
                     )
                 )
         return rows
+
+    def _told_in_detail(self, detail: SampleDetail) -> dict[str, Any]:
+        text = self.trace.text
+        return {
+            "before": [
+                ev.Candidate(token_id=i, text=text(i), logprob=logprob)
+                for i, logprob in detail.before
+            ],
+            "after": [
+                ev.Candidate(token_id=i, text=text(i), probability=probability)
+                for i, probability in detail.after
+            ],
+            "processors": [
+                ev.ProcessorEffect(
+                    name=effect.name,
+                    masked=effect.masked,
+                    count=effect.count,
+                    token_ids=effect.token_ids,
+                    texts=[text(i) for i in effect.token_ids],
+                )
+                for effect in detail.effects
+            ],
+        }
 
     # --- helpers -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ fan-out). Left out: multimodal prompts, prompt embeddings, LoRA, beam search.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -84,7 +84,7 @@ class InputProcessor:
         cache_salt: str | None = None,
     ) -> ProcessedInput:
         """Raises PromptError, PromptTooLongError or SamplingParamsError; spends nothing then."""
-        self._check_params(params)
+        params = self._check_params(params)
         check_priority(priority)
         _check_cache_salt(cache_salt)
         began_ns = time.perf_counter_ns()
@@ -199,20 +199,42 @@ class InputProcessor:
 
     # --- the parameters ------------------------------------------------------------------------
 
-    def _check_params(self, params: SamplingParams) -> None:
-        """The type, and what only the model's vocabulary, or the tokenizer, can tell."""
+    def _check_params(self, params: SamplingParams) -> SamplingParams:
+        """The type, and what only the model's vocabulary, or the tokenizer, can tell; with
+        ``bad_words`` as token ids."""
         if not isinstance(params, SamplingParams):
             raise SamplingParamsError("sampling_params", params, "made as SamplingParams(...)")
-        for token_id in params.stop_token_ids:
-            if token_id >= self.tokenizer.vocab_size:
-                raise SamplingParamsError(
-                    "stop_token_ids",
-                    token_id,
-                    f"ids of the vocabulary, 0 to {self.tokenizer.vocab_size - 1}",
-                )
-        for text in params.stop:
-            if not text.isascii() and _first_surrogate(text) is not None:
-                raise SamplingParamsError("stop", text, "text without lone surrogates")
+        for name in ("stop", "bad_words"):
+            for text in getattr(params, name):
+                if not text.isascii() and _first_surrogate(text) is not None:
+                    raise SamplingParamsError(name, text, "text without lone surrogates")
+        if params.bad_words:
+            banned = [ids for word in params.bad_words for ids in self._spellings(word)]
+            params = replace(params, bad_words_token_ids=params.bad_words_token_ids + banned)
+        self._check_vocabulary("stop_token_ids", params.stop_token_ids)
+        self._check_vocabulary("logit_bias", params.logit_bias)
+        self._check_vocabulary("allowed_token_ids", params.allowed_token_ids or [])
+        for token_ids in params.bad_words_token_ids:
+            self._check_vocabulary("bad_words_token_ids", token_ids)
+        return params
+
+    def _check_vocabulary(self, name: str, token_ids: Iterable[int]) -> None:
+        size = self.tokenizer.vocab_size
+        for token_id in token_ids:
+            if token_id >= size:
+                allowed = f"ids of the vocabulary, 0 to {size - 1} (its size is {size})"
+                raise SamplingParamsError(name, token_id, allowed)
+
+    def _spellings(self, word: str) -> list[list[int]]:
+        """A bad word as token ids: at a text's beginning, and after a space if that is another
+        first token (as vLLM; a longer spelling would ban the end of innocent words)."""
+        at_start = self.tokenizer.encode(word.lstrip(), add_special_tokens=False)
+        if not at_start:
+            raise SamplingParamsError("bad_words", word, "more than white space")
+        after_space = self.tokenizer.encode(" " + word.lstrip(), add_special_tokens=False)
+        if len(after_space) == len(at_start) and after_space[0] != at_start[0]:
+            return [at_start, after_space]
+        return [at_start]
 
     def _settle(self, params: SamplingParams, room: int) -> SamplingParams:
         """Cut ``max_tokens`` to the ``room`` that the context leaves; -1 is no seed (as vLLM)."""
@@ -228,11 +250,14 @@ class InputProcessor:
 
 
 def _sample_params(params: SamplingParams, index: int) -> SamplingParams:
-    """The parameters of sample ``index``: seeds differ, so that n samples are n samples."""
+    """The parameters of sample ``index``: seeds differ, so that n samples are n samples, and the
+    prompt is scored once, so that the others may share its blocks."""
     seed = params.seed
     if seed is not None:
         seed = (seed + index + 2**63) % 2**64 - 2**63  # stays a signed 64-bit number
-    return replace(params, n=1, seed=seed)
+    return replace(
+        params, n=1, seed=seed, prompt_logprobs=None if index else params.prompt_logprobs
+    )
 
 
 def normalise_messages(messages: Any) -> list[dict[str, Any]]:

@@ -42,13 +42,20 @@ class LLM:
 
     Keyword arguments are the fields of :class:`~minivllm.config.ModelConfig`,
     :class:`~minivllm.config.CacheConfig` and :class:`~minivllm.config.SchedulerConfig`, named as
-    vLLM names them. ``trace``: write the run's events to this file.
+    vLLM names them. ``trace``: write the run's events to this file; ``trace_level="sampling"``:
+    also what each logits processor did.
     """
 
     def __init__(
-        self, model: str = "smollm2-135m", *, trace: str | None = None, **engine_args: Any
+        self,
+        model: str = "smollm2-135m",
+        *,
+        trace: str | None = None,
+        trace_level: str | None = None,
+        **engine_args: Any,
     ) -> None:
-        self._start(build(make_config(model=model, path=trace, **engine_args)))
+        config = make_config(model=model, path=trace, level=trace_level, **engine_args)
+        self._start(build(config))
 
     @classmethod
     def from_parts(

@@ -34,6 +34,8 @@ class EngineCoreOutput(msgspec.Struct, kw_only=True):
     request_id: str
     new_token_ids: list[int]
     new_logprobs: list[TokenLogprobs] = []
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """With the first token: one row for each prompt token but the first, where asked for."""
     finish_reason: str | None = None
     """``stop`` | ``length`` | ``abort`` | ``error``, or None while it goes on."""
     stop_reason: int | str | None = None

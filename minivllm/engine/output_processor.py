@@ -6,7 +6,7 @@ one request; it puts text beside the logprobs. It knows neither threads nor asyn
 it in a loop, ``AsyncLLM`` from its output thread.
 
 Counterpart in vLLM: ``vllm/v1/engine/output_processor.py``, ``logprobs.py`` and
-``parallel_sampling.py``. Left out: prompt logprobs, pooling, per-request metrics.
+``parallel_sampling.py``. Left out: pooling, per-request metrics.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class _Request:
     kind: OutputKind
     samples: list[_Sample] = field(default_factory=list)
     num_cached_tokens: int = 0
+    num_prompt_logprobs: int = 0
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
     @property
     def finished(self) -> bool:
@@ -91,6 +93,7 @@ class OutputProcessor:
                 f"request id {given.request_id!r} is in use by a request that has not finished"
             )
         request = _Request(given.request_id, given.prompt, given.prompt_token_ids, kind)
+        request.num_prompt_logprobs = given.samples[0].sampling_params.prompt_logprobs or 0
         self._requests[given.request_id] = request
         for index, core_request in enumerate(given.samples):
             sample = self._make_sample(request, index, core_request)
@@ -117,6 +120,8 @@ class OutputProcessor:
                 continue
             if sample.index == 0 and output.num_cached_tokens:
                 sample.request.num_cached_tokens = output.num_cached_tokens
+            if output.prompt_logprobs is not None:
+                self._take_in_prompt(sample.request, output.prompt_logprobs)
             if self._take_in(sample, output):
                 result.to_abort.append(sample.core_id)
             made = self._make_output(sample)
@@ -163,6 +168,10 @@ class OutputProcessor:
             self._tell_held_back(sample, *before)
         return stop_string is not None and output.finish_reason is None
 
+    def _take_in_prompt(self, request: _Request, rows: list[TokenLogprobs]) -> None:
+        count = request.num_prompt_logprobs
+        request.prompt_logprobs = [None, *(self._name(row, count) for row in rows)]
+
     def _end(self, sample: _Sample, finish_reason: str, stop_reason: int | str | None) -> None:
         sample.detokenizer.flush()
         sample.finish_reason, sample.stop_reason = finish_reason, stop_reason
@@ -171,7 +180,7 @@ class OutputProcessor:
             del self._requests[sample.request.request_id]
 
     def _name(self, row: TokenLogprobs, num_logprobs: int) -> dict[int, Logprob]:
-        """One position's logprobs with the tokens' text, the chosen token first."""
+        """One position's logprobs with the tokens' text, the chosen (or given) token first."""
         chosen = Logprob(row.logprob, row.rank, self._tokenizer.token_text(row.token_id))
         named = {row.token_id: chosen}
         for rank, (token_id, logprob) in enumerate(row.top[:num_logprobs], start=1):
@@ -202,6 +211,9 @@ class OutputProcessor:
     def _request_output(self, request: _Request, samples: list[_Sample]) -> RequestOutput:
         if request.kind is OutputKind.FINAL_ONLY:
             samples = request.samples
+        prompt_logprobs = request.prompt_logprobs
+        if request.kind is OutputKind.DELTA:
+            request.prompt_logprobs = None
         return RequestOutput(
             request_id=request.request_id,
             prompt=request.prompt,
@@ -209,6 +221,7 @@ class OutputProcessor:
             outputs=[_completion(sample, request.kind) for sample in samples],
             finished=request.finished,
             num_cached_tokens=request.num_cached_tokens,
+            prompt_logprobs=prompt_logprobs,
         )
 
 

@@ -41,6 +41,7 @@ class Reason(str, Enum):
     NEVER_CACHED = "never_cached"
     LAST_TOKEN = "last_token"
     PARTIAL_BLOCK = "partial_block"
+    PROMPT_LOGPROBS = "prompt_logprobs"
     # Why a hash was withdrawn (kv.uncache).
     NOT_EXECUTED = "not_executed"
     # Why a draft was computed in vain (spec.reject).
@@ -68,6 +69,7 @@ REASONS: dict[Reason, str] = {
     Reason.NEVER_CACHED: "no block with this content is cached",
     Reason.LAST_TOKEN: "the last token must run, to give logits, so its block is not reused",
     Reason.PARTIAL_BLOCK: "only full blocks are cached",
+    Reason.PROMPT_LOGPROBS: "logprobs of the whole prompt are wanted, so all of it must run",
     Reason.NOT_EXECUTED: "the tokens were scheduled but will not be run",
     Reason.DRAFT_MISMATCH: "the model says something else there than was guessed",
     Reason.OUTPUT_ENDED: "the output ended before it",
@@ -631,12 +633,46 @@ class ExecForward(Data):
     ns: int
 
 
-class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A token that could have been drawn."""
+
+    token_id: int
+    text: str
+    logprob: float | None = None
+    """Before: raw, the natural logarithm."""
+    probability: float | None = None
+    """After: in the distribution that was drawn from."""
+
+
+class ProcessorEffect(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of the sampler did to this row's scores."""
+
+    name: str
+    """``grammar`` | ``allowed_token_ids`` | ``bad_words`` | ``min_tokens`` | ``logit_bias`` |
+    ``repetition_penalty`` | ``frequency_penalty`` | ``presence_penalty`` | ``temperature`` |
+    ``min_p`` | ``top_k`` | ``top_p``: the order in which they run."""
+    masked: bool
+    """True: these tokens cannot be drawn any more. False: their scores were changed."""
+    count: int
+    token_ids: list[int]
+    """The ten most likely of them."""
+    texts: list[str]
+
+
+class SampleRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One token that was drawn. The last three are there at trace level ``sampling`` only."""
+
     req: str
     token_id: int
     text: str
     logprob: float | None
     rank: int | None
+    before: list[Candidate] = []
+    """The ten most likely tokens as the model said it."""
+    after: list[Candidate] = []
+    """The ten most likely tokens of the distribution that was drawn from; greedy has one."""
+    processors: list[ProcessorEffect] = []
+    """Those that did something, in order."""
 
 
 class Sample(Data):

@@ -25,7 +25,13 @@ class Worker:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(source, config.model.dtype, self.device)
         self.backend = TorchAttention()
-        self.runner = ModelRunner(self.model, self.backend, config.cache.block_size, self.device)
+        self.runner = ModelRunner(
+            self.model,
+            self.backend,
+            config.cache.block_size,
+            self.device,
+            explain=config.trace.level == "sampling",
+        )
         self.max_model_len = self._max_model_len()
 
     @property

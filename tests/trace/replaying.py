@@ -94,7 +94,7 @@ def _message(arrive: ReqArrive) -> EngineCoreRequest:
     return EngineCoreRequest(
         request_id=arrive.request_id,
         prompt_token_ids=arrive.prompt_token_ids,
-        sampling_params=msgspec.convert(arrive.params, SamplingParams),
+        sampling_params=msgspec.convert(arrive.params, SamplingParams, str_keys=True),
         eos_token_id=arrive.eos_token_id,
         priority=arrive.priority,
         cache_salt=arrive.cache_salt,

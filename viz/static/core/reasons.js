@@ -17,6 +17,7 @@ export const REASONS = {
   never_cached: "no block with this content is cached",
   last_token: "the last token must run, to give logits, so its block is not reused",
   partial_block: "only full blocks are cached",
+  prompt_logprobs: "logprobs of the whole prompt are wanted, so all of it must run",
   not_executed: "the tokens were scheduled but will not be run",
   draft_mismatch: "the model says something else there than was guessed",
   output_ended: "the output ended before it",
