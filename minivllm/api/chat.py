@@ -18,6 +18,7 @@ LOGPROB_FLOOR = -9999.0
 class ChatFormat:
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
+    prompt_logprobs_in_choice = False
 
     def __init__(self, tokenizer: TokenizerLike, num_top_logprobs: int | None) -> None:
         """``num_top_logprobs``: None if no logprobs were asked for."""

@@ -17,6 +17,7 @@ from minivllm.outputs import CompletionOutput, Logprob
 class CompletionFormat:
     object = "text_completion"
     chunk_object = "text_completion"
+    prompt_logprobs_in_choice = True
 
     def __init__(self) -> None:
         self._offsets: dict[int, int] = defaultdict(int)  # choice -> characters told so far

@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import msgspec
 from flask import Response
 
+from minivllm.api.chat import LOGPROB_FLOOR
 from minivllm.api.disconnect import ClientWatch
 from minivllm.api.errors import ApiError, json_response, to_api_error
 from minivllm.engine.async_llm import OutputStream
-from minivllm.outputs import CompletionOutput, RequestOutput
+from minivllm.outputs import CompletionOutput, Logprob, RequestOutput
 from minivllm.trace.events import HttpChunk, HttpDone, HttpFirstByte
 from minivllm.trace.tracer import Tracer
 
@@ -38,6 +39,8 @@ class Format(Protocol):
 
     object: str
     chunk_object: str
+    prompt_logprobs_in_choice: bool
+    """Else they stand beside the choices: a chat has one prompt only."""
 
     def choice(self, index: int, output: CompletionOutput) -> dict[str, Any]:
         """A whole choice of a plain answer."""
@@ -102,6 +105,7 @@ class Generation:
     def plain(self) -> Response:
         """Wait for everything. Raises what the engine raised; a client that left aborts it."""
         choices: list[dict[str, Any]] = []
+        beside: dict[str, Any] = {}
         status = 500
         try:
             for output in self.stream:
@@ -111,11 +115,16 @@ class Generation:
                         return Response(status=400)  # nobody reads it
                     continue
                 self.usage.add(output)
+                told = _prompt_logprobs(output)
+                in_choice = told if self.format.prompt_logprobs_in_choice else {}
+                beside = {} if self.format.prompt_logprobs_in_choice else told
                 for completion in output.outputs:
                     _raise_if_failed(completion)
-                    choices.append(self.format.choice(self._index(output, completion), completion))
+                    choice = self.format.choice(self._index(output, completion), completion)
+                    choices.append(choice | in_choice)
             choices.sort(key=lambda choice: choice["index"])
             body = self._envelope(self.format.object, choices) | {"usage": self.usage.body()}
+            body |= beside
             response = json_response(body)
             status, self._bytes = 200, response.content_length or 0
             self.tracer.emit(HttpFirstByte, None, request_id=self.request_id, status=200)
@@ -218,6 +227,24 @@ class Generation:
             "model": self.model,
             "choices": choices,
         }
+
+
+def _prompt_logprobs(output: RequestOutput) -> dict[str, Any]:
+    """vLLM's field: for each prompt token a map from token id to logprob, rank and text."""
+    if output.prompt_logprobs is None:
+        return {}
+    return {"prompt_logprobs": [row and _by_id(row) for row in output.prompt_logprobs]}
+
+
+def _by_id(row: dict[int, Logprob]) -> dict[int, Any]:
+    return {
+        token_id: {
+            "logprob": max(logprob.logprob, LOGPROB_FLOOR),
+            "rank": logprob.rank,
+            "decoded_token": logprob.decoded_token,
+        }
+        for token_id, logprob in row.items()
+    }
 
 
 def _raise_if_failed(output: CompletionOutput) -> None:

@@ -29,27 +29,20 @@ R = TypeVar("R", bound="GenerationFields")
 
 # Field -> the values that change nothing. null and absence always do not.
 _NOT_BUILT: dict[str, tuple[Any, ...]] = {
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "add_generation_prompt": (True,),
     "documents": ([],),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
     "guided_choice": (),
     "guided_grammar": (),
     "guided_json": (),
     "guided_regex": (),
-    "logit_bias": ({},),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
     "prompt_embeds": (),
-    "prompt_logprobs": (),
-    "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "structured_outputs": (),
     "suffix": ("",),
@@ -78,12 +71,20 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    """JSON has no other keys than strings; these are token ids."""
     # Extensions of vLLM.
     top_k: int | None = None
     min_p: float | None = None
+    repetition_penalty: float | None = None
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = False
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    prompt_logprobs: int | None = None
     include_stop_str_in_output: bool | None = False
     skip_special_tokens: bool | None = True
     priority: int | None = 0
@@ -111,6 +112,9 @@ class GenerationFields(msgspec.Struct, kw_only=True):
             )
         if self.stream_options is not None and not self.stream:
             raise SamplingParamsError("stream_options", "it", "absent unless stream is true")
+        if self.prompt_logprobs is not None and self.stream:
+            allowed = "absent if stream is true: they come with a plain answer"
+            raise SamplingParamsError("prompt_logprobs", self.prompt_logprobs, allowed)
         given = {
             "n": self.n,
             "temperature": self.temperature,
@@ -120,6 +124,13 @@ class GenerationFields(msgspec.Struct, kw_only=True):
             "seed": self.seed,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
             "stop_token_ids": self.stop_token_ids,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "logit_bias": _by_token_id(self.logit_bias),
+            "allowed_token_ids": self.allowed_token_ids,
+            "bad_words": self.bad_words,
+            "prompt_logprobs": self.prompt_logprobs,
             "min_tokens": self.min_tokens,
             "ignore_eos": self.ignore_eos,
             "include_stop_str_in_output": self.include_stop_str_in_output,
@@ -127,6 +138,13 @@ class GenerationFields(msgspec.Struct, kw_only=True):
         }
         kept: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **kept)
+
+
+def _by_token_id(logit_bias: dict[str, float] | None) -> dict[int, float] | None:
+    for key in logit_bias or {}:
+        if not (key.isascii() and key.isdigit()):
+            raise SamplingParamsError("logit_bias", key, 'a map with token ids as keys ("50256")')
+    return None if logit_bias is None else {int(key): v for key, v in logit_bias.items()}
 
 
 class ChatCompletionRequest(GenerationFields, kw_only=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minivllm.cli.options import engine_flags
-from minivllm.cli.sampling import MaxTokens, MinP, Temperature, TopK, TopP
+from minivllm.cli.sampling import sampling_flags
 from minivllm.errors import PromptError
 
 if TYPE_CHECKING:
@@ -20,16 +20,13 @@ HELP = "/new begins a new conversation · /quit or Ctrl-D ends · Ctrl-C stops a
 
 
 @engine_flags
+@sampling_flags(max_tokens=256)
 def chat(
     system: Annotated[
         str | None, typer.Option(help="The system message at the conversation's beginning.")
     ] = None,
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    min_p: MinP = 0.0,
     *,
+    sampling: dict[str, Any],
     engine: dict[str, Any],
 ) -> None:
     """Talk with the model; its answer is printed as it comes.
@@ -41,9 +38,7 @@ def chat(
     from minivllm.engine.async_llm import AsyncLLM
     from minivllm.sampling_params import SamplingParams
 
-    params = SamplingParams(
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p
-    )
+    params = SamplingParams(**sampling)
     read_line = _reader()
     llm = AsyncLLM(make_config(**engine))
     try:

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from minivllm.cli.options import engine_flags
-from minivllm.cli.sampling import IgnoreEos, MaxTokens, MinP, Stop, Temperature, TopK, TopP
+from minivllm.cli.sampling import sampling_flags
 from minivllm.errors import PromptError
 
 
 @engine_flags
+@sampling_flags(max_tokens=64)
 def generate(
     prompts: Annotated[
         list[str] | None,
@@ -22,14 +23,11 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put each prompt through the model's chat template.")
     ] = False,
-    max_tokens: MaxTokens = 64,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    min_p: MinP = 0.0,
-    stop: Stop = None,
-    ignore_eos: IgnoreEos = False,
+    n: Annotated[
+        int, typer.Option("-n", "--n", help="Outputs for each prompt; give a temperature, too.")
+    ] = 1,
     *,
+    sampling: dict[str, Any],
     engine: dict[str, Any],
 ) -> None:
     """Generate text for prompts, all in one batch, and print it.
@@ -43,15 +41,7 @@ def generate(
     from minivllm import LLM, RequestOutput, SamplingParams
 
     given = prompts or _lines_of_stdin()
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        stop=stop or [],
-        ignore_eos=ignore_eos,
-    )
+    params = SamplingParams(n=n, **sampling)
     trace = engine.pop("path", None)
     with LLM(trace=trace, **engine) as llm:
         began = time.perf_counter()
@@ -65,7 +55,10 @@ def generate(
     for prompt, output in zip(given, outputs, strict=True):
         if len(outputs) > 1:
             typer.secho(f"── {prompt}", dim=True)
-        typer.echo(output.outputs[0].text)
+        for sample in output.outputs:
+            if n > 1:
+                typer.secho(f"── output {sample.index}", dim=True)
+            typer.echo(sample.text)
     typer.secho(_statistics(outputs, seconds, trace), dim=True, err=True)
     failed = [sample for output in outputs for sample in output.outputs if sample.failed]
     for sample in failed:

@@ -26,6 +26,7 @@ from minivllm.config import (
     KV_MANAGERS,
     POLICIES,
     RESERVES,
+    TRACE_LEVELS,
     CacheConfig,
     ModelConfig,
     SchedulerConfig,
@@ -260,6 +261,15 @@ FLAGS = (
         "Write every decision of the run to this file, one JSON event a line; read it with "
         "`minivllm replay` or in the dashboard.",
         metavar="FILE",
+    ),
+    Flag(
+        "level",
+        str,
+        "--trace-level",
+        _TRACE,
+        "structure: every decision. sampling: also the likeliest tokens before and after the "
+        "logits processors, and what each of these did.",
+        metavar="|".join(TRACE_LEVELS),
     ),
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minivllm.cli.options import engine_flags
-from minivllm.cli.sampling import IgnoreEos, MaxTokens, Stop, Temperature
+from minivllm.cli.sampling import sampling_flags
 from minivllm.errors import ConfigError, MiniVLLMError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @engine_flags
+@sampling_flags(max_tokens=16)
 def step(
     target: Annotated[
         str | None,
@@ -48,11 +49,8 @@ def step(
             "--live/--no-live", help="--no-live: print one story per step, and nothing else."
         ),
     ] = True,
-    max_tokens: MaxTokens = 16,
-    temperature: Temperature = 0.0,
-    stop: Stop = None,
-    ignore_eos: IgnoreEos = False,
     *,
+    sampling: dict[str, Any],
     engine: dict[str, Any],
 ) -> None:
     """Step through a run: queues, budget, blocks, and the reason for every decision.
@@ -73,14 +71,8 @@ def step(
     if prompt:
         from minivllm.terminal.runs import LiveRun
 
-        params = {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "stop": stop or [],
-            "ignore_eos": ignore_eos,
-        }
         typer.secho("loading the model …", dim=True, err=True)
-        run = LiveRun(prompt, params, engine)
+        run = LiveRun(prompt, sampling, engine)
     else:
         from minivllm.terminal.runs import open_run
 
