@@ -37,6 +37,7 @@ BAD = {
     "prompt_lookup_max": [0, 1, "4"],
     "path": ["", 3],
     "live": ["yes", 1],
+    "level": ["all", "tensors", 1],
 }
 
 

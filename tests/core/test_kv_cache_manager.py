@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minivllm.core.kv_cache_manager import NO_HIT, Shortage
+from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Reason
 from tests.core.builders import compute, kv_manager, recorder, request, tokens
 from tests.helpers import events_of
@@ -43,6 +44,20 @@ def test_lookup_says_why_it_ended_where_all_was_cached(n: int, reason: Reason) -
     kv.find_prefix(request(2, PROMPT[:n]))
     miss = events_of(trace)[-1].data
     assert (miss.at_block, miss.reason, miss.hash) == (1, reason, None)
+
+
+@pytest.mark.parametrize("wanted", [0, 5])
+def test_prompt_whose_logprobs_are_wanted_reads_nothing_and_leaves_its_blocks(wanted: int) -> None:
+    """PITFALLS: the tokens of a hit have no logits."""
+    trace = recorder()
+    kv = kv_manager(trace=trace)
+    compute(kv, request(1, PROMPT[:16]))
+    scored = request(2, PROMPT[:20], sampling_params=SamplingParams(prompt_logprobs=wanted))
+    assert kv.find_prefix(scored) == NO_HIT
+    miss = events_of(trace)[-1].data
+    assert (miss.at_block, miss.reason, miss.hash) == (0, Reason.PROMPT_LOGPROBS, None)
+    compute(kv, scored)
+    assert kv.find_prefix(request(3, PROMPT[:21])).num_tokens == 20
 
 
 def test_other_salt_does_not_hit() -> None:

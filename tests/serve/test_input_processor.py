@@ -128,6 +128,64 @@ def test_a_stop_string_with_a_lone_surrogate_is_refused():
         process("Hello", SamplingParams(stop=["\ud800"]))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logit_bias": {TOKENIZER.vocab_size: 1.0}},
+        {"allowed_token_ids": [1, TOKENIZER.vocab_size]},
+        {"bad_words_token_ids": [[1, TOKENIZER.vocab_size]]},
+    ],
+)
+def test_ids_outside_the_vocabulary_are_named_with_its_size(fields):
+    size = TOKENIZER.vocab_size
+    (name,) = fields
+    with pytest.raises(SamplingParamsError, match=rf"{name} .*\b{size}\).*got {size}"):
+        process("Hello", SamplingParams(**fields))
+
+
+def banned(*words, **fields) -> list[list[int]]:
+    given = process("Hello", SamplingParams(bad_words=list(words), **fields))
+    return given.samples[0].sampling_params.bad_words_token_ids
+
+
+class WordTokenizer(FakeTokenizer):
+    """Words are tokens, and have others after a space; "tomcat" is one of three tokens there."""
+
+    def encode(self, text, add_special_tokens=True):
+        assert not add_special_tokens, "a bad word is no text of its own"
+        return {"cat": [10], " cat": [11], "tomcat": [12, 10], " tomcat": [12, 11, 13]}[text]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("cat", [[10], [11]]), (" cat", [[10], [11]]), ("tomcat", [[12, 10]])],
+)
+def test_a_bad_word_is_banned_at_the_beginning_and_after_a_space(word, expected):
+    inputs = InputProcessor(WordTokenizer(), max_model_len=32, num_kv_blocks=65, block_size=4)
+    prompt = {"prompt_token_ids": [1]}
+    given = inputs.process("q", prompt, SamplingParams(bad_words=[word]))
+    assert given.samples[0].sampling_params.bad_words_token_ids == expected
+
+
+def test_bad_words_are_read_without_their_leading_space():
+    assert banned("  ing") == banned("ing") == [TOKENIZER.encode("ing")]
+
+
+def test_bad_words_join_those_given_as_ids():
+    assert banned("ing", bad_words_token_ids=[[1, 2]]) == [[1, 2], TOKENIZER.encode("ing")]
+
+
+@pytest.mark.parametrize("word", [" ", "\n", "\ud800"])
+def test_a_bad_word_that_is_no_text_is_refused(word):
+    with pytest.raises(SamplingParamsError, match="bad_words"):
+        process("Hello", SamplingParams(bad_words=[word]))
+
+
+def test_only_the_first_of_n_samples_scores_the_prompt():
+    given = process("Hello", SamplingParams(n=3, prompt_logprobs=2))
+    assert [s.sampling_params.prompt_logprobs for s in given.samples] == [2, None, None]
+
+
 @pytest.mark.parametrize("salt", ["", "x" * 129, "\ud800", 7])
 def test_a_cache_salt_out_of_range_is_refused(salt):
     with pytest.raises(SamplingParamsError, match="cache_salt"):
