@@ -48,9 +48,9 @@ class CachedRequest:
     def prompt_targets(self, start: int, end: int) -> range:
         """Those among positions ``start`` to ``end`` of which the logits tell a prompt token that
         is wanted and not known yet."""
-        if self.sampling_params.prompt_logprobs is None:
-            return range(0)
         known = len(self.prompt_logprobs)
+        if self.sampling_params.prompt_logprobs is None or known == self.num_prompt_tokens - 1:
+            return range(0)
         if start > known:  # nothing would ever fill the gap
             raise RuntimeError(
                 f"prompt_logprobs: the prompt runs on at token {start}, but only {known} are known;"

@@ -376,3 +376,40 @@ def test_nothing_is_pickled() -> None:
         for match in forbidden.finditer(path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+# --- n samples of one prompt share its blocks ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_shared"), [(3, 0), (4, 0), (5, 4), (15, 12), (16, 12), (17, 16)]
+)
+def test_samples_of_one_prompt_share_its_blocks_in_their_first_step(
+    num_tokens: int, num_shared: int
+) -> None:
+    """Of a prompt of exactly k full blocks k − 1 are hit: the last token must run."""
+    e = engine()
+    for i in range(4):
+        e.add(f"{i}_q", PROMPT[:num_tokens], max_tokens=3, parent="q")
+    assert len(e.step()) == 4
+    hits = {event.req: event.data.tokens for event in e.events("kv.hit")}
+    assert hits == ({f"r{i}": num_shared for i in (2, 3, 4)} if num_shared else {})
+    shared = num_shared // 4
+    tables = [e.core.kv.block_ids(r)[:shared] for r in e.core.scheduler.running]
+    assert all(table == tables[0] for table in tables)
+    assert all(e.core.kv.pool.blocks[b].ref_cnt == 4 for b in tables[0])
+    e.run()
+    assert all(e.said(f"{i}_q") == alone(PROMPT[:num_tokens], 3) for i in range(4))
+    e.assert_nothing_leaked()
+
+
+def test_samples_behind_one_that_scores_the_prompt_share_its_blocks() -> None:
+    e = engine()
+    e.add("0_q", PROMPT[:16], max_tokens=1, parent="q", prompt_logprobs=0)
+    e.add("1_q", PROMPT[:16], max_tokens=1, parent="q")
+    e.step()
+    assert [(h.req, h.data.tokens) for h in e.events("kv.hit")] == [("r2", 12)]
+    assert [m.data.reason for m in e.events("kv.miss")] == [
+        Reason.PROMPT_LOGPROBS,
+        Reason.LAST_TOKEN,
+    ]
