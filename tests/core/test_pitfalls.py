@@ -378,7 +378,7 @@ def test_nothing_is_pickled() -> None:
     assert found == []
 
 
-# --- n samples of one prompt share its blocks ------------------------------------------------------
+# --- n samples of one prompt ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

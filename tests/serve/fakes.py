@@ -211,10 +211,17 @@ class FakeClient:
             # The chosen token is the second most likely; "é" always comes first.
             top = [(260, -0.25), (token_id, -1.5), (0, -3.0)][: params.logprobs]
             rows = [TokenLogprobs(token_id, -1.5, 2, top)]
+        prompt_rows = None
+        if params.prompt_logprobs is not None and len(said) == 1:
+            top = [(260, -0.25)][: params.prompt_logprobs]
+            prompt_rows = [
+                TokenLogprobs(i, -float("inf"), 7, top) for i in request.prompt_token_ids
+            ]
         return EngineCoreOutput(
             request_id=name,
             new_token_ids=[token_id],
             new_logprobs=rows,
+            prompt_logprobs=prompt_rows and prompt_rows[1:],
             finish_reason=reason,
             stop_reason=stop_reason,
             num_cached_tokens=self.cached_tokens,

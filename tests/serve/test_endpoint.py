@@ -9,7 +9,7 @@ import pytest
 
 from minivllm import __version__
 from tests.serve.conftest import MODEL
-from tests.serve.fakes import EOS, FakeClient
+from tests.serve.fakes import EOS, FakeClient, FakeTokenizer
 
 USER = [{"role": "user", "content": "Say hello"}]
 
@@ -184,14 +184,24 @@ def test_the_parameters_reach_the_core(serve):
             "include_stop_str_in_output": True,
             "priority": 3,
             "cache_salt": "mine",
+            "repetition_penalty": 1.1,
+            "allowed_token_ids": [3, 4],
+            "bad_words": ["ing"],
             "no_such_field": 1,
         },
+        presence_penalty=-1,
+        frequency_penalty=0.5,
+        logit_bias={"5": 200, "6": -1},
     )
     (request,) = server.core.requests
     params = request.sampling_params
     assert (params.temperature, params.top_p, params.top_k, params.min_p) == (0.5, 0.9, 5, 0.1)
     assert (params.seed, params.max_tokens, params.min_tokens) == (7, 9, 2)
     assert (params.stop, params.stop_token_ids) == (["x", "y"], [1, 2])
+    assert (params.presence_penalty, params.frequency_penalty) == (-1, 0.5)
+    assert (params.repetition_penalty, params.logit_bias) == (1.1, {5: 100.0, 6: -1.0})
+    assert (params.allowed_token_ids, params.bad_words) == ([3, 4], ["ing"])
+    assert params.bad_words_token_ids == [FakeTokenizer().encode("ing")]
     assert params.ignore_eos
     assert params.include_stop_str_in_output
     assert not params.skip_special_tokens
@@ -260,6 +270,36 @@ def test_completion_logprobs(serve, stream):
         "text_offset": [0, 5],
         "top": [{"é": -0.25, "Hello": -1.5}, {"é": -0.25, " world": -1.5}],
     }
+
+
+LIKELY = {"logprob": -0.25, "rank": 1, "decoded_token": "é"}
+
+
+def test_completion_prompt_logprobs_stand_in_each_choice(serve):
+    body = {"model": MODEL, "prompt": ["ab", "c"], "n": 2, "prompt_logprobs": 1}
+    status, _, answer = serve().raw("POST", "/v1/completions", body)
+    assert status == 200
+    answer = json.loads(answer)
+    of_ab = [None, {"98": {"logprob": -9999.0, "rank": 7, "decoded_token": "b"}, "260": LIKELY}]
+    told = [choice["prompt_logprobs"] for choice in answer["choices"]]
+    assert told == [of_ab, of_ab, [None], [None]]
+    assert "prompt_logprobs" not in answer
+
+
+def test_chat_prompt_logprobs_stand_beside_the_choices(serve):
+    body = {"model": MODEL, "messages": USER, "prompt_logprobs": 0}
+    _, _, answer = serve().raw("POST", "/v1/chat/completions", body)
+    answer = json.loads(answer)
+    told = answer["prompt_logprobs"]
+    assert len(told) == answer["usage"]["prompt_tokens"]
+    assert told[0] is None and all(len(row) == 1 for row in told[1:])
+    assert all("prompt_logprobs" not in choice for choice in answer["choices"])
+
+
+def test_prompt_logprobs_that_were_not_asked_for_are_not_told(serve):
+    body = {"model": MODEL, "messages": USER}
+    _, _, answer = serve().raw("POST", "/v1/chat/completions", body)
+    assert "prompt_logprobs" not in json.loads(answer)
 
 
 def test_held_back_text_makes_no_empty_chunks(serve):

@@ -144,6 +144,35 @@ def test_logprobs_that_were_not_asked_for_are_not_told():
     assert made.outputs[0].cumulative_logprob is None
 
 
+PROMPT_ROWS = [TokenLogprobs(98, -2.0, 9, [(WORLD, -0.5), (65, -1.0)])]
+
+
+@pytest.mark.parametrize("kind", OutputKind)
+def test_prompt_logprobs_begin_with_none_and_carry_text(kind):
+    outputs = start(kind, prompt_logprobs=1)
+    steps = [said(HELLO, prompt_logprobs=PROMPT_ROWS), said(WORLD, finish_reason="length")]
+    made = [o for step in steps for o in outputs.process_outputs([step]).request_outputs]
+    told = [o.prompt_logprobs for o in made]
+    none, row = told[0] or []
+    assert none is None
+    assert [(i, lp.decoded_token, lp.rank) for i, lp in row.items()] == [
+        (98, "b", 9),
+        (WORLD, " world", 1),
+    ]
+    # A delta tells what is new; the other kinds tell everything.
+    later = {OutputKind.DELTA: [None], OutputKind.CUMULATIVE: [told[0]], OutputKind.FINAL_ONLY: []}
+    assert told[1:] == later[kind]
+
+
+@pytest.mark.parametrize("kind", [OutputKind.DELTA, OutputKind.CUMULATIVE])
+def test_prompt_logprobs_are_not_lost_on_a_slow_reader(kind):
+    outputs = start(kind, prompt_logprobs=1)
+    (first,) = outputs.process_outputs([said(HELLO, prompt_logprobs=PROMPT_ROWS)]).request_outputs
+    (second,) = outputs.process_outputs([said(WORLD)]).request_outputs
+    first.merge(second, kind)
+    assert first.prompt_logprobs is not None and len(first.prompt_logprobs) == 2
+
+
 def test_a_name_in_use_is_refused_and_free_again_after_the_end():
     outputs = start()
     again = INPUTS.process("q", "ab", SamplingParams())

@@ -13,7 +13,7 @@ from minivllm.api.auth import KeyRing
 from minivllm.api.server import make_http_server
 from minivllm.errors import ConfigError
 from tests.serve.conftest import MODEL
-from tests.serve.fakes import FakeClient
+from tests.serve.fakes import FakeClient, FakeTokenizer
 
 USER = [{"role": "user", "content": "a"}]
 CHAT = {"model": MODEL, "messages": USER}
@@ -157,6 +157,18 @@ def test_top_logprobs_need_logprobs_and_a_range(serve):
         assert (status, error["param"]) == (400, "top_logprobs")
     status, error = server.error("/v1/completions", TEXT | {"logprobs": 21})
     assert (status, error["param"]) == (400, "logprobs")
+
+
+def test_prompt_logprobs_come_with_a_plain_answer_only(serve):
+    status, error = serve().error("/v1/completions", TEXT | {"prompt_logprobs": 1, "stream": True})
+    assert (status, error["param"]) == (400, "prompt_logprobs")
+    assert "absent if stream is true" in error["message"]
+
+
+def test_an_id_outside_the_vocabulary_is_named_with_its_size(serve):
+    _, error = serve().error("/v1/completions", TEXT | {"logit_bias": {"1000": 5}})
+    size = FakeTokenizer.vocab_size
+    assert "1000" in error["message"] and f"its size is {size}" in error["message"]
 
 
 def test_max_completion_tokens_is_named_by_the_name_it_was_given(serve):
