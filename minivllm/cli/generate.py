@@ -42,8 +42,8 @@ def generate(
 
     given = prompts or _lines_of_stdin()
     params = SamplingParams(n=n, **sampling)
-    trace = engine.pop("path", None)
-    with LLM(trace=trace, **engine) as llm:
+    trace, level = engine.pop("path", None), engine.pop("level", None)
+    with LLM(trace=trace, trace_level=level, **engine) as llm:
         began = time.perf_counter()
         outputs: list[RequestOutput]
         if chat:

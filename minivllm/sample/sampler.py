@@ -75,13 +75,13 @@ def sample(
         told = Explanation(logits[i], normaliser[i]) if explain else None
         raw = logits[i]  # (vocab,)
         scores = process(raw, row, told.watch if told else None)
-        if scores is not raw and not bool(scores.max() > -torch.inf):
-            errors[i] = NOTHING_LEFT
-            continue
+        if scores is not raw:
+            token_ids[i] = best = scores.argmax()
+            if scores[best] == -torch.inf:
+                errors[i] = NOTHING_LEFT
+                continue
         if not row.params.greedy:
             token_ids[i] = draw(scores, row)
-        elif scores is not raw:
-            token_ids[i] = scores.argmax()
         details[i] = told.finish(scores, row) if told else None
 
     num_top = [row.params.logprobs or 0 for row in rows]

@@ -185,12 +185,18 @@ def test_the_demo_opens_without_torch_and_ctrl_c_ends_it(sign: signal.Signals) -
 def test_generate_prints_the_text_and_writes_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     run = minivllm(
-        "generate", "The capital of France is", "--max-tokens", "6", "--trace", str(path)
+        *("generate", "The capital of France is", "--max-tokens", "6"),
+        *("--trace", str(path), "--trace-level", "sampling"),
     )
     assert run.returncode == 0, run.stderr
     assert "Paris" in run.stdout
     assert "6 output tokens" in run.stderr
     assert minivllm("replay", str(path)).stdout.count("decodes") >= 1
+    first = json.loads(
+        minivllm("trace", "cat", str(path), "--kind", "sample").stdout.split(maxsplit=4)[4]
+    )["rows"][0]
+    assert [likely["text"] for likely in first["before"]][:1] == [" Paris"] == [first["text"]]
+    assert first["after"] == [{"token_id": first["token_id"], "text": " Paris", "probability": 1.0}]
 
 
 @pytest.mark.model

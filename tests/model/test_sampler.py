@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivllm.sample import logits_processors, sampler
+from minivllm.sample.logits_processors import process
 from minivllm.sample.noise import SPREAD
 from minivllm.sample.row import SampleRow
 from minivllm.sample.sampler import draw, sample, threshold
@@ -140,6 +141,7 @@ def allowed(logits: torch.Tensor, params: SamplingParams, slack: float) -> set[i
     top_k=st.sampled_from([-1, 0, 1, 3, 50, 10_000]),
     top_p=st.sampled_from([0.01, 0.5, 0.9, 0.999, 1.0]),
     min_p=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    masked=st.sampled_from([0.0, 0.3, 0.9]),
 )
 def test_cuts_leave_what_the_float64_reference_leaves(
     data_seed: int,
@@ -149,9 +151,12 @@ def test_cuts_leave_what_the_float64_reference_leaves(
     top_k: int,
     top_p: float,
     min_p: float,
+    masked: float,
 ) -> None:
+    """Of logits of which a processor may have masked a share."""
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     logits = random_logits(1, vocab, data_seed, step)[0]
+    logits[: int(masked * vocab)] = -math.inf
     scores = logits / temperature
     got = set((scores >= threshold(scores, params)).nonzero().flatten().tolist())
     reachable = set((scores >= scores.max() - SPREAD).nonzero().flatten().tolist())
@@ -249,3 +254,43 @@ def test_top_k_draws_follow_the_softmax_of_the_survivors() -> None:
         counts[int(draw(logits, row(2, position, top_k=3)))] += 1
     assert counts[3:].sum() == 0
     assert chi_square(counts[:3], probs) < 13.8  # 2 degrees of freedom: once in 1000
+
+
+DRAWS: dict[str, dict[str, Any]] = {
+    "top_p": {"top_p": 0.8},
+    "min_p": {"min_p": 0.1, "temperature": 1.3},
+    "all cuts": {"top_k": 6, "top_p": 0.9, "min_p": 0.02, "temperature": 0.8},
+    "penalties": {
+        "repetition_penalty": 1.5,
+        "frequency_penalty": 0.4,
+        "presence_penalty": -0.3,
+        "temperature": 0.9,
+    },
+    "bias and masks": {
+        "logit_bias": {4: 1.5, 9: -2.0},
+        "allowed_token_ids": [0, 1, 4, 5, 8, 9],
+        "bad_words_token_ids": [[1], [3, 5]],
+    },
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_follow_the_distribution_that_the_fields_define(name: str) -> None:
+    """The expected one by definition and in float64; 4,000 seeds, always the same."""
+    fields = DRAWS[name]
+    logits = random_logits(1, 10, seed=12)
+    before = {"prompt": [2, 7], "output": [3, 3, 6], **fields}
+    asking = row(**before)
+    scores = process(logits[0], asking).double()
+    probs = torch.softmax(scores / asking.params.temperature, -1)
+    left = sorted(allowed(scores, asking.params, 0.0) & set(probs.nonzero()[:, 0].tolist()))
+    probs = probs[left] / probs[left].sum()
+    counts = torch.zeros(10, dtype=torch.float64)
+    for seed in range(4_000):
+        counts[sample(logits, [row(seed, **before)]).token_ids[0]] += 1
+    assert counts.sum() == counts[left].sum()
+    common = probs * 4_000 >= 5  # what chi-square can judge
+    expected, observed = probs[common], counts[left][common]
+    assert len(expected) >= 2
+    limit = {1: 10.8, 2: 13.8, 3: 16.3, 4: 18.5, 5: 20.5, 6: 22.5, 7: 24.3, 8: 26.1, 9: 27.9}
+    assert chi_square(observed, expected / expected.sum()) < limit[len(expected) - 1]
