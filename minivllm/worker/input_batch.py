@@ -35,12 +35,12 @@ class CachedRequest:
     """Of prompt tokens 1, 2, …, as far as the prompt has run; kept over a preemption, so that
     what runs again is not told again. Empty unless asked for."""
 
-    def sample_row(self) -> SampleRow:
-        """What the sampler must know to draw this request's next token."""
+    def sample_row(self, drafts: list[int] | None = None) -> SampleRow:
+        """What the sampler must know to draw what follows ``token_ids`` and ``drafts``."""
         return SampleRow(
             self.sampling_params,
             self.seed,
-            self.token_ids,
+            self.token_ids + drafts if drafts else self.token_ids,
             self.num_prompt_tokens,
             self.stop_token_ids,
         )
@@ -70,6 +70,19 @@ class PromptRows:
 
 
 @dataclass(slots=True)
+class SampledRows:
+    """Rows to sample for one request: its last known token's, and one more for each draft."""
+
+    req_id: str
+    first_row: int
+    drafts: list[int]
+
+    @property
+    def count(self) -> int:
+        return 1 + len(self.drafts)
+
+
+@dataclass(slots=True)
 class FlatBatch:
     """One step's tokens, all requests one after the other; see ``AttentionMetadata``."""
 
@@ -85,8 +98,8 @@ class FlatBatch:
     """(num_reqs, max_blocks) int32"""
     slot_mapping: np.ndarray
     """(num_tokens,) int64"""
-    sampled: list[tuple[str, int]]
-    """(request, its last row) of each request whose last known token is in this batch."""
+    sampled: list[SampledRows]
+    """Of each request whose last known token is in this batch."""
     prompt_rows: list[PromptRows]
     """Where prompt logprobs come from; empty unless somebody asks for them."""
 
@@ -138,21 +151,25 @@ class InputBatch:
             (len(names), width), dtype=np.int32
         )  # 0 = the null block
         input_ids: list[int] = []
-        sampled: list[tuple[str, int]] = []
+        sampled: list[SampledRows] = []
+        num_padding = output.num_padding_tokens  # rows of nobody: token 0 at position 0, slot -1
         prompt_rows: list[PromptRows] = []
         for i, (name, request) in enumerate(zip(names, requests, strict=True)):
             end = int(starts[i] + counts[i])
             block_table[i, : len(request.block_ids)] = request.block_ids
-            input_ids += request.token_ids[starts[i] : end]
+            drafts = output.scheduled_spec_decode_tokens.get(name, [])
+            known = request.token_ids + drafts if drafts else request.token_ids
+            input_ids += known[starts[i] : end]
             if wanted := request.prompt_targets(int(starts[i]), end):
                 row = int(query_start_loc[i]) + wanted.start - int(starts[i])
                 prompt_rows.append(PromptRows(name, row, wanted.start + 1, len(wanted)))
-            if end == len(request.token_ids):
-                sampled.append((name, int(query_start_loc[i + 1]) - 1))
-            if end > len(request.token_ids) or end > len(request.block_ids) * self.block_size:
+            if end == len(known):
+                last_row = int(query_start_loc[i + 1]) - 1
+                sampled.append(SampledRows(name, last_row - len(drafts), drafts))
+            if end > len(known) or end > len(request.block_ids) * self.block_size:
                 raise RuntimeError(
                     f"step {output.step}: {name} is scheduled up to token {end}, but the worker "
-                    f"knows {len(request.token_ids)} tokens and {len(request.block_ids)} blocks "
+                    f"knows {len(known)} tokens and {len(request.block_ids)} blocks "
                     f"of {self.block_size}"
                 )
 
@@ -160,13 +177,14 @@ class InputBatch:
         within = np.arange(num_tokens) - query_start_loc[row_of_token]  # 0, 1, … in its own chunk
         positions = starts[row_of_token] + within
         blocks = block_table[row_of_token, positions // self.block_size].astype(np.int64)
+        slots = blocks * self.block_size + positions % self.block_size
         return FlatBatch(
-            input_ids=np.array(input_ids, dtype=np.int64),
-            positions=positions,
+            input_ids=np.array(input_ids + [0] * num_padding, dtype=np.int64),
+            positions=np.pad(positions, (0, num_padding)),
             query_start_loc=query_start_loc,
             seq_lens=starts + counts,
             block_table=block_table,
-            slot_mapping=blocks * self.block_size + positions % self.block_size,
+            slot_mapping=np.pad(slots, (0, num_padding), constant_values=-1),
             sampled=sampled,
             prompt_rows=prompt_rows,
         )

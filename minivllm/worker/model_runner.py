@@ -5,8 +5,12 @@
 The rows before the last have logits, too: they say how likely the prompt's own next token was, for
 the few who ask (``prompt_logprobs``).
 
-Counterpart in vLLM: ``vllm/v1/worker/gpu_model_runner.py``. Left out: CUDA graphs, speculative
-decoding, LoRA, multimodal encoders, pipeline stages.
+Drafts run behind the last token, and each of their rows is sampled as ever; how many were right
+is seen by comparing (vLLM's ``rejection_sampler.py`` compares distributions; this compares tokens,
+which is the same where the noise of a position is fixed).
+
+Counterpart in vLLM: ``vllm/v1/worker/gpu_model_runner.py``. Left out: CUDA graphs, LoRA, multimodal
+encoders, pipeline stages.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
 from minivllm.models.causal_lm import CausalLM
 from minivllm.sample.logprobs import gather_logprobs
-from minivllm.sample.sampler import sample
-from minivllm.worker.input_batch import FlatBatch, InputBatch, PromptRows
+from minivllm.sample.sampler import SamplerOutput, sample
+from minivllm.worker.input_batch import FlatBatch, InputBatch, PromptRows, SampledRows
 
 PROMPT_ROWS_AT_ONCE = 64
 """Logits of so many prompt tokens are made at once: over a vocabulary of 49,152 that is 12 MiB,
@@ -113,28 +117,47 @@ class ModelRunner:
                 logits, logits.logsumexp(-1), tokens, num_top
             )
 
-    def _sample(self, hidden: torch.Tensor, sampled: list[tuple[str, int]]) -> ModelRunnerOutput:
+    def _sample(self, hidden: torch.Tensor, sampled: list[SampledRows]) -> ModelRunnerOutput:
         output = ModelRunnerOutput(sampled_token_ids={})
         if not sampled:
             return output
-        last_rows = torch.tensor([row for _, row in sampled], device=self.device)
-        logits = self.model.compute_logits(hidden[last_rows])  # (num_sampled, vocab) float32
-        requests = [self.batch.requests[req_id] for req_id, _ in sampled]
-        rows = [request.sample_row() for request in requests]
+        numbers = [s.first_row + k for s in sampled for k in range(s.count)]
+        logits = self.model.compute_logits(hidden[torch.tensor(numbers, device=self.device)])
+        # (num_rows, vocab) float32
+        rows = [
+            self.batch.requests[s.req_id].sample_row(s.drafts[:k])
+            for s in sampled
+            for k in range(s.count)
+        ]
         result = sample(logits, rows, explain=self.explain)
-        for i, (req_id, _) in enumerate(sampled):
-            logprobs = result.logprobs[i]
-            if logprobs is None:
-                output.errors[req_id] = result.errors[i]
-                continue
-            request = requests[i]
-            first = len(request.token_ids) == request.num_prompt_tokens
-            if first and request.sampling_params.prompt_logprobs is not None:
-                output.prompt_logprobs[req_id] = request.prompt_logprobs
-            request.token_ids.append(result.token_ids[i])
-            output.sampled_token_ids[req_id] = [result.token_ids[i]]
-            output.logprobs[req_id] = [logprobs]
-            detail = result.details[i]
-            if detail is not None:
-                output.details[req_id] = [detail]
+        first = 0
+        for one in sampled:
+            self._keep(one, result, first, output)
+            first += one.count
         return output
+
+    def _keep(
+        self, sampled: SampledRows, result: SamplerOutput, first: int, output: ModelRunnerOutput
+    ) -> None:
+        """One request's new tokens, from row ``first`` of the result on: the first, and after each
+        that its draft had right, the next. What lies behind a wrong draft answers another text."""
+        req_id, request = sampled.req_id, self.batch.requests[sampled.req_id]
+        if result.logprobs[first] is None:
+            output.errors[req_id] = result.errors[first]
+            return
+        begins = len(request.token_ids) == request.num_prompt_tokens
+        if begins and request.sampling_params.prompt_logprobs is not None:
+            output.prompt_logprobs[req_id] = request.prompt_logprobs
+        token_ids = output.sampled_token_ids[req_id] = []
+        output.logprobs[req_id] = []
+        for i, draft in enumerate([*sampled.drafts, None], start=first):
+            logprobs, detail = result.logprobs[i], result.details[i]
+            if logprobs is None:  # the row after a right draft failed: it is sampled again alone
+                break
+            token_ids.append(result.token_ids[i])
+            output.logprobs[req_id].append(logprobs)
+            if detail is not None:
+                output.details.setdefault(req_id, []).append(detail)
+            if token_ids[-1] != draft:
+                break
+        request.token_ids += token_ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minivllm.core.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from minivllm.sampling_params import SamplingParams
-from minivllm.worker.input_batch import InputBatch
+from minivllm.worker.input_batch import InputBatch, SampledRows
 
 
 def new(name: str, tokens: list[int], blocks: list[int], computed: int = 0) -> NewRequestData:
@@ -42,7 +42,7 @@ def test_the_example_of_the_metadata_docstring() -> None:
     assert flat.seq_lens.tolist() == [6, 9]
     assert flat.block_table.tolist() == [[1, 2, 0], [5, 3, 7]]
     assert flat.slot_mapping.tolist() == [4, 5, 6, 7, 8, 9, 28]
-    assert flat.sampled == [("A", 5), ("B", 6)]
+    assert flat.sampled == [SampledRows("A", 5, []), SampledRows("B", 6, [])]
 
 
 def test_a_chunk_in_the_middle_is_not_sampled_and_the_last_one_is() -> None:
@@ -54,7 +54,7 @@ def test_a_chunk_in_the_middle_is_not_sampled_and_the_last_one_is() -> None:
     second = output({"A": 2}, cached=cached)
     batch.update(second)
     flat = batch.build(second)
-    assert flat.sampled == [("A", 1)]
+    assert flat.sampled == [SampledRows("A", 1, [])]
     assert flat.slot_mapping.tolist() == [8, 9]
     assert flat.seq_lens.tolist() == [6]
 
@@ -68,7 +68,7 @@ def test_a_resumed_requests_table_is_replaced_not_extended() -> None:
     flat = batch.build(step)
     assert flat.block_table.tolist() == [[5, 6]]
     assert flat.input_ids.tolist() == [0, 1, 2, 3, 4, 5, 77]
-    assert flat.sampled == [("A", 6)]
+    assert flat.sampled == [SampledRows("A", 6, [])]
 
 
 def test_the_schedulers_own_lists_are_copied() -> None:
@@ -78,3 +78,31 @@ def test_the_schedulers_own_lists_are_copied() -> None:
     batch.requests["A"].token_ids.append(9)
     batch.requests["A"].block_ids.append(8)
     assert (tokens, blocks) == ([1, 2, 3], [4])
+
+
+def test_drafts_run_behind_the_last_token_and_each_gives_a_row_to_sample() -> None:
+    batch = InputBatch(4)
+    batch.update(output({"A": 3, "B": 1}, [new("A", [10, 11, 12], [1]), new("B", [20], [2])]))
+    batch.requests["A"].token_ids.append(13)
+    step = output({"A": 3, "B": 1}, cached=CachedRequestData(["A", "B"], [[3], []], [3, 0]))
+    step.scheduled_spec_decode_tokens = {"A": [90, 91]}
+    batch.update(step)
+    flat = batch.build(step)
+    assert flat.input_ids.tolist() == [13, 90, 91, 20]
+    assert flat.positions.tolist() == [3, 4, 5, 0]
+    assert flat.slot_mapping.tolist() == [7, 12, 13, 8]
+    assert flat.sampled == [SampledRows("A", 0, [90, 91]), SampledRows("B", 3, [])]
+    assert batch.requests["A"].token_ids == [10, 11, 12, 13], "a draft is no token yet"
+    row = batch.requests["A"].sample_row([90])
+    assert (row.position, list(row.output_token_ids)) == (5, [13, 90])
+
+
+def test_padding_is_computed_on_and_stored_nowhere() -> None:
+    batch = InputBatch(4)
+    step = output({"A": 2}, [new("A", [10, 11], [1])])
+    step.num_padding_tokens = 3
+    batch.update(step)
+    flat = batch.build(step)
+    assert flat.input_ids.tolist() == [10, 11, 0, 0, 0]
+    assert flat.slot_mapping.tolist() == [4, 5, -1, -1, -1]
+    assert flat.query_start_loc.tolist() == [0, 2], "nobody's rows belong to no request"
