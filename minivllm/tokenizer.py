@@ -38,6 +38,8 @@ class TokenizerConfig:
     chat_template: str | None
     bos_token: str | None
     eos_token: str | None
+    generation_eos_ids: tuple[int, ...] = ()
+    """What ``generation_config.json`` says ends a text; a chat model often names several."""
 
 
 class Tokenizer:
@@ -48,6 +50,10 @@ class Tokenizer:
         self._tokenizer = _open(path)
         self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.eos_token_id: int | None = self._id_of(config.eos_token)
+        self.other_eos_token_ids = [
+            i for i in config.generation_eos_ids if i != self.eos_token_id and i < self.vocab_size
+        ]
+        """Ids that end a text as EOS does (``<|eot_id|>`` beside ``<|end_of_text|>``)."""
         self.bos_token_id: int | None = self._id_of(config.bos_token)
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
@@ -294,8 +300,24 @@ def _config_of_directory(directory: Path) -> TokenizerConfig:
     if isinstance(template, list):  # several templates by name
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     return TokenizerConfig(
-        template, _text_of(config.get("bos_token")), _text_of(config.get("eos_token"))
+        template,
+        _text_of(config.get("bos_token")),
+        _text_of(config.get("eos_token")),
+        _generation_eos_ids(directory / "generation_config.json"),
     )
+
+
+def _generation_eos_ids(path: Path) -> tuple[int, ...]:
+    """``eos_token_id`` of a ``generation_config.json``: an id, a list of them, or nothing."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        given = config.get("eos_token_id")
+        ids = given if isinstance(given, list) else [] if given is None else [given]
+        if not all(type(i) is int and i >= 0 for i in ids):
+            raise ValueError(f"eos_token_id is {given!r}; allowed: an id or a list of ids")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from None
+    return tuple(ids)
 
 
 def _text_of(token: Any) -> str | None:

@@ -39,6 +39,8 @@ class TokenizerLike(ByteTokenizer, Protocol):
     def vocab_size(self) -> int: ...
     @property
     def eos_token_id(self) -> int | None: ...
+    @property
+    def other_eos_token_ids(self) -> Sequence[int]: ...
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
     def token_text(self, token_id: int) -> str: ...
@@ -237,7 +239,8 @@ class InputProcessor:
         return [at_start]
 
     def _settle(self, params: SamplingParams, room: int) -> SamplingParams:
-        """Cut ``max_tokens`` to the ``room`` that the context leaves; -1 is no seed (as vLLM)."""
+        """Cut ``max_tokens`` to the ``room`` that the context leaves; -1 is no seed (as vLLM); what
+        else ends this model's texts joins the stop ids, unless EOS is to be ignored."""
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         if params.min_tokens > max_tokens:
             raise SamplingParamsError(
@@ -246,7 +249,11 @@ class InputProcessor:
                 f"at most {max_tokens}, what max_tokens and the context leave for the answer",
             )
         seed = None if params.seed == -1 else params.seed
-        return replace(params, max_tokens=max_tokens, seed=seed)
+        stop_ids = params.stop_token_ids
+        if not params.ignore_eos:
+            others = self.tokenizer.other_eos_token_ids
+            stop_ids = stop_ids + [i for i in others if i not in stop_ids]
+        return replace(params, max_tokens=max_tokens, seed=seed, stop_token_ids=stop_ids)
 
 
 def _sample_params(params: SamplingParams, index: int) -> SamplingParams:

@@ -165,6 +165,28 @@ def test_tokens_given_as_objects_and_templates_given_by_name(tmp_path: Path) -> 
     assert small.apply_chat_template([{"role": "user", "content": "x"}]) == "yes"
 
 
+@pytest.mark.parametrize(
+    ("written", "others"), [("[2, 5]", [5]), ("5", [5]), ("2", []), ("null", []), ("[900]", [])]
+)
+def test_generation_config_names_what_else_ends_a_text(
+    written: str, others: list[int], tmp_path: Path
+) -> None:
+    source = save_small(tmp_path)
+    plain = get_tokenizer(source)
+    assert plain.other_eos_token_ids == []
+    written = written.replace("2", str(plain.eos_token_id))
+    (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {written}}}')
+    assert get_tokenizer(source).other_eos_token_ids == others
+
+
+@pytest.mark.parametrize("written", ['"two"', "[true]", "-1", "{}"])
+def test_a_generation_config_that_names_no_ids_is_damaged(written: str, tmp_path: Path) -> None:
+    source = save_small(tmp_path)
+    (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {written}}}')
+    with pytest.raises(ModelFileError, match=r"generation_config.json is damaged"):
+        get_tokenizer(source)
+
+
 def test_template_in_a_file_of_its_own_wins(tmp_path: Path) -> None:
     source = save_small(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("own: {{ messages[0]['content'] }}")

@@ -31,6 +31,7 @@ class FakeTokenizer:
 
     vocab_size = len(_BYTES)
     eos_token_id: int | None = EOS
+    other_eos_token_ids: list[int] = []
     all_special_ids = set(range(len(_BYTES) - 3, len(_BYTES)))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

@@ -219,3 +219,11 @@ def test_tokenising_is_told():
     (event,) = tracer.events
     assert (event.KIND, event.request_id) == ("req.tokenize", "q")
     assert (event.characters, event.tokens) == (11, 2)
+
+
+def test_what_else_ends_a_text_joins_the_stop_ids_unless_eos_is_ignored(monkeypatch):
+    monkeypatch.setattr(TOKENIZER, "other_eos_token_ids", [7, 9])
+    asked = SamplingParams(stop_token_ids=[9, 3])
+    assert process("Hello world", asked).samples[0].sampling_params.stop_token_ids == [9, 3, 7]
+    ignoring = SamplingParams(stop_token_ids=[3], ignore_eos=True)
+    assert process("Hello world", ignoring).samples[0].sampling_params.stop_token_ids == [3]
