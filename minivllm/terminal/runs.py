@@ -18,9 +18,9 @@ from minivllm.scenario import ScenarioRun, load_scenario, shipped_scenarios, sta
 from minivllm.terminal.history import History
 from minivllm.trace.events import Reason
 from minivllm.trace.file import decode_event, read_trace
+from minivllm.trace.gallery import find_recording, gallery
 from minivllm.trace.gate import Gate
 
-SUFFIX = ".trace.jsonl"
 STREAM = "engine0"
 POLL_S = 0.5
 STEP_TIMEOUT_S = 600.0
@@ -209,15 +209,8 @@ def find_trace(target: str) -> Path | None:
     if path.suffix != ".toml" and path.is_file():
         return path
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        shipped = gallery().get(target.removesuffix(SUFFIX))
-        return shipped or path  # read_trace tells that there is no such file
+        return find_recording(target)
     return None if target in shipped_scenarios() else gallery().get(target)
-
-
-def gallery() -> dict[str, Path]:
-    """Name → file of the recordings that the package carries."""
-    root = Path(__file__).parents[1] / "gallery"
-    return {path.name.removesuffix(SUFFIX): path for path in sorted(root.glob(f"*{SUFFIX}"))}
 
 
 def _model(model: str) -> tuple[Callable[[EngineConfig], Executor], Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -75,9 +76,21 @@ class Trace:
     """Of the sidecar, where there is one: ``state_before`` then need not start at the beginning."""
 
     @cached_property
+    def engines(self) -> list[str]:
+        """The engines' streams, the one that spoke first in front."""
+        streams = dict.fromkeys(event.stream for event in self.events)
+        return [stream for stream in streams if stream.startswith("engine")]
+
+    @cached_property
     def engine_events(self) -> list[Event]:
         """The events of the first engine's stream: what the fold takes."""
-        return [event for event in self.events if event.stream.startswith("engine")]
+        first = self.engines[0] if self.engines else None
+        return [event for event in self.events if event.stream == first]
+
+    def of_engine(self, stream: str) -> Trace:
+        """The part of the trace that one engine told."""
+        events = [event for event in self.events if event.stream == stream]
+        return Trace(self.header, events, self.name)
 
     @cached_property
     def steps(self) -> dict[int, list[Event]]:
@@ -240,27 +253,36 @@ def _fitting_sidecar(path: Path) -> Index | None:
 
 # --- comparison --------------------------------------------------------------------------------
 
-_UNSTRUCTURAL_KINDS = ("run.source", "gate.change", "run.idle")
+_UNSTRUCTURAL_KINDS = ("run.source", "gate.change", "run.idle", "run.end")
 
 
-def structural(events: list[Event], hashes: bool = True) -> list[bytes]:
+def is_structural(event: Event) -> bool:
+    """Whether the event belongs to what runs are compared by: an engine's own, and neither a
+    source, nor the gate, nor idling, nor the end of the process."""
+    return event.kind not in _UNSTRUCTURAL_KINDS and event.stream.startswith("engine")
+
+
+def structural(events: Iterable[Event], hashes: bool = True) -> list[bytes]:
     """The one form in which runs are compared: an engine's decisions, one line each.
 
-    Without times, source lines, the caller's request ids, and what is no decision (sources, gate,
-    idling). Two runs of one scenario are equal in it, byte for byte. ``hashes=False`` also drops
-    hash values, which depend on sampled text; goldens use that.
+    Without times, source lines, the caller's request ids, and what is no decision. Two runs of one
+    scenario are equal in it, byte for byte. ``hashes=False`` also drops hash values, which depend
+    on sampled text; goldens use that.
     """
-    lines: list[bytes] = []
-    for event in events:
-        if event.kind in _UNSTRUCTURAL_KINDS or event.stream == "api":
-            continue
-        data = msgspec.to_builtins(event.data)
-        for field in list(data):
-            times = field == "ns" or field.endswith("_ns")
-            callers_id = field == "request_id" or (event.kind, field) == ("req.arrive", "parent")
-            hash_value = field in ("hash", "parent") and event.kind.startswith("kv.")
-            if times or callers_id or (hash_value and not hashes):
-                del data[field]
-        line = {"step": event.step, "kind": event.kind, "req": event.req, "data": data}
-        lines.append(msgspec.json.encode(line))
-    return lines
+    return [
+        msgspec.json.encode(structural_fields(event, hashes))
+        for event in events
+        if is_structural(event)
+    ]
+
+
+def structural_fields(event: Event, hashes: bool = True) -> dict[str, Any]:
+    """What of one event stands in the structural form."""
+    data = msgspec.to_builtins(event.data)
+    for field in list(data):
+        times = field == "ns" or field.endswith("_ns")
+        callers_id = field == "request_id" or (event.kind, field) == ("req.arrive", "parent")
+        hash_value = field in ("hash", "parent") and event.kind.startswith("kv.")
+        if times or callers_id or (hash_value and not hashes):
+            del data[field]
+    return {"step": event.step, "kind": event.kind, "req": event.req, "data": data}
