@@ -20,6 +20,19 @@ BATCHINGS = ("continuous", "static")
 KV_MANAGERS = ("paged", "contiguous")
 RESERVES = ("max_model_len", "request")
 TRACE_LEVELS = ("structure", "sampling")
+STEP_KNOBS = (
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "policy",
+    "enable_chunked_prefill",
+    "long_prefill_token_threshold",
+    "watermark",
+    "admission",
+    "speculative_ngram",
+    "prompt_lookup_min",
+    "prompt_lookup_max",
+)
+"""What may change between two steps. All else is what pool, model and classes were made with."""
 
 
 def _check_int(name: str, value: object, minimum: int, maximum: int | None = None) -> None:

@@ -112,6 +112,10 @@ class SchedulerInterface(Protocol):
 
     def add_request(self, request: Request) -> None: ...
 
+    def set_config(self, config: Any) -> None:
+        """Other knobs from the next step on, each told by a ``run.knob`` (forks)."""
+        ...
+
     def schedule(self) -> SchedulerOutput:
         """Decide the next step's batch."""
         ...

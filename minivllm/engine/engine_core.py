@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from minivllm.config import EngineConfig
+from minivllm.config import STEP_KNOBS, EngineConfig, make_config
 from minivllm.core.contiguous import ContiguousKVManager
 from minivllm.core.interfaces import KVManager, SchedulerInterface
 from minivllm.core.kv_cache_manager import KVCacheManager
@@ -22,7 +22,7 @@ from minivllm.core.own_class import find_class, name_of
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SampleDetail, SchedulerOutput
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
-from minivllm.errors import DuplicateRequestError
+from minivllm.errors import ConfigError, DuplicateRequestError
 from minivllm.executor.base import Executor
 from minivllm.request import Request
 from minivllm.sampling_params import check_priority
@@ -133,6 +133,23 @@ class EngineCore:
         self._begin_input()
         self.trace.emit(ev.CoreInput, None, op="reset_prefix_cache")
         return self.kv.pool.reset_prefix_cache()
+
+    def set_knobs(self, **knobs: Any) -> None:
+        """Change knobs of the scheduler from the next step on (``fork`` does).
+
+        Raises ConfigError, and changes nothing then, for a bad value and for what only a start can
+        change.
+        """
+        for name, value in knobs.items():
+            if name not in STEP_KNOBS:
+                allowed = f"{', '.join(STEP_KNOBS)} (the rest can change at the start only)"
+                raise ConfigError(name, value, f"between two steps: {allowed}")
+        config = make_config(self.config, **knobs)
+        config.check_with_model_len(self.max_model_len)
+        self.config = config
+        self._begin_input()
+        self.trace.emit(ev.CoreInput, None, op="set_knobs")
+        self.scheduler.set_config(config.scheduler)
 
     def has_requests(self) -> bool:
         return bool(self.scheduler.requests)

@@ -165,6 +165,16 @@ class RunConfig(Data):
     prompt_lookup_max: int = 4
 
 
+class RunKnob(Data):
+    """*Moves*: a knob of ``run.config`` has another value from the step that follows on."""
+
+    KIND = "run.knob"
+    name: str
+    value: bool | int | float | str
+    waiting: list[str] | None = None
+    """The waiting queue as it stands now, where the knob moved it (``policy``)."""
+
+
 class RunSource(Data):
     """The text behind a ``src`` id. ``text`` is the whole function, once per function."""
 
@@ -218,7 +228,7 @@ class CoreInput(Data):
     """One message the core consumed, applied before the step that follows.
 
     ``op``: ``add`` (the ``req.arrive`` right after it has the contents) | ``abort`` |
-    ``reset_prefix_cache``.
+    ``reset_prefix_cache`` | ``set_knobs`` (the ``run.knob`` events after it have the contents).
     """
 
     KIND = "core.input"

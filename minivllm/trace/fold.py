@@ -85,6 +85,8 @@ class State(msgspec.Struct):
     blocks: list[BlockState] = []
     free: list[int] = []
     """The next to be taken first."""
+    running_when_lowered: int = 0
+    """How many ran when ``max_num_seqs`` was last changed: nobody is sent back for it."""
     cached: dict[str, list[int]] = {}
     """Hash → blocks with that content, the one that is hit first."""
 
@@ -127,6 +129,19 @@ def _run_config(state: State, event: Event) -> None:
     state.blocks = [BlockState() for _ in range(data.num_kv_blocks)]
     state.blocks[0].ref = 1  # the null block
     state.free = list(range(1, data.num_kv_blocks))
+
+
+def _run_knob(state: State, event: Event) -> None:
+    data: ev.RunKnob = event.data
+    if state.config is None or data.name not in state.config:
+        raise ValueError(f"there is no knob {data.name!r} to change")
+    state.config = {**state.config, data.name: data.value}
+    if data.name == "max_num_seqs":
+        state.running_when_lowered = len(state.running)
+    if data.waiting is not None:
+        if sorted(data.waiting) != sorted(state.waiting):
+            raise ValueError(f"{data.waiting} are not those who wait, {state.waiting}")
+        state.waiting = list(data.waiting)
 
 
 def _step_begin(state: State, event: Event) -> None:
@@ -305,6 +320,7 @@ def _block_size(state: State) -> int:
 
 HANDLERS: dict[str, Callable[[State, Event], None]] = {
     "run.config": _run_config,
+    "run.knob": _run_knob,
     "step.begin": _step_begin,
     "req.arrive": _req_arrive,
     "req.enqueue": _req_enqueue,
@@ -364,6 +380,6 @@ def violations(state: State) -> list[str]:
     used = sum(block.ref > 0 for block in state.blocks[1:])
     if used + len(state.free) != len(state.blocks) - 1 or len(set(state.free)) != len(state.free):
         found.append(f"{used} blocks used + {len(state.free)} free != {len(state.blocks) - 1}")
-    if len(state.running) > state.config["max_num_seqs"]:
+    if len(state.running) > max(state.config["max_num_seqs"], state.running_when_lowered):
         found.append(f"{len(state.running)} requests run, max_num_seqs allows fewer")
     return found

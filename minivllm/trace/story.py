@@ -6,8 +6,8 @@ begins to take its inputs, ``events`` are all of the step's.
 
 The headline tells the first that happened, in this order; a second follows if both stay short:
 
-    broken · preempted · refused or aborted · resumed · admitted · finished · waits (a new reason)
-    · evicted · a chunk goes on · only decodes
+    broken · a knob changed · preempted · refused or aborted · resumed · admitted · finished
+    · waits (a new reason) · evicted · a chunk goes on · only decodes
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from minivllm.trace.events import REASONS, Event, GrantWhy, Reason
 from minivllm.trace.fold import State
-from minivllm.trace.words import are, count, join
+from minivllm.trace.words import are, count, join, knob_value
 
 MAX_HEADLINE = 140
 """Characters that two sentences may take together."""
@@ -107,6 +107,12 @@ def _broken(facts: Facts) -> Iterator[str]:
         yield f"An invariant is broken: {event.data.message}."
     for event in facts.of("run.error"):
         yield f"The step failed: {event.data.error}."
+
+
+def _changed(facts: Facts) -> Iterator[str]:
+    knobs = [f"{e.data.name} is {knob_value(e.data.value)}" for e in facts.of("run.knob")]
+    if knobs:
+        yield f"From here on {_listed(knobs)}."
 
 
 def _preempted(facts: Facts) -> Iterator[str]:
@@ -276,6 +282,7 @@ def _decodes(facts: Facts) -> Iterator[str]:
 
 TELLERS: list[Callable[[Facts], Iterator[str]]] = [
     _broken,
+    _changed,
     _preempted,
     _refused,
     _resumed,

@@ -22,6 +22,14 @@ def join(items: Sequence[object], most: int = 8) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
+def knob_value(value: object) -> str:
+    """``on``, ``off``, a number or a word."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
+
+
 def span(first: int, last: int) -> str:
     """``token 5``, ``tokens 5–8``."""
     return f"token {first}" if first == last else f"tokens {first}–{last}"

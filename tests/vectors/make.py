@@ -108,6 +108,23 @@ def priorities_aborts_reset() -> ScenarioRun:
     return run
 
 
+def knobs_changed() -> ScenarioRun:
+    """What a fork does: other knobs between two steps; the queue takes another order."""
+    engine = load_scenario("tiny-pressure").engine
+    run = start(Scenario(name="knobs-changed", engine=engine, request=[]))
+    for i, priority in enumerate([0, 2, 0, 1, 3, 0, 1], start=1):
+        run.core.add_request(request(f"q{i}", 9 + 2 * i, 12, priority))
+    for _ in range(2):
+        run.core.step()
+    run.core.set_knobs(policy="priority", max_num_seqs=1, watermark=0.2)
+    for _ in range(6):
+        run.core.step()
+    run.core.set_knobs(policy="fcfs", max_num_seqs=3, enable_chunked_prefill=True)
+    while run.core.has_requests():
+        run.core.step()
+    return run
+
+
 def request(request_id: str, num_prompt: int, max_tokens: int, priority: int) -> EngineCoreRequest:
     return EngineCoreRequest(
         request_id=request_id,
@@ -123,6 +140,7 @@ VECTORS: dict[str, Callable[[], ScenarioRun]] = {
     "static-contiguous": static_contiguous,
     "speculation": speculation,
     "priorities-aborts-reset": priorities_aborts_reset,
+    "knobs-changed": knobs_changed,
 }
 
 

@@ -15,6 +15,7 @@ export function newState() {
     finished: [],
     blocks: [],
     free: [],
+    running_when_lowered: 0,
     cached: {},
   };
 }
@@ -101,6 +102,13 @@ const HANDLERS = {
     }));
     change(state, 0, { ref: 1 }); // the null block
     state.free = Array.from({ length: data.num_kv_blocks - 1 }, (_, i) => i + 1);
+  },
+
+  "run.knob"(state, data) {
+    state.config = { ...state.config, [data.name]: data.value };
+    // Nobody is sent back when fewer may run.
+    if (data.name === "max_num_seqs") state.running_when_lowered = state.running.length;
+    if (data.waiting) state.waiting = data.waiting.slice();
   },
 
   "step.begin"(state, _data, event) {
@@ -275,7 +283,7 @@ export function violations(state) {
   if (used + free.length !== blocks.length - 1 || new Set(free).size !== free.length) {
     found.push(`${used} blocks used + ${free.length} free != ${blocks.length - 1}`);
   }
-  if (state.running.length > state.config.max_num_seqs) {
+  if (state.running.length > Math.max(state.config.max_num_seqs, state.running_when_lowered)) {
     found.push(`${state.running.length} requests run, max_num_seqs allows fewer`);
   }
   return found;

@@ -68,6 +68,12 @@ function broken(facts) {
   ];
 }
 
+function changed(facts) {
+  const value = (v) => (typeof v === "boolean" ? (v ? "on" : "off") : `${v}`);
+  const knobs = facts.of("run.knob").map(({ data }) => `${data.name} is ${value(data.value)}`);
+  return knobs.length ? [`From here on ${list(knobs)}.`] : [];
+}
+
 function preempted(facts) {
   return facts.of("sched.victim").map(({ req: victim, data }) => {
     const why = data.policy === "fcfs" ? `${victim} came last` : `${victim} is last by priority`;
@@ -238,6 +244,7 @@ function decodes(facts) {
 
 const TELLERS = [
   broken,
+  changed,
   preempted,
   refused,
   resumed,
