@@ -64,6 +64,10 @@ class TraceError(MiniVLLMError, ValueError):
     """A trace file cannot be read; the message names the file and the line."""
 
 
+class ReplayError(TraceError):
+    """A trace can be read and not be run again; the message says what it lacks."""
+
+
 class ScenarioError(MiniVLLMError, ValueError):
     """A scenario or workload file is malformed; the message names the file and the field."""
 

@@ -1,0 +1,135 @@
+"""What stands in the model's place when a trace is run again: the tokens that it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from minivllm.config import EngineConfig
+from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput, TokenLogprobs
+from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
+from minivllm.replay.recording import Recording
+from minivllm.trace.events import Event, SampleRow
+
+
+def recorded_result(events: list[Event]) -> ModelRunnerOutput:
+    """What the model gave in a step, whatever the batch: a wrong batch shows in the trace.
+
+    Raises the error that the step failed with, under its name.
+    """
+    result = ModelRunnerOutput(sampled_token_ids={})
+    for event in events:
+        if event.kind == "run.error":
+            raise type(event.data.error, (Exception,), {})(event.data.message)
+        if event.kind == "req.error" and event.phase == "update":
+            result.errors[str(event.req)] = event.data.message
+        if event.kind == "sample":
+            for row in event.data.rows:
+                _say(result, row)
+    return result
+
+
+def _say(result: ModelRunnerOutput, row: SampleRow) -> None:
+    result.sampled_token_ids.setdefault(row.req, []).append(row.token_id)
+    if row.logprob is not None and row.rank is not None:
+        known = TokenLogprobs(row.token_id, row.logprob, row.rank)
+        result.logprobs.setdefault(row.req, []).append(known)
+
+
+class RecordedExecutor:
+    """Each step's recorded result: for the same run again."""
+
+    def __init__(self, config: EngineConfig, recording: Recording) -> None:
+        self.shape = ScriptedExecutor(config)
+        self.steps = recording.steps
+
+    def describe(self) -> dict[str, object]:
+        return self.shape.describe()
+
+    @property
+    def max_model_len(self) -> int:
+        return self.shape.max_model_len
+
+    def initialize_kv_cache(self) -> int:
+        return self.shape.initialize_kv_cache()
+
+    def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        return recorded_result(self.steps[scheduler_output.step])
+
+    def shutdown(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Placeholders:
+    """Tokens that a fork needed and no recording holds; they are never EOS, nor a stop id."""
+
+    by_req: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_req.values())
+
+
+class ForkedExecutor:
+    """The recorded tokens by (request, index of the output token): for a run that goes elsewhere.
+
+    Before ``at_step`` each step has its recorded result. From there on a request that failed in
+    the recording fails with the same words where it comes to the same output token; of a token that
+    was never recorded a placeholder takes the place.
+    """
+
+    def __init__(self, config: EngineConfig, recording: Recording, at_step: int) -> None:
+        self.at_step = at_step
+        self.placeholders = Placeholders()
+        self._steps = recording.steps
+        self._rows = recording.rows()
+        self._failures = _failures(recording)
+        self._asked: list[tuple[str, int]] = []
+        self._scripted = ScriptedExecutor(config, self._next_token)
+
+    def describe(self) -> dict[str, object]:
+        return self._scripted.describe()
+
+    @property
+    def max_model_len(self) -> int:
+        return self._scripted.max_model_len
+
+    def initialize_kv_cache(self) -> int:
+        return self._scripted.initialize_kv_cache()
+
+    def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        self._asked.clear()
+        self._scripted.execute_model(scheduler_output)  # it keeps count of who is how far
+        if scheduler_output.step < self.at_step:
+            return recorded_result(self._steps[scheduler_output.step])
+        result = ModelRunnerOutput(sampled_token_ids={})
+        for req, index in self._asked:
+            message = self._failures.get((req, index))
+            if message is not None:
+                result.errors[req] = message
+            elif index < len(rows := self._rows.get(req, [])):
+                _say(result, rows[index])
+            else:
+                result.sampled_token_ids[req] = [counting_tokens(req, index)]
+                count = self.placeholders.by_req
+                count[req] = count.get(req, 0) + 1
+        return result
+
+    def shutdown(self) -> None:
+        self._scripted.shutdown()
+
+    def _next_token(self, req: str, index: int) -> int:
+        self._asked.append((req, index))
+        return 0
+
+
+def _failures(recording: Recording) -> dict[tuple[str, int], str]:
+    """(request, output tokens it had) → the words with which it failed while it ran."""
+    return {
+        (str(error.req), finish.data.output_tokens): error.data.message
+        for events in recording.steps.values()
+        for error in events
+        if error.kind == "req.error" and error.phase != "input"
+        for finish in events
+        if finish.kind == "req.finish" and finish.req == error.req
+    }
