@@ -17,7 +17,13 @@ from typer.core import TyperCommand
 
 from minivllm import __version__
 from minivllm.cli import chat, demo, generate, replay, serve, step, trace
-from minivllm.errors import ConfigError, MiniVLLMError, MissingExtraError, SamplingParamsError
+from minivllm.errors import (
+    ConfigError,
+    MiniVLLMError,
+    MissingExtraError,
+    ReplayError,
+    SamplingParamsError,
+)
 
 P = ParamSpec("P")
 
@@ -100,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process."""
     try:
         app(args=None if arguments is None else list(arguments), prog_name="minivllm")
-    except MissingExtraError as error:
+    except (MissingExtraError, ReplayError) as error:
         _end(str(error), 2)
     except (ConfigError, SamplingParamsError) as error:
         _end(str(error), 2)

@@ -1,8 +1,10 @@
-"""``minivllm replay``: the story of a recorded run, a line for each step. No torch."""
+"""``minivllm replay``: the story of a recorded run, or the proof that it is true.
+
+No torch, but for ``--tokens recompute``.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,19 +26,49 @@ def replay(
     last: Annotated[
         int | None, typer.Option("--to", help="The last step to print. Default: the run's last.")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Run its inputs again on a fresh engine instead, and compare event by event. "
+            "Status 0: all the same; 1: not; 2: the trace does not hold what it takes.",
+        ),
+    ] = False,
+    tokens: Annotated[
+        str,
+        typer.Option(
+            metavar="recorded|recompute",
+            help="With --verify. recorded: the trace's own tokens, no model, in moments, anywhere. "
+            "recompute: the model runs as well, in float32.",
+        ),
+    ] = "recorded",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --tokens recompute: where the model is. Default: as the trace's header "
+            "names it.",
+        ),
+    ] = None,
 ) -> None:
-    """Print what happened in each step of a recorded run, and why.
+    """Print what happened in each step of a recorded run, and why; or prove it with --verify.
 
     Sentences and numbers come from the events, which the engine wrote at the branch that took the
     decision. To go back and forth in a run, use `minivllm step FILE` or the dashboard.
 
     \b
-    Example: minivllm generate "Hello" --trace run.jsonl && minivllm replay run.jsonl
+    Examples: minivllm generate "Hello" --trace run.jsonl && minivllm replay run.jsonl
+              minivllm replay run.jsonl --verify
     """
-    from minivllm.terminal.runs import RecordedRun, gallery
+    from minivllm.terminal.runs import RecordedRun
+    from minivllm.trace.gallery import find_recording
 
-    path = Path(file)
-    history = RecordedRun(path if path.exists() else gallery().get(file, path)).history
+    path = find_recording(file)
+    if verify:
+        from minivllm.cli.verify import verify as verify_file
+
+        raise typer.Exit(verify_file(path, tokens, model))
+    history = RecordedRun(path).history
     end = history.last
     if first < 0 or first > end:
         raise ConfigError("--from", first, f"a step of this run, 0 to {end}")

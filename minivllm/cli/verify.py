@@ -1,0 +1,71 @@
+"""What ``minivllm replay --verify`` prints: verified, or the first event that is not the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from minivllm.errors import ConfigError
+from minivllm.trace.words import count
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from minivllm.replay.verify import Verdict
+
+TOKENS = ("recorded", "recompute")
+
+
+def check_tokens(tokens: str) -> None:
+    if tokens not in TOKENS:
+        raise ConfigError("--tokens", tokens, " | ".join(TOKENS))
+
+
+def verify(path: Path, tokens: str, model: str | None) -> int:
+    """Verify each engine's stream of a trace; returns the exit status."""
+    from minivllm.errors import ReplayError
+    from minivllm.replay.model import with_model
+    from minivllm.replay.recording import read_recording
+    from minivllm.replay.verify import verify as verify_recording
+    from minivllm.trace.file import read_trace
+
+    check_tokens(tokens)
+    if model is not None and tokens != "recompute":
+        raise ConfigError("--model", model, "only with --tokens recompute: else no model runs")
+    trace = read_trace(path)
+    if not trace.engines:
+        raise ReplayError(f"{path} cannot be run again: it has no engine's events")
+    status = 0
+    for stream in trace.engines:
+        recording = read_recording(trace, stream)
+        if tokens == "recompute":
+            executor, text = with_model(recording, model)
+            verdict = verify_recording(recording, executor, text, with_logprobs=False)
+        else:
+            verdict = verify_recording(recording)
+        name = path.name if len(trace.engines) == 1 else f"{path.name}, {stream}"
+        _print(name, verdict, tokens)
+        status = max(status, 0 if verdict.difference is None else 1)
+    return status
+
+
+def _print(name: str, verdict: Verdict, tokens: str) -> None:
+    recording, difference = verdict.recording, verdict.difference
+    if difference is None:
+        how = "with the recorded tokens"
+        if tokens == "recompute":
+            how = "and the model says the same tokens"
+        typer.echo(
+            f"{name}: verified. {count(recording.last_step, 'step')} run again, {how}: "
+            f"all {count(verdict.num_events, 'event')} are the same"
+        )
+    else:
+        typer.echo(
+            f"{name}: NOT verified. Run again, it differs first in step {difference.step}, after "
+            f"{count(verdict.num_events, 'equal event')}:"
+        )
+        for line in difference.lines():
+            typer.echo(f"  {line}")
+    for note in verdict.notes:
+        typer.echo(f"  note: {note}")
