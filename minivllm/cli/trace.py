@@ -1,4 +1,5 @@
-"""``minivllm trace``: record, count, print and describe traces; torch only for ``--with-model``."""
+"""``minivllm trace``: record, count, print, compare and describe traces; torch only for
+``--with-model``."""
 
 from __future__ import annotations
 
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
     from minivllm.trace.file import Trace
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Record, count, print and describe traces."
+    no_args_is_help=True, rich_markup_mode=None, help="Record, count, print, compare and describe traces."
 )
 
-TraceFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A trace: .jsonl, or packed as .jsonl.gz.")
-]
+_TRACE = "A trace: .jsonl, or packed as .jsonl.gz, or a gallery name."
+TraceFile = Annotated[str, typer.Argument(metavar="FILE", help=_TRACE)]
 
 
 @app.command("record")
@@ -92,10 +92,12 @@ def _model_parts(engine: dict[str, Any]) -> tuple[Any, Any]:
 def stats(file: TraceFile) -> None:
     """Count what happened in a run: steps, tokens, prefix hits, evictions, preemptions."""
     from minivllm.trace.file import read_trace
+    from minivllm.trace.gallery import find_recording
 
-    trace = read_trace(file)
+    path = find_recording(file)
+    trace = read_trace(path)
     header = trace.header
-    typer.echo(f"{header.name or file.name}  {header.schema}  {header.engine_version}")
+    typer.echo(f"{header.name or path.name}  {header.schema}  {header.engine_version}")
     for name, value in _numbers(trace).items():
         typer.echo(f"  {name:<28}{value:>10}")
     typer.echo("\nevents by kind")
@@ -139,8 +141,9 @@ def cat(
     import msgspec
 
     from minivllm.trace.file import read_trace
+    from minivllm.trace.gallery import find_recording
 
-    for event in read_trace(file).events:
+    for event in read_trace(find_recording(file)).events:
         group = event.kind.split(".")[0]
         if kind and event.kind not in kind and group not in kind:
             continue
@@ -150,6 +153,26 @@ def cat(
         typer.echo(
             f"{event.step:>4} {event.seq:>6} {event.kind:<16} {event.req or '-':<5} {fields}"
         )
+
+
+@app.command("diff")
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help=_TRACE)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another, of the same requests.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Where two runs first decide otherwise, and because of what.
+
+    A decision is who runs and how much, why others do not, who gives way, who ends. Which blocks
+    were taken is none. Status 0: the same; 1: different; 2: not comparable.
+
+    \b
+    Example: minivllm trace diff tiny-pressure roomy.jsonl
+    """
+    from minivllm.cli.diff import diff as diff_files
+    from minivllm.trace.gallery import find_recording
+
+    raise typer.Exit(diff_files(find_recording(a), find_recording(b), as_json))
 
 
 @app.command("schema")

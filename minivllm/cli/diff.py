@@ -1,0 +1,95 @@
+"""What ``minivllm trace diff`` prints, of a comparison that ``trace/diff.py`` made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import typer
+
+from minivllm.trace.diff import Comparison, Side, compare
+from minivllm.trace.file import Trace, read_trace
+from minivllm.trace.words import count, knob_value
+
+SAME, DIFFERENT, NOT_COMPARABLE = 0, 1, 2
+
+
+def diff(a: Path, b: Path, as_json: bool) -> int:
+    """Compare engine by engine; returns the exit status."""
+    traces = [read_trace(path) for path in (a, b)]
+    results = compare_engines(*traces)
+    if as_json:
+        document = {
+            stream: {"same": result.same, **msgspec.to_builtins(result)}
+            for stream, result in results.items()
+        }
+        typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
+    else:
+        for name, path, trace in zip("AB", (a, b), traces, strict=True):
+            fork = f", forked from {trace.header.forked_from}" if trace.header.forked_from else ""
+            typer.echo(f"{name}  {path}  ({count(trace.last_step, 'step')}{fork})")
+        for stream, result in results.items():
+            if len(results) > 1:
+                typer.echo(f"\n{stream}")
+            for line in lines(result):
+                typer.echo(line)
+    return max((status(result) for result in results.values()), default=NOT_COMPARABLE)
+
+
+def compare_engines(a: Trace, b: Trace) -> dict[str, Comparison]:
+    """Stream → comparison; one that only one run has counts as not comparable."""
+    return {
+        stream: compare(a.of_engine(stream), b.of_engine(stream))
+        for stream in dict.fromkeys([*a.engines, *b.engines])
+    }
+
+
+def status(result: Comparison) -> int:
+    if result.not_comparable:
+        return NOT_COMPARABLE
+    return SAME if result.same else DIFFERENT
+
+
+def lines(result: Comparison) -> list[str]:
+    if result.not_comparable:
+        return [f"not comparable: {result.not_comparable}"]
+    told = _divergence(result)
+    named = set(result.cause)
+    later = [
+        f"{pair.name} {knob_value(pair.a)} | {knob_value(pair.b)}"
+        + (f" from step {pair.step} on" if pair.step else "")
+        for pair in result.knobs
+        if result.first is None or pair.step > result.first.step
+    ]
+    if later:
+        told += ["knobs that differ (A | B): " + ", ".join(later)]
+    inputs = [pair.words for pair in result.inputs if pair.words not in named]
+    if inputs:
+        told += ["inputs that differ: " + "; ".join(inputs)]
+    if result.token is not None and not any(result.token.req in words for words in named):
+        token = result.token
+        told += [
+            f"first other token: {token.req}'s output token {token.index + 1}, "
+            f"{token.a!r} in A, {token.b!r} in B (step {token.step})"
+        ]
+    if result.by_nature:
+        kinds = [f"{kind} {a} | {b}" for kind, (a, b) in result.by_nature.items()]
+        told += ["not counted (only in A | only in B): " + ", ".join(kinds)]
+    return told
+
+
+def _divergence(result: Comparison) -> list[str]:
+    first = result.first
+    if first is None:
+        same = f"the same in all {count(result.steps[0], 'step')}"
+        return [same if result.same else f"the decisions are {same}"]
+    told = [f"first other decision: step {first.step}"]
+    for other in first.others:
+        told += [f"  {other.req or 'all':<5} A  {other.a}", f"        B  {other.b}"]
+    told += _side("A", first.a) + _side("B", first.b)
+    return [*told, "because", *(f"  {cause}" for cause in result.cause)]
+
+
+def _side(name: str, side: Side) -> list[str]:
+    told = [f"{name}: {side.headline}", *(f"     {words}" for words in side.why)]
+    return [*told, f"     told by {side.source}"] if side.source else told
