@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import typer
 
 from minivllm.trace.diff import Comparison, Side, compare
 from minivllm.trace.file import Trace, read_trace
+from minivllm.trace.gallery import find_recording
 from minivllm.trace.words import count, knob_value
 
 SAME, DIFFERENT, NOT_COMPARABLE = 0, 1, 2
 
 
-def diff(a: Path, b: Path, as_json: bool) -> int:
-    """Compare engine by engine; returns the exit status."""
-    traces = [read_trace(path) for path in (a, b)]
+def diff(a: str, b: str, as_json: bool) -> int:
+    """Compare two traces, engine by engine; returns the exit status."""
+    traces = [read_trace(find_recording(file)) for file in (a, b)]
     results = compare_engines(*traces)
     if as_json:
         document = {
@@ -25,9 +24,9 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
         }
         typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
     else:
-        for name, path, trace in zip("AB", (a, b), traces, strict=True):
+        for name, file, trace in zip("AB", (a, b), traces, strict=True):
             fork = f", forked from {trace.header.forked_from}" if trace.header.forked_from else ""
-            typer.echo(f"{name}  {path}  ({count(trace.last_step, 'step')}{fork})")
+            typer.echo(f"{name}  {file}  ({count(trace.last_step, 'step')}{fork})")
         for stream, result in results.items():
             if len(results) > 1:
                 typer.echo(f"\n{stream}")

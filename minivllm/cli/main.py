@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from minivllm import __version__
-from minivllm.cli import chat, demo, generate, replay, serve, step, trace
+from minivllm.cli import chat, demo, fork, generate, replay, serve, step, trace
 from minivllm.errors import (
     ConfigError,
     MiniVLLMError,
@@ -75,6 +75,7 @@ for command in (
     generate.generate,
     step.step,
     replay.replay,
+    fork.fork,
 ):
     app.command(command.__name__, cls=HelpByTopic)(interruptible(command))
 for info in trace.app.registered_commands:

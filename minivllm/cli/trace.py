@@ -170,9 +170,8 @@ def diff(
     Example: minivllm trace diff tiny-pressure roomy.jsonl
     """
     from minivllm.cli.diff import diff as diff_files
-    from minivllm.trace.gallery import find_recording
 
-    raise typer.Exit(diff_files(find_recording(a), find_recording(b), as_json))
+    raise typer.Exit(diff_files(a, b, as_json))
 
 
 @app.command("schema")

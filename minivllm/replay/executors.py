@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from minivllm.config import EngineConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput, TokenLogprobs
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
@@ -59,17 +57,6 @@ class RecordedExecutor:
         pass
 
 
-@dataclass(slots=True)
-class Placeholders:
-    """Tokens that a fork needed and no recording holds; they are never EOS, nor a stop id."""
-
-    by_req: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        return sum(self.by_req.values())
-
-
 class ForkedExecutor:
     """The recorded tokens by (request, index of the output token): for a run that goes elsewhere.
 
@@ -80,7 +67,8 @@ class ForkedExecutor:
 
     def __init__(self, config: EngineConfig, recording: Recording, at_step: int) -> None:
         self.at_step = at_step
-        self.placeholders = Placeholders()
+        self.placeholders: dict[str, int] = {}
+        """Request → tokens of it that were never recorded."""
         self._steps = recording.steps
         self._rows = recording.rows()
         self._failures = _failures(recording)
@@ -111,8 +99,7 @@ class ForkedExecutor:
                 _say(result, rows[index])
             else:
                 result.sampled_token_ids[req] = [counting_tokens(req, index)]
-                count = self.placeholders.by_req
-                count[req] = count.get(req, 0) + 1
+                self.placeholders[req] = self.placeholders.get(req, 0) + 1
         return result
 
     def shutdown(self) -> None:

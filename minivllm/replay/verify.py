@@ -38,6 +38,8 @@ class Difference:
     """Where in the code the new one was emitted (the recorded one, where there is no new one)."""
     failure: str | None = None
     """The new run broke off here."""
+    token: str | None = None
+    """The first output token that is another one, in words."""
 
     def lines(self) -> list[str]:
         """It in words."""
@@ -45,7 +47,9 @@ class Difference:
             f"recorded: {say(self.recorded) if self.recorded else 'nothing more in this step'}",
             f"now:      {say(self.now) if self.now else self.failure or 'nothing more in this step'}",
         ]
-        if self.recorded and self.now and self.recorded.kind == self.now.kind:
+        if self.token:
+            lines.append(f"token:    {self.token}")
+        elif self.recorded and self.now and self.recorded.kind == self.now.kind:
             fields = other_fields(self.recorded, self.now)
             if fields:
                 lines.append(f"fields:   {', '.join(fields)}")
@@ -86,7 +90,8 @@ def verify(
                 told_by = again.sources.get(new.src) if new else None
                 if new is None and old is not None:
                     told_by = recording.sources.get(old.src)
-                verdict.difference = Difference(step, old, new, told_by, again.failure)
+                token = _other_token(recording, old, new)
+                verdict.difference = Difference(step, old, new, told_by, again.failure, token)
                 return verdict
             verdict.num_events += 1
     return verdict
@@ -129,6 +134,26 @@ class Again:
         self._lines.clear()
         self.sources.update(sources_of(events))
         return events
+
+
+def _other_token(recording: Recording, old: Event | None, new: Event | None) -> str | None:
+    """Only between two ``sample`` events: both sides ran the same and say something else."""
+    if old is None or new is None or not old.kind == new.kind == "sample":
+        return None
+    for one, other in zip(old.data.rows, new.data.rows, strict=False):
+        if (one.req, one.token_id) != (other.req, other.token_id):
+            said = sum(
+                row.req == one.req
+                for step, events in recording.steps.items()
+                for event in events
+                if event.kind == "sample" and step < old.step
+                for row in event.data.rows
+            )
+            return (
+                f"output token {said + 1} of {one.req} was {one.text!r} ({one.token_id}) and is "
+                f"now {other.text!r} ({other.token_id})"
+            )
+    return None
 
 
 def _without_logprobs(event: Event) -> dict[str, Any]:

@@ -134,8 +134,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     kernel_path: str = ""
     seed: int = 0
     fidelity: str = "live"
-    """``live`` from a model; ``given`` when the tokens were given and no model ran."""
+    """``live`` from a model; ``given`` when the tokens were given and no model ran; ``recorded`` in
+    a fork that took a model's tokens over."""
     forked_from: str | None = None
+    """``RUN_ID@STEP``: another run's inputs, with knobs changed from that step on."""
 
 
 # --- run ---------------------------------------------------------------------------------------

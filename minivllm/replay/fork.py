@@ -1,0 +1,203 @@
+"""Fork: a recorded run again, with knobs changed from a step on. "What if from step N?"
+
+Deterministic: nothing but the knobs is new. Up to step N the run is the recorded one; from there on
+
+* requests arrive at the steps at which they did (where the fork has nothing to run before the next
+  arrives, empty steps pass), and a prefix cache is reset at the step at which it was;
+* a request that its caller aborted is aborted at the step at which it was, if it still lives;
+* one that was aborted for its text (a stop string) is aborted when it has said as many output
+  tokens as it had then: the text is the same, whenever it comes;
+* tokens belong to (request, index of the output token), not to steps. One that was never recorded,
+  because its request ended earlier in the recording, is a placeholder, counted and reported;
+* a request that failed fails at the same output token, with the same words. With the model
+  (``recompute``) nothing is a placeholder, and what failed from step N on gets its chance;
+* where the recording ends before its requests do, the fork ends at the recording's last step.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+import msgspec
+
+from minivllm.config import STEP_KNOBS, EngineConfig, make_config
+from minivllm.engine.engine_core import EngineCore
+from minivllm.errors import ConfigError, ReplayError
+from minivllm.executor.base import Executor
+from minivllm.replay.executors import ForkedExecutor
+from minivllm.replay.recording import Input, Recording, apply_input, ran
+from minivllm.scenario import make_header
+from minivllm.trace.events import Header, Reason, RunConfig
+from minivllm.trace.recorder import Recorder, TraceLog
+
+MAX_MORE_STEPS = 100_000
+"""Steps that a fork may take beyond its recording: a knob that lets nobody run is told, not
+waited for."""
+
+
+@dataclass(slots=True)
+class Fork:
+    """A fork that has run."""
+
+    log: TraceLog
+    """Its events, if no file was wanted."""
+    num_steps: int
+    placeholders: dict[str, int] = field(default_factory=dict)
+    """Request → tokens that the recording did not hold."""
+
+
+def parse_knobs(given: list[str]) -> dict[str, Any]:
+    """``max_num_seqs=2`` → its name and value. Raises ConfigError."""
+    types = get_type_hints(RunConfig)
+    types = {name: types[name] for name in RunConfig.__struct_fields__}
+    knobs: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not equals:
+            raise ConfigError("--set", text, "key=value, such as max_num_seqs=2")
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError("--set", name, f"{hint}one of {', '.join(types)}")
+        word = {"on": "true", "off": "false"}.get(value.strip().lower(), value.strip())
+        word = word.lower() if types[name] is bool else word
+        try:
+            knobs[name] = msgspec.convert(word, types[name], strict=False)
+        except msgspec.ValidationError:
+            allowed = {bool: "on | off", int: "a whole number", float: "a number"}
+            raise ConfigError(name, value, allowed.get(types[name], "a word")) from None
+    return knobs
+
+
+def fork(
+    recording: Recording,
+    knobs: dict[str, Any],
+    at_step: int = 1,
+    trace_path: str | None = None,
+    *,
+    executor: Callable[[EngineConfig], Executor] | None = None,
+    text: Callable[[int], str] | None = None,
+) -> Fork:
+    """Run the fork, and write its trace if there is a path for it.
+
+    ``executor``: what runs the model; without, the recorded tokens take its place. Raises
+    ConfigError for a step that the recording does not have, a bad value, and a knob that can be
+    changed from the start only.
+    """
+    _check(recording, knobs, at_step)
+    config = recording.config
+    if at_step == 1:
+        config = make_config(config, **knobs)
+    stand_in = None if executor else ForkedExecutor(config, recording, at_step)
+    engine = stand_in or executor(config)  # type: ignore[misc]
+    header = _header(recording, config, engine, at_step, live=stand_in is None)
+    log = TraceLog(header, trace_path)
+    trace = Recorder(log, recording.stream, text or recording.text)
+    try:
+        core = EngineCore(config, engine, trace)
+        run = _Run(recording, core, at_step, knobs if at_step > 1 else {})
+        run.to_the_end()
+    finally:
+        engine.shutdown()
+        trace.close()
+    counted = stand_in.placeholders if stand_in else {}
+    return Fork(log, core.scheduler.current_step, counted)
+
+
+class _Run:
+    """Applies what is due before each step, and takes the steps."""
+
+    def __init__(
+        self, recording: Recording, core: EngineCore, at_step: int, knobs: dict[str, Any]
+    ) -> None:
+        self.recording = recording
+        self.core = core
+        self.at_step = at_step
+        self.knobs = knobs
+        self._ids: dict[str, str] = {}
+        self._stops: dict[str, int] = {}  # request → output tokens at which its text ends it
+        self._last_input = max((n for n, inputs in recording.inputs.items() if inputs), default=0)
+        self._plan_stops()
+
+    def to_the_end(self) -> None:
+        recording, scheduler = self.recording, self.core.scheduler
+        limit = recording.last_step + MAX_MORE_STEPS
+        while True:
+            number = scheduler.current_step + 1
+            if recording.open_reqs and number > recording.last_step:
+                return
+            self._apply_inputs(number)
+            if number < self.at_step:
+                if ran(recording.steps.get(number, [])):
+                    self.core.step()
+                continue
+            if not self.core.has_requests() and number >= max(self._last_input, self.at_step):
+                return
+            if number > limit:
+                raise ReplayError(f"the fork has not ended {MAX_MORE_STEPS} steps after its recording")
+            self.core.step()
+
+    def _apply_inputs(self, number: int) -> None:
+        if number == self.at_step and self.knobs:
+            self.core.set_knobs(**self.knobs)
+        for given in self.recording.inputs.get(number, []):
+            if number >= self.at_step:
+                if given.req in self._stops and given.op == "abort":
+                    continue
+                given = self._without_own_knobs(given)
+            apply_input(self.core, given, self._ids)
+        if number >= self.at_step:
+            for req, num_tokens in self._stops.items():
+                request = self.core.scheduler.requests.get(req)
+                if request is not None and request.num_output_tokens >= num_tokens:
+                    apply_input(self.core, Input("abort", req, Reason.STOP_STRING), self._ids)
+
+    def _without_own_knobs(self, given: Input) -> Input:
+        """What was changed here stays so, though the recording changes it later, itself a fork."""
+        if given.op != "set_knobs":
+            return given
+        kept = {name: value for name, value in given.knobs.items() if name not in self.knobs}
+        return Input(given.op, given.req, knobs=kept)
+
+    def _plan_stops(self) -> None:
+        for step, events in self.recording.steps.items():
+            for event in events:
+                stopped = event.kind == "req.finish" and event.data.why == Reason.STOP_STRING
+                if stopped and step >= self.at_step:
+                    self._stops[str(event.req)] = event.data.output_tokens
+
+
+def _check(recording: Recording, knobs: dict[str, Any], at_step: int) -> None:
+    last = recording.last_step
+    if not 1 <= at_step <= last:
+        raise ConfigError("--at-step", at_step, f"a step of the recording, 1 to {last}")
+    if not knobs:
+        raise ConfigError("--set", "nothing", "at least one key=value, such as max_num_seqs=2")
+    for name, value in knobs.items():
+        if at_step > 1 and name not in STEP_KNOBS:
+            raise ConfigError(
+                name,
+                value,
+                f"from the start only, without --at-step {at_step}: pool and model are made with "
+                f"it. Between two steps can change: {', '.join(STEP_KNOBS)}",
+            )
+    make_config(recording.config, **knobs).check_with_model_len(
+        knobs.get("max_model_len", recording.config.model.max_model_len or 0)
+    )
+
+
+def _header(
+    recording: Recording, config: EngineConfig, engine: Executor, at_step: int, live: bool
+) -> Header:
+    """The original's facts about the model, where it did not run again."""
+    old = recording.header
+    new = make_header(config, engine, name=old.name)
+    fields = ("model", "dtype", "device", "threads", "kernel_path")
+    facts = {} if live else {name: getattr(old, name) for name in fields}
+    if not live:
+        facts["fidelity"] = "given" if old.fidelity == "given" else "recorded"
+    return msgspec.structs.replace(new, forked_from=f"{old.run_id}@{at_step}", **facts)
