@@ -17,7 +17,8 @@ from tests.conftest import ENGINE_PACKAGES, ROOT, RunPython
 WEB = ("flask", "flask_socketio", "werkzeug", "simple_websocket")
 FRONTS = ("viz", "minivllm.api", "minivllm.cli", "minivllm.terminal", "lessons")
 TRACE_CONSUMERS = tuple(
-    f"minivllm.trace.{name}" for name in ("fold", "file", "story", "recorder", "gate", "schema")
+    f"minivllm.trace.{name}"
+    for name in ("fold", "file", "story", "recorder", "gate", "schema", "diff")
 )
 CORE = (
     "minivllm/core",
@@ -34,6 +35,7 @@ ENGINE = (
     "minivllm/attention",
     "minivllm/sample",
     "minivllm/trace",
+    "minivllm/replay",
     "minivllm/scenario.py",
     "minivllm/tokenizer.py",
     "minivllm/outputs.py",
@@ -89,7 +91,13 @@ RULES = {
     "the engine knows no server": (ENGINE, WEB + FRONTS),
     "the trace knows no engine": (
         ("minivllm/trace",),
-        ("minivllm.engine", "minivllm.executor", "minivllm.worker", *ENGINE_PACKAGES),
+        (
+            "minivllm.engine",
+            "minivllm.executor",
+            "minivllm.worker",
+            "minivllm.replay",
+            *ENGINE_PACKAGES,
+        ),
     ),
     "the worker knows nothing of the core's decisions": (
         ("minivllm/worker", "minivllm/models", "minivllm/attention", "minivllm/sample"),
@@ -140,6 +148,10 @@ WITHOUT_ENGINE = (
     "minivllm.trace.file",
     "minivllm.trace.story",
     "minivllm.trace.gate",
+    "minivllm.trace.diff",
+    "minivllm.replay.fork",
+    "minivllm.replay.model",
+    "minivllm.replay.verify",
     "minivllm.executor.scripted",
     "minivllm.engine.engine_core",
     "minivllm.engine.core_client",

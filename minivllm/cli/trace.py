@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from minivllm.trace.file import Trace
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Record, count, print, compare and describe traces."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Record, count, print, compare and describe traces.",
 )
 
 _TRACE = "A trace: .jsonl, or packed as .jsonl.gz, or a gallery name."

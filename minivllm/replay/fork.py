@@ -138,7 +138,9 @@ class _Run:
             if not self.core.has_requests() and number >= max(self._last_input, self.at_step):
                 return
             if number > limit:
-                raise ReplayError(f"the fork has not ended {MAX_MORE_STEPS} steps after its recording")
+                raise ReplayError(
+                    f"the fork has not ended {MAX_MORE_STEPS} steps after its recording"
+                )
             self.core.step()
 
     def _apply_inputs(self, number: int) -> None:

@@ -43,9 +43,10 @@ class Difference:
 
     def lines(self) -> list[str]:
         """It in words."""
+        nothing = "nothing more in this step"
         lines = [
-            f"recorded: {say(self.recorded) if self.recorded else 'nothing more in this step'}",
-            f"now:      {say(self.now) if self.now else self.failure or 'nothing more in this step'}",
+            f"recorded: {say(self.recorded) if self.recorded else nothing}",
+            f"now:      {say(self.now) if self.now else self.failure or nothing}",
         ]
         if self.token:
             lines.append(f"token:    {self.token}")

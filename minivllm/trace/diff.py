@@ -24,7 +24,7 @@ import msgspec
 from minivllm.trace.decisions import decisions
 from minivllm.trace.events import Event, RunSource
 from minivllm.trace.file import Trace, is_structural, structural
-from minivllm.trace.fold import State, apply, new_state
+from minivllm.trace.fold import State, apply
 from minivllm.trace.story import story
 from minivllm.trace.why import why_request
 from minivllm.trace.words import knob_value
