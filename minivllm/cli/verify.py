@@ -42,6 +42,11 @@ def verify(path: Path, tokens: str, model: str | None) -> int:
         if tokens == "recompute":
             executor, text = with_model(recording, model)
             verdict = verify_recording(recording, executor, text, with_logprobs=False)
+            if (dtype := trace.header.dtype) not in ("float32", "none", ""):
+                verdict.notes.append(
+                    f"recorded in {dtype}, run again in float32: where two tokens were nearly as "
+                    "likely, the other one may come"
+                )
         else:
             verdict = verify_recording(recording)
         name = path.name if len(trace.engines) == 1 else f"{path.name}, {stream}"

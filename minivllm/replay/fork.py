@@ -99,8 +99,7 @@ def fork(
     trace = Recorder(log, recording.stream, text or recording.text)
     try:
         core = EngineCore(config, engine, trace)
-        run = _Run(recording, core, at_step, knobs if at_step > 1 else {})
-        run.to_the_end()
+        _Run(recording, core, at_step, knobs).to_the_end()
     finally:
         engine.shutdown()
         trace.close()
@@ -144,7 +143,7 @@ class _Run:
             self.core.step()
 
     def _apply_inputs(self, number: int) -> None:
-        if number == self.at_step and self.knobs:
+        if number == self.at_step > 1:  # from the start, they are in the configuration
             self.core.set_knobs(**self.knobs)
         for given in self.recording.inputs.get(number, []):
             if number >= self.at_step:

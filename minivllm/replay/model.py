@@ -10,7 +10,7 @@ from typing import Any
 
 from minivllm.config import EngineConfig, make_config
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
-from minivllm.errors import MissingExtraError, ReplayError
+from minivllm.errors import MissingExtraError, ModelError, ReplayError
 from minivllm.executor.base import Executor
 from minivllm.replay.executors import recorded_result
 from minivllm.replay.recording import Recording
@@ -62,10 +62,16 @@ def with_model(
             "there is nothing to recompute: the tokens of this run were given, no model ran. Leave "
             "out --tokens recompute, or name a model with --model"
         )
-    named = model or header.model
     from minivllm.models.source import resolve
 
-    source = resolve(named)
+    named = model or header.model
+    try:
+        source = resolve(named)
+    except ModelError as error:
+        if model is not None:
+            raise
+        hint = "The trace names its model so; say with --model where it is"
+        raise ModelError(f"{error} {hint}") from error
     try:
         from minivllm.executor.uniproc import UniprocExecutor
         from minivllm.tokenizer import get_tokenizer

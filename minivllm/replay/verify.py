@@ -83,18 +83,24 @@ def verify(
     verdict = Verdict(recording, notes=_notes(recording))
     fields: Fields = structural_fields if with_logprobs else _without_logprobs
     again = Again(recording, executor, text)
-    for step, events in recording.steps.items():
-        recorded = [event for event in events if is_structural(event)]
-        now = [event for event in again.step(step) if is_structural(event)]
-        for old, new in zip_longest(recorded, now):
-            if old is None or new is None or fields(old) != fields(new):
-                told_by = again.sources.get(new.src) if new else None
-                if new is None and old is not None:
-                    told_by = recording.sources.get(old.src)
-                token = _other_token(recording, old, new)
-                verdict.difference = Difference(step, old, new, told_by, again.failure, token)
+    try:
+        for step, events in recording.steps.items():
+            recorded = [event for event in events if is_structural(event)]
+            now = [event for event in again.step(step) if is_structural(event)]
+            for old, new in zip_longest(recorded, now):
+                if old is None or new is None or fields(old) != fields(new):
+                    told_by = again.sources.get(new.src) if new else None
+                    if new is None and old is not None:
+                        told_by = recording.sources.get(old.src)
+                    token = _other_token(recording, old, new)
+                    verdict.difference = Difference(step, old, new, told_by, again.failure, token)
+                    return verdict
+                verdict.num_events += 1
+            if again.failure:
+                verdict.difference = Difference(step, None, None, None, again.failure)
                 return verdict
-            verdict.num_events += 1
+    finally:
+        again.close()
     return verdict
 
 
@@ -135,6 +141,9 @@ class Again:
         self._lines.clear()
         self.sources.update(sources_of(events))
         return events
+
+    def close(self) -> None:
+        self._core.executor.shutdown()
 
 
 def _other_token(recording: Recording, old: Event | None, new: Event | None) -> str | None:

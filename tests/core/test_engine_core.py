@@ -314,3 +314,61 @@ def test_engine_runs_without_a_tracer() -> None:
     while core.has_requests():
         said += core.step().outputs[0].new_token_ids
     assert said == [counting_tokens("r1", i) for i in range(3)]
+
+
+# --- knobs between two steps ---------------------------------------------------------------------
+
+
+def test_knobs_change_from_the_next_step_on_and_are_told() -> None:
+    engine = Engine(max_num_seqs=1)
+    engine.add("a", 6, max_tokens=3)
+    engine.add("b", 6, max_tokens=3)
+    engine.step()
+    engine.core.set_knobs(max_num_seqs=4, watermark=0.1)
+    engine.step()
+    told = [(e.step, e.data.name, e.data.value) for e in engine.events("run.knob")]
+    assert told == [(2, "max_num_seqs", 4), (2, "watermark", 0.1)]
+    assert [e.data.max_num_seqs for e in engine.events("step.begin")] == [1, 4]
+    assert engine_view(engine.core)["running"] == ["r1", "r2"]
+
+
+def test_nobody_is_sent_back_when_fewer_may_run_and_nobody_is_let_in_either() -> None:
+    engine = Engine()
+    for name in "abc":
+        engine.add(name, 6, max_tokens=5)
+    engine.step()
+    engine.core.set_knobs(max_num_seqs=1)
+    engine.add("d", 6, max_tokens=5)
+    engine.run()  # which checks the invariants after every step
+    assert engine.events("sched.victim") == []
+    assert [e.step for e in engine.events("req.admit")] == [1, 1, 1, 6]
+
+
+def test_new_policy_lines_up_those_who_wait_by_its_own_order() -> None:
+    engine = Engine(max_num_seqs=1)
+    for priority in (0, 3, 1, 2):
+        engine.add(f"p{priority}", 6, max_tokens=3, priority=priority)
+    engine.step()
+    engine.core.set_knobs(policy="priority")
+    engine.check()
+    assert engine_view(engine.core)["waiting"] == ["r3", "r4", "r2"]
+    engine.core.set_knobs(policy="fcfs")
+    engine.check()
+    assert engine_view(engine.core)["waiting"] == ["r2", "r3", "r4"]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"num_kv_blocks": 30}, r"num_kv_blocks: got 30; .*the rest can change at the start only"),
+        ({"max_num_seqs": 0}, "max_num_seqs: got 0"),
+        ({"max_num_seqs": 2, "enable_chunked_prefill": False, "max_num_batched_tokens": 8}, "64"),
+    ],
+)
+def test_bad_knob_changes_nothing(knobs: dict[str, int], message: str) -> None:
+    engine = Engine()
+    before = engine.core.config
+    with pytest.raises(ConfigError, match=message):
+        engine.core.set_knobs(**knobs)
+    assert engine.core.config is before and engine.core.scheduler.config is before.scheduler
+    assert engine.events("run.knob") == [] and engine.events("core.input") == []

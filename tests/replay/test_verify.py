@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from minivllm.core.scheduler import Scheduler
-from minivllm.errors import ReplayError
+from minivllm.engine.engine_core import EngineCore
+from minivllm.errors import ModelError, ReplayError
 from minivllm.replay.executors import RecordedExecutor
 from minivllm.replay.model import with_model
 from minivllm.replay.recording import read_recording
@@ -252,3 +253,25 @@ def test_recorded_demo_is_what_the_model_says_today(smollm2: object) -> None:
 def test_given_tokens_cannot_be_recomputed() -> None:
     with pytest.raises(ReplayError, match="nothing to recompute"):
         with_model(recording_of(tiny_pressure()), None)
+
+
+def test_model_that_is_nowhere_is_named_with_what_to_do() -> None:
+    trace = tiny_pressure()
+    header = msgspec.structs.replace(trace.header, fidelity="live", model="gone-7b")
+    with pytest.raises(ModelError, match="gone-7b.*say with --model where it is"):
+        with_model(recording_of(Trace(header, trace.events)), None)
+
+
+def test_failure_behind_the_last_event_of_a_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = recording_of(tiny_pressure())
+
+    whole = EngineCore.step
+
+    def broken(core: EngineCore) -> None:
+        whole(core)
+        raise OSError("too late")
+
+    monkeypatch.setattr(EngineCore, "step", broken)
+    difference = verify(recorded).difference
+    assert difference is not None and difference.step == 1 and difference.recorded is None
+    assert difference.lines()[1] == "now:      the engine fails with OSError: too late"

@@ -50,6 +50,9 @@ def test_disk_that_is_full_from_the_start_is_a_named_error() -> None:
         TraceLog(HEADER, "/dev/full")
 
 
+POLICY_OF_NOBODY = {"name": "policy", "value": "priority", "waiting": ["r1", "r9"]}
+
+
 def alter(kind: str, change: Callable[[dict[str, Any]], None]) -> bytes:
     """tiny-pressure's lines, with the first event of a kind changed."""
     lines = (Path(__file__).parents[1] / "vectors/tiny-pressure.json").read_text(encoding="utf-8")
@@ -70,6 +73,8 @@ def alter(kind: str, change: Callable[[dict[str, Any]], None]) -> bytes:
         ("req.arrive", lambda e: e.update(kind="req.unheard_of")),
         ("run.config", lambda e: e.update(kind="run.unheard_of")),
         ("run.config", lambda e: e["data"].update(num_kv_blocks=0)),
+        ("step.begin", lambda e: e.update(kind="run.knob", data={"name": "luck", "value": 7})),
+        ("step.begin", lambda e: e.update(kind="run.knob", data=POLICY_OF_NOBODY)),
         ("req.enqueue", lambda e: e["data"].update(position=10**30)),
     ],
 )
