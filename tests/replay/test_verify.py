@@ -258,7 +258,7 @@ def test_given_tokens_cannot_be_recomputed() -> None:
 def test_model_that_is_nowhere_is_named_with_what_to_do() -> None:
     trace = tiny_pressure()
     header = msgspec.structs.replace(trace.header, fidelity="live", model="gone-7b")
-    with pytest.raises(ModelError, match="gone-7b.*say with --model where it is"):
+    with pytest.raises(ModelError, match=r"gone-7b.*say with --model where it is"):
         with_model(recording_of(Trace(header, trace.events)), None)
 
 
