@@ -22,15 +22,11 @@ def recorded_result(events: list[Event]) -> ModelRunnerOutput:
             result.errors[str(event.req)] = event.data.message
         if event.kind == "sample":
             for row in event.data.rows:
-                _say(result, row)
+                result.sampled_token_ids.setdefault(row.req, []).append(row.token_id)
+                if row.logprob is not None and row.rank is not None:
+                    known = TokenLogprobs(row.token_id, row.logprob, row.rank)
+                    result.logprobs.setdefault(row.req, []).append(known)
     return result
-
-
-def _say(result: ModelRunnerOutput, row: SampleRow) -> None:
-    result.sampled_token_ids.setdefault(row.req, []).append(row.token_id)
-    if row.logprob is not None and row.rank is not None:
-        known = TokenLogprobs(row.token_id, row.logprob, row.rank)
-        result.logprobs.setdefault(row.req, []).append(known)
 
 
 class RecordedExecutor:
@@ -72,6 +68,12 @@ class ForkedExecutor:
         self._steps = recording.steps
         self._rows = recording.rows()
         self._failures = _failures(recording)
+        self._stopped = {
+            event.req
+            for events in recording.steps.values()
+            for event in events
+            if event.kind == "req.finish" and event.data.reason == "stop"
+        }
         self._asked: list[tuple[str, int]] = []
         self._scripted = ScriptedExecutor(config, self._next_token)
 
@@ -87,19 +89,18 @@ class ForkedExecutor:
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         self._asked.clear()
-        self._scripted.execute_model(scheduler_output)  # it keeps count of who is how far
+        # Even where the recorded result is taken: it keeps count of who is how far.
+        said = self._scripted.execute_model(scheduler_output).sampled_token_ids
         if scheduler_output.step < self.at_step:
             return recorded_result(self._steps[scheduler_output.step])
-        result = ModelRunnerOutput(sampled_token_ids={})
+        result = ModelRunnerOutput(said)
         for req, index in self._asked:
-            message = self._failures.get((req, index))
-            if message is not None:
-                result.errors[req] = message
-            elif index < len(rows := self._rows.get(req, [])):
-                _say(result, rows[index])
-            else:
-                result.sampled_token_ids[req] = [counting_tokens(req, index)]
-                self.placeholders[req] = self.placeholders.get(req, 0) + 1
+            if (req, index) in self._failures:
+                result.errors[req] = self._failures[req, index]
+                result.sampled_token_ids.pop(req, None)
+            elif (row := self._row(req, index)) is not None and row.logprob is not None:
+                known = TokenLogprobs(row.token_id, row.logprob, row.rank or 0)
+                result.logprobs.setdefault(req, []).append(known)
         return result
 
     def shutdown(self) -> None:
@@ -107,7 +108,16 @@ class ForkedExecutor:
 
     def _next_token(self, req: str, index: int) -> int:
         self._asked.append((req, index))
-        return 0
+        if (row := self._row(req, index)) is not None:
+            return row.token_id
+        # A draft may have been right beyond the end of an output; nobody gets that token.
+        if (req, index) not in self._failures and req not in self._stopped:
+            self.placeholders[req] = self.placeholders.get(req, 0) + 1
+        return counting_tokens(req, index)
+
+    def _row(self, req: str, index: int) -> SampleRow | None:
+        rows = self._rows.get(req, [])
+        return rows[index] if index < len(rows) else None
 
 
 def _failures(recording: Recording) -> dict[tuple[str, int], str]:

@@ -136,17 +136,11 @@ def _check_that_it_suffices(trace: Trace, stream: str, events: list[Event]) -> N
             "it the requests and blocks that the rest goes on from. Record without a limit to what "
             "is kept"
         )
-    for event in events:
-        if event.kind == "req.arrive" and _redacted(event.data):
-            raise ReplayError(
-                f"{cannot}: it was redacted, so the tokens of {event.req} are not in it, and "
-                "without them no prefix can be found. Record without redaction"
-            )
-
-
-def _redacted(arrive: ReqArrive) -> bool:
-    """Ids that stand for no token are all that redaction leaves of a prompt."""
-    return any(token_id < 0 for token_id in arrive.prompt_token_ids)
+    if getattr(trace.header, "redacted", False):
+        raise ReplayError(
+            f"{cannot}: it was redacted, so what was said is not in it, and without the tokens no "
+            "prefix can be found. Record without redaction"
+        )
 
 
 def _is_last_word(event: Event) -> bool:

@@ -121,6 +121,7 @@ WORDS: dict[str, Say] = {
     "kv.touch": lambda r, d: f"{r} shares block {d.block}, now in {count(d.ref, 'table')}",
     "kv.evict": lambda r, d: f"block {d.block} is evicted for {r}",
     "kv.alloc": lambda r, d: f"{r} takes {_blocks(d.blocks)}",
+    "kv.reserve": lambda r, d: f"{r} has {_blocks(d.blocks)} set aside",
     "kv.cache": lambda r, d: f"{r} fills block {d.block}, hashed as {d.hash}",
     "kv.uncache": lambda r, d: f"the hash of block {d.block} is withdrawn ({d.reason.value})",
     "kv.free": lambda r, d: (
@@ -128,6 +129,9 @@ WORDS: dict[str, Say] = {
         f"{_blocks(d.back)} to its back"
     ),
     "kv.reset": lambda r, d: "the prefix cache is forgotten",
+    "spec.propose": lambda r, d: f"{count(len(d.token_ids), 'draft')} may follow {r}'s tokens",
+    "spec.accept": lambda r, d: f"{d.n} of {count(d.of, 'draft')} of {r} were right",
+    "spec.reject": lambda r, d: f"{count(d.n, 'token')} of {r} were run in vain ({d.why.value})",
     "batch.compose": lambda r, d: f"the batch is {_rows(d.rows)}",
     "exec.forward": lambda r, d: f"{count(d.tokens, 'token')} run through the model",
     "sample": lambda r, d: _sample(d),

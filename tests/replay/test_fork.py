@@ -46,6 +46,9 @@ KNOBS: dict[str, st.SearchStrategy[Any]] = {
     "long_prefill_token_threshold": st.integers(0, 5),
     "watermark": st.sampled_from([0.0, 0.2]),
     "admission": st.sampled_from(["full", "strict"]),
+    "speculative_ngram": st.integers(0, 3),
+    "prompt_lookup_min": st.just(1),
+    "prompt_lookup_max": st.integers(1, 4),
 }
 
 

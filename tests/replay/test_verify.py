@@ -14,7 +14,7 @@ from minivllm.replay.executors import RecordedExecutor
 from minivllm.replay.model import with_model
 from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
-from minivllm.trace.events import Event, RunError
+from minivllm.trace.events import Event, Header, RunError
 from minivllm.trace.file import Trace, read_trace, structural
 from minivllm.trace.gallery import gallery
 from tests.conftest import RunPython
@@ -172,9 +172,14 @@ def test_cut_at_the_front_says_that_it_cannot_be_verified() -> None:
 
 
 def test_redacted_says_that_it_cannot_be_verified() -> None:
-    altered = changed(tiny_pressure(), "req.arrive", prompt_token_ids=[-1] * 15)
-    with pytest.raises(ReplayError, match="redacted, so the tokens of r1 are not in it"):
-        recording_of(altered)
+    trace = tiny_pressure()
+
+    class Redacted(Header, frozen=True, kw_only=True):
+        redacted: bool = True
+
+    header = Redacted(**msgspec.structs.asdict(trace.header))
+    with pytest.raises(ReplayError, match="it was redacted, so what was said is not in it"):
+        recording_of(Trace(header, trace.events))
 
 
 def test_trace_without_an_engine_says_so() -> None:
