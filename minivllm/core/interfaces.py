@@ -113,7 +113,7 @@ class SchedulerInterface(Protocol):
     def add_request(self, request: Request) -> None: ...
 
     def set_config(self, config: Any) -> None:
-        """Other knobs from the next step on, each told by a ``run.knob`` (forks)."""
+        """Other knobs from the next step on (forks)."""
         ...
 
     def schedule(self) -> SchedulerOutput:

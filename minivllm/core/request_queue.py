@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from minivllm.request import Request
 
@@ -34,6 +34,12 @@ class RequestQueue(ABC):
     @abstractmethod
     def pop(self) -> Request:
         """Take the head."""
+
+    def line_up(self, requests: Iterable[Request]) -> RequestQueue:
+        """All of them, as if they arrived now, one after the other; returns the queue."""
+        for request in sorted(requests, key=lambda request: request.ordinal):
+            self.add(request)
+        return self
 
     def peek(self) -> Request:
         return self._requests[0]

@@ -21,7 +21,7 @@ part, or writes another that has what ``interfaces.py`` lists.
 
 from __future__ import annotations
 
-from minivllm.config import STEP_KNOBS, SchedulerConfig
+from minivllm.config import SchedulerConfig
 from minivllm.core.admission import Admission, Admitted, limit_tokens
 from minivllm.core.ends import Ends
 from minivllm.core.interfaces import KVManager, Shortage
@@ -67,20 +67,11 @@ class Scheduler:
         self.trace.emit(ev.ReqEnqueue, request.req_id, position=position)
 
     def set_config(self, config: SchedulerConfig) -> None:
-        """Other knobs from the next step on. A new policy lines up anew those who wait, as if they
-        arrived now, one after the other."""
+        """Other knobs from the next step on; those who wait line up anew for another policy."""
         old, self.config = self.config, config
         self.admission.config = self._drafts.config = config
         if config.policy != old.policy:
-            waiting, self.waiting = self.waiting, self.make_queue()
-            self._ends.waiting = self.waiting
-            for request in sorted(waiting, key=lambda request: request.ordinal):
-                self.waiting.add(request)
-        for name in STEP_KNOBS:
-            value = getattr(config, name)
-            if value != getattr(old, name):
-                queue = [r.req_id for r in self.waiting] if name == "policy" else None
-                self.trace.emit(ev.RunKnob, None, name=name, value=value, waiting=queue)
+            self.waiting = self._ends.waiting = self.make_queue().line_up(self.waiting)
 
     def schedule(self) -> SchedulerOutput:
         """Decide this step's batch, and count its tokens as computed."""

@@ -146,10 +146,15 @@ class EngineCore:
                 raise ConfigError(name, value, f"between two steps: {allowed}")
         config = make_config(self.config, **knobs)
         config.check_with_model_len(self.max_model_len)
-        self.config = config
+        old, self.config = self.config.scheduler, config
         self._begin_input()
         self.trace.emit(ev.CoreInput, None, op="set_knobs")
         self.scheduler.set_config(config.scheduler)
+        for name in STEP_KNOBS:
+            value = getattr(config.scheduler, name)
+            if value != getattr(old, name):
+                queue = [r.req_id for r in self.scheduler.waiting] if name == "policy" else None
+                self.trace.emit(ev.RunKnob, None, name=name, value=value, waiting=queue)
 
     def has_requests(self) -> bool:
         return bool(self.scheduler.requests)
