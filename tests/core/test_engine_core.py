@@ -355,6 +355,9 @@ def test_new_policy_lines_up_those_who_wait_by_its_own_order() -> None:
     engine.core.set_knobs(policy="fcfs")
     engine.check()
     assert engine_view(engine.core)["waiting"] == ["r2", "r3", "r4"]
+    engine.core.abort_request("p1", Reason.CLIENT)
+    engine.check()
+    assert engine_view(engine.core)["waiting"] == ["r2", "r4"]
 
 
 @pytest.mark.parametrize(

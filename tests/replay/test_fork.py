@@ -128,6 +128,26 @@ def test_policy_lines_up_anew_those_who_wait() -> None:
     assert [e.req for e in of_kind(made, "req.admit")] == ["r1", "r4", "r3", "r2"]
 
 
+def test_guessing_can_begin_in_the_middle_and_no_token_changes() -> None:
+    engine = Engine(lambda req, index: 7 + index % 3)
+    engine.add("a", 6, max_tokens=20)
+    trace = trace_of_engine(engine.run())
+    made = forked(trace, at_step=8, speculative_ngram=3)
+    assert min(e.step for e in of_kind(made, "spec.propose")) == 8
+    assert made.last_step < trace.last_step
+    assert output_of(made, "r1") == output_of(trace, "r1")
+
+
+def test_guess_that_is_right_beyond_the_end_needs_no_token() -> None:
+    """EOS was guessed: what would follow it is asked for, and belongs to nobody."""
+    engine = Engine(lambda req, index: [1, 2, 5][index])
+    engine.add("a", [1, 2, 5, 3, 4, 8], max_tokens=20, eos_token_id=5, ignore_eos=False)
+    trace = trace_of_engine(engine.run())
+    made = fork(recording_of(trace), {"speculative_ngram": 3})
+    assert [e.data.n for e in of_kind(as_trace(made), "spec.accept")] == [1]
+    assert made.placeholders == {} and end_of(as_trace(made), "r1") == ("stop", None, 3)
+
+
 def test_fork_of_a_fork_keeps_the_first_ones_knob() -> None:
     first = forked(tiny_pressure(), at_step=5, max_num_seqs=2)
     second = forked(first, at_step=9, watermark=0.3)

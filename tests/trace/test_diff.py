@@ -82,6 +82,13 @@ def test_knob_that_a_fork_changed_is_named_with_its_step() -> None:
     assert result.cause == ["max_num_seqs is 8 in A and 2 in B from step 5 on"]
 
 
+def test_knob_that_changes_after_the_divergence_is_no_cause() -> None:
+    late = forked(forked(tiny_pressure(), at_step=5, max_num_seqs=2), at_step=9, watermark=0.2)
+    result = compare(tiny_pressure(), late)
+    assert [pair.step for pair in result.knobs] == [5, 9]
+    assert result.cause == ["max_num_seqs is 8 in A and 2 in B from step 5 on"]
+
+
 def test_reason_that_changes_is_another_decision() -> None:
     trace = tiny_pressure()
     result = compare(trace, changed(trace, "sched.skip", reason=Reason.MAX_NUM_SEQS))
