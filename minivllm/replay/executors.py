@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from minivllm.config import EngineConfig
-from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput, TokenLogprobs
+from minivllm.core.scheduler_output import (
+    ModelRunnerOutput,
+    ProcessorEffect,
+    SampleDetail,
+    SchedulerOutput,
+    TokenLogprobs,
+)
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.replay.recording import Recording
 from minivllm.trace.events import Event, SampleRow
@@ -23,10 +29,25 @@ def recorded_result(events: list[Event]) -> ModelRunnerOutput:
         if event.kind == "sample":
             for row in event.data.rows:
                 result.sampled_token_ids.setdefault(row.req, []).append(row.token_id)
-                if row.logprob is not None and row.rank is not None:
-                    known = TokenLogprobs(row.token_id, row.logprob, row.rank)
-                    result.logprobs.setdefault(row.req, []).append(known)
+                _tell_more(result, row)
     return result
+
+
+def _tell_more(result: ModelRunnerOutput, row: SampleRow) -> None:
+    """What was recorded of a token besides its id."""
+    if row.logprob is not None and row.rank is not None:
+        known = TokenLogprobs(row.token_id, row.logprob, row.rank)
+        result.logprobs.setdefault(row.req, []).append(known)
+    if row.before:
+        detail = SampleDetail(
+            before=[(one.token_id, one.logprob or 0.0) for one in row.before],
+            after=[(one.token_id, one.probability or 0.0) for one in row.after],
+            effects=[
+                ProcessorEffect(effect.name, effect.masked, effect.count, effect.token_ids)
+                for effect in row.processors
+            ],
+        )
+        result.details.setdefault(row.req, []).append(detail)
 
 
 class RecordedExecutor:
@@ -98,9 +119,8 @@ class ForkedExecutor:
             if (req, index) in self._failures:
                 result.errors[req] = self._failures[req, index]
                 result.sampled_token_ids.pop(req, None)
-            elif (row := self._row(req, index)) is not None and row.logprob is not None:
-                known = TokenLogprobs(row.token_id, row.logprob, row.rank or 0)
-                result.logprobs.setdefault(req, []).append(known)
+            elif (row := self._row(req, index)) is not None:
+                _tell_more(result, row)
         return result
 
     def shutdown(self) -> None:

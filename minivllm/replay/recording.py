@@ -175,7 +175,7 @@ def _message(arrive: ReqArrive) -> EngineCoreRequest:
     return EngineCoreRequest(
         request_id=arrive.request_id,
         prompt_token_ids=arrive.prompt_token_ids,
-        sampling_params=msgspec.convert(arrive.params, SamplingParams),
+        sampling_params=msgspec.convert(arrive.params, SamplingParams, str_keys=True),
         eos_token_id=arrive.eos_token_id,
         priority=arrive.priority,
         cache_salt=arrive.cache_salt,
@@ -190,5 +190,9 @@ def _texts(steps: dict[int, list[Event]]) -> dict[int, str]:
             if event.kind == "req.arrive":
                 texts.update(zip(event.data.prompt_token_ids, event.data.texts, strict=False))
             elif event.kind == "sample":
-                texts.update((row.token_id, row.text) for row in event.data.rows)
+                for row in event.data.rows:
+                    texts[row.token_id] = row.text
+                    texts.update((c.token_id, c.text) for c in [*row.before, *row.after])
+                    for effect in row.processors:
+                        texts.update(zip(effect.token_ids, effect.texts, strict=False))
     return texts

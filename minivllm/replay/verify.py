@@ -170,7 +170,8 @@ def _without_logprobs(event: Event) -> dict[str, Any]:
     fields = structural_fields(event)
     if event.kind == "sample":
         for row in fields["data"]["rows"]:
-            del row["logprob"], row["rank"]
+            for name in ("logprob", "rank", "before", "after", "processors"):
+                row.pop(name, None)
     return fields
 
 

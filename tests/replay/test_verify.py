@@ -8,8 +8,16 @@ import msgspec
 import pytest
 
 from minivllm.core.scheduler import Scheduler
+from minivllm.core.scheduler_output import (
+    ModelRunnerOutput,
+    ProcessorEffect,
+    SampleDetail,
+    SchedulerOutput,
+    TokenLogprobs,
+)
 from minivllm.engine.engine_core import EngineCore
 from minivllm.errors import ModelError, ReplayError
+from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.replay.executors import RecordedExecutor
 from minivllm.replay.model import with_model
 from minivllm.replay.recording import read_recording
@@ -18,9 +26,12 @@ from minivllm.trace.events import Event, Header, RunError
 from minivllm.trace.file import Trace, read_trace, structural
 from minivllm.trace.gallery import gallery
 from tests.conftest import RunPython
+from tests.core.builders import HEADER, Engine
+from tests.helpers import events_of
 from tests.replay.builders import (
     changed,
     end_of,
+    forked,
     of_kind,
     recording_of,
     served_run,
@@ -200,6 +211,34 @@ def test_input_of_a_later_version_is_an_answer() -> None:
     difference = verify(recording_of(Trace(trace.header, events))).difference
     assert difference is not None and difference.step == 2
     assert difference.failure is not None and "of a later version" in difference.failure
+
+
+# --- more than a token ---------------------------------------------------------------------------
+
+
+class Detailed(ScriptedExecutor):
+    """Tells of each token what trace level ``sampling`` does."""
+
+    def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        result = super().execute_model(scheduler_output)
+        for req, (token_id,) in result.sampled_token_ids.items():
+            result.logprobs[req] = [TokenLogprobs(token_id, -0.25, 1)]
+            masked = ProcessorEffect("bad_words", True, 1, [7])
+            detail = SampleDetail([(token_id, -0.25), (7, -1.5)], [(token_id, 1.0)], [masked])
+            result.details[req] = [detail]
+        return result
+
+
+def test_what_the_sampler_did_verifies_and_goes_into_a_fork() -> None:
+    engine = Engine(executor=Detailed)
+    engine.add("a", 6, max_tokens=4, logit_bias={7: 1.5})
+    engine.add("b", 8, max_tokens=4)
+    trace = Trace(HEADER, events_of(engine.run().trace))
+    rows = [row for event in of_kind(trace, "sample") for row in event.data.rows]
+    assert rows[0].before[1].token_id == 7 and rows[0].processors[0].name == "bad_words"
+    verified(trace)
+    made = forked(trace, at_step=2, max_num_seqs=1)
+    assert [row for event in of_kind(made, "sample") for row in event.data.rows] == rows
 
 
 # --- several engines -----------------------------------------------------------------------------
