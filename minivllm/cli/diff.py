@@ -36,10 +36,11 @@ def diff(a: str, b: str, as_json: bool) -> int:
 
 
 def compare_engines(a: Trace, b: Trace) -> dict[str, Comparison]:
-    """Stream → comparison; one that only one run has counts as not comparable."""
+    """Engine → comparison; one that only one trace has is not comparable."""
+    ours, theirs = a.lives(), b.lives()
+    nothing = Trace(a.header, [])
     return {
-        stream: compare(a.of_engine(stream), b.of_engine(stream))
-        for stream in dict.fromkeys([*a.engines, *b.engines])
+        name: compare(ours.get(name, nothing), theirs.get(name, nothing)) for name in ours | theirs
     }
 
 

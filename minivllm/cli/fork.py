@@ -77,8 +77,8 @@ def fork(
     values = parse_knobs(knobs or [])
     path = find_recording(file)
     original = read_trace(path)
-    if len(original.engines) > 1:
-        raise ConfigError("FILE", file, "a run of one engine: a fork is one engine's run")
+    if len(original.lives()) > 1:
+        raise ConfigError("FILE", file, "a trace of one engine that was started once")
     recording = read_recording(original, original.engines[0] if original.engines else "engine0")
     if out is None:
         name = path.name.removesuffix(".gz").removesuffix(SUFFIX).removesuffix(".jsonl")

@@ -23,7 +23,7 @@ def check_tokens(tokens: str) -> None:
 
 
 def verify(path: Path, tokens: str, model: str | None) -> int:
-    """Verify each engine's stream of a trace; returns the exit status."""
+    """Verify each engine's run in a trace; returns the exit status."""
     from minivllm.errors import ReplayError
     from minivllm.replay.model import with_model
     from minivllm.replay.recording import read_recording
@@ -37,8 +37,9 @@ def verify(path: Path, tokens: str, model: str | None) -> int:
     if not trace.engines:
         raise ReplayError(f"{path} cannot be run again: it has no engine's events")
     status = 0
-    for stream in trace.engines:
-        recording = read_recording(trace, stream)
+    lives = trace.lives()
+    for name, life in lives.items():
+        recording = read_recording(life, life.engines[0])
         if tokens == "recompute":
             executor, text = with_model(recording, model)
             verdict = verify_recording(recording, executor, text, with_logprobs=False)
@@ -49,8 +50,7 @@ def verify(path: Path, tokens: str, model: str | None) -> int:
                 )
         else:
             verdict = verify_recording(recording)
-        name = path.name if len(trace.engines) == 1 else f"{path.name}, {stream}"
-        _print(name, verdict, tokens)
+        _print(path.name if len(lives) == 1 else f"{path.name}, {name}", verdict, tokens)
         status = max(status, 0 if verdict.difference is None else 1)
     return status
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,17 @@ class Trace:
         first = self.engines[0] if self.engines else None
         return [event for event in self.events if event.stream == first]
 
-    def of_engine(self, stream: str) -> Trace:
-        """The part of the trace that one engine told."""
-        events = [event for event in self.events if event.stream == stream]
-        return Trace(self.header, events, self.name)
+    def lives(self) -> dict[str, Trace]:
+        """The runs in this trace, by name: one for each engine (``engine0``), and one more each
+        time an engine was started anew (``engine0, life 2``), with a ``run.config`` of its own."""
+        runs: dict[str, Trace] = {}
+        for stream in self.engines:
+            events = [event for event in self.events if event.stream == stream]
+            begins = [i for i, event in enumerate(events) if event.kind == "run.config"][1:]
+            for life, (at, end) in enumerate(pairwise([0, *begins, len(events)]), start=1):
+                name = stream if life == 1 else f"{stream}, life {life}"
+                runs[name] = Trace(self.header, events[at:end], self.name)
+        return runs
 
     @cached_property
     def steps(self) -> dict[int, list[Event]]:

@@ -260,6 +260,14 @@ def test_each_engine_is_verified_by_itself() -> None:
     assert [v.recording.last_step for v in verdicts] == [17, 13]
 
 
+def test_each_life_of_an_engine_is_verified_by_itself() -> None:
+    first, second = tiny_pressure(), tiny_pressure(num_kv_blocks=24)
+    trace = Trace(first.header, [*first.events, *second.events])
+    lives = trace.lives()
+    assert list(lives) == ["engine0", "engine0, life 2"]
+    assert [verified(life).recording.last_step for life in lives.values()] == [17, 13]
+
+
 # --- the same bytes in another process -----------------------------------------------------------
 
 DIGEST = """
