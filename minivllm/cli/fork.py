@@ -61,7 +61,7 @@ def fork(
     Examples: minivllm fork tiny-pressure --set num_kv_blocks=24
               minivllm fork run.jsonl --at-step 8 --set max_num_seqs=2 -o fork.jsonl
     """
-    from minivllm.cli.diff import lines
+    from minivllm.cli.trace_diff import lines
     from minivllm.cli.verify import check_tokens
     from minivllm.replay.fork import fork as run_fork
     from minivllm.replay.fork import parse_knobs

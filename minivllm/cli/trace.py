@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from minivllm.cli.options import engine_flags
+from minivllm.cli.trace_diff import diff
 from minivllm.errors import ConfigError, MissingExtraError
+from minivllm.trace.gallery import find_recording
 
 if TYPE_CHECKING:
     from minivllm.trace.file import Trace
@@ -21,8 +23,14 @@ app = typer.Typer(
     help="Record, count, print, compare and describe traces.",
 )
 
-_TRACE = "A trace: .jsonl, or packed as .jsonl.gz, or a gallery name."
-TraceFile = Annotated[str, typer.Argument(metavar="FILE", help=_TRACE)]
+TraceFile = Annotated[
+    Path,
+    typer.Argument(
+        parser=find_recording,
+        metavar="FILE",
+        help="A trace: .jsonl, or packed as .jsonl.gz, or a gallery name.",
+    ),
+]
 
 
 @app.command("record")
@@ -94,12 +102,10 @@ def _model_parts(engine: dict[str, Any]) -> tuple[Any, Any]:
 def stats(file: TraceFile) -> None:
     """Count what happened in a run: steps, tokens, prefix hits, evictions, preemptions."""
     from minivllm.trace.file import read_trace
-    from minivllm.trace.gallery import find_recording
 
-    path = find_recording(file)
-    trace = read_trace(path)
+    trace = read_trace(file)
     header = trace.header
-    typer.echo(f"{header.name or path.name}  {header.schema}  {header.engine_version}")
+    typer.echo(f"{header.name or file.name}  {header.schema}  {header.engine_version}")
     for name, value in _numbers(trace).items():
         typer.echo(f"  {name:<28}{value:>10}")
     typer.echo("\nevents by kind")
@@ -143,9 +149,8 @@ def cat(
     import msgspec
 
     from minivllm.trace.file import read_trace
-    from minivllm.trace.gallery import find_recording
 
-    for event in read_trace(find_recording(file)).events:
+    for event in read_trace(file).events:
         group = event.kind.split(".")[0]
         if kind and event.kind not in kind and group not in kind:
             continue
@@ -157,23 +162,7 @@ def cat(
         )
 
 
-@app.command("diff")
-def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help=_TRACE)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another, of the same requests.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
-) -> None:
-    """Where two runs first decide otherwise, and because of what.
-
-    A decision is who runs and how much, why others do not, who gives way, who ends. Which blocks
-    were taken is none. Status 0: the same; 1: different; 2: not comparable.
-
-    \b
-    Example: minivllm trace diff tiny-pressure roomy.jsonl
-    """
-    from minivllm.cli.diff import diff as diff_files
-
-    raise typer.Exit(diff_files(a, b, as_json))
+app.command("diff")(diff)
 
 
 @app.command("schema")

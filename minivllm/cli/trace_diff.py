@@ -1,42 +1,68 @@
-"""What ``minivllm trace diff`` prints, of a comparison that ``trace/diff.py`` made."""
+"""``minivllm trace diff``: where two runs first decide otherwise, and because of what. No torch."""
 
 from __future__ import annotations
 
-import msgspec
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-from minivllm.trace.diff import Comparison, Side, compare
-from minivllm.trace.file import Trace, read_trace
-from minivllm.trace.gallery import find_recording
 from minivllm.trace.words import count, knob_value
+
+if TYPE_CHECKING:
+    from minivllm.trace.diff import Comparison, Side
+    from minivllm.trace.file import Trace
 
 SAME, DIFFERENT, NOT_COMPARABLE = 0, 1, 2
 
 
-def diff(a: str, b: str, as_json: bool) -> int:
-    """Compare two traces, engine by engine; returns the exit status."""
+def diff(
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A trace: .jsonl, or packed as .jsonl.gz, or a gallery name."
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another, of the same requests.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Where two runs first decide otherwise, and because of what.
+
+    A decision is who runs and how much, why others do not, who gives way, who ends. Which blocks
+    were taken is none. Status 0: the same; 1: different; 2: not comparable.
+
+    \b
+    Example: minivllm trace diff tiny-pressure roomy.jsonl
+    """
+    import msgspec
+
+    from minivllm.trace.file import read_trace
+    from minivllm.trace.gallery import find_recording
+
     traces = [read_trace(find_recording(file)) for file in (a, b)]
     results = compare_engines(*traces)
     if as_json:
         document = {
-            stream: {"same": result.same, **msgspec.to_builtins(result)}
-            for stream, result in results.items()
+            name: {"same": result.same, **msgspec.to_builtins(result)}
+            for name, result in results.items()
         }
         typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
     else:
         for name, file, trace in zip("AB", (a, b), traces, strict=True):
             fork = f", forked from {trace.header.forked_from}" if trace.header.forked_from else ""
             typer.echo(f"{name}  {file}  ({count(trace.last_step, 'step')}{fork})")
-        for stream, result in results.items():
+        for name, result in results.items():
             if len(results) > 1:
-                typer.echo(f"\n{stream}")
+                typer.echo(f"\n{name}")
             for line in lines(result):
                 typer.echo(line)
-    return max((status(result) for result in results.values()), default=NOT_COMPARABLE)
+    raise typer.Exit(max((status(result) for result in results.values()), default=NOT_COMPARABLE))
 
 
 def compare_engines(a: Trace, b: Trace) -> dict[str, Comparison]:
     """Engine → comparison; one that only one trace has is not comparable."""
+    from minivllm.trace.diff import compare
+    from minivllm.trace.file import Trace
+
     ours, theirs = a.lives(), b.lives()
     nothing = Trace(a.header, [])
     return {
