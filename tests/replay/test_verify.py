@@ -188,7 +188,7 @@ def test_redacted_says_that_it_cannot_be_verified() -> None:
     class Redacted(Header, frozen=True, kw_only=True):
         redacted: bool = True
 
-    header = Redacted(**msgspec.structs.asdict(trace.header))
+    header = Redacted(**{**msgspec.structs.asdict(trace.header), "redacted": True})
     with pytest.raises(ReplayError, match="it was redacted, so what was said is not in it"):
         recording_of(Trace(header, trace.events))
 
