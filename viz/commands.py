@@ -1,4 +1,4 @@
-"""Commands: what the local driver may ask of the live engine, one at a time, in order.
+"""Commands: what the local driver may ask of the live engine and of the workbench, in order.
 
 A socket handler only checks and queues; the work is done on a thread of its own, since tokenising
 a prompt or waiting for the engine must hold up nobody. The answer goes back through the hub.
@@ -36,6 +36,25 @@ class LiveEngine(Protocol):
         """Queue a workload that comes with the package; returns the request ids."""
         ...
 
+    def set_knobs(self, knobs: dict[str, Any]) -> None:
+        """Change knobs of the scheduler from the next step on. Raises ConfigError."""
+        ...
+
+
+class Workbench(Protocol):
+    """Runs scenarios with given tokens, so that a knob can be tried with no engine."""
+
+    def knobs(self) -> list[dict[str, Any]]:
+        """What may be set: ``name``, ``flag``, ``group``, ``help``, ``default``, ``live`` (may it
+        change between two steps?), and ``choices`` or ``kind`` (``int`` | ``float`` | ``bool``)."""
+        ...
+
+    def scenarios(self) -> list[str]: ...
+
+    def simulate(self, scenario: str, knobs: dict[str, Any]) -> TraceLog:
+        """Run a scenario on the real scheduler and pool. Raises ScenarioError, ConfigError."""
+        ...
+
 
 class BadCommand(MiniVLLMError, ValueError):
     """A command that does not exist, or whose argument is not allowed."""
@@ -71,8 +90,13 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
         if not isinstance(value, str):
             raise BadCommand(f"workload: got {value!r}; allowed: the name of a workload")
         return engine.run_workload(value)
+    if op == "knobs":
+        if not isinstance(value, dict) or not value:
+            raise BadCommand(f"knobs: got {value!r}; allowed: names with their new values")
+        return engine.set_knobs(value)
     raise BadCommand(
-        f"unknown command {op!r}; allowed: pause, resume, step, rate, submit, workload"
+        f"unknown command {op!r}; allowed: pause, resume, step, rate, submit, workload, knobs, "
+        "simulate"
     )
 
 
@@ -82,9 +106,11 @@ class CommandThread:
     def __init__(
         self,
         engine: Callable[[], LiveEngine | None],
+        simulate: Callable[[Any], str],
         answer: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        self._engine, self._answer = engine, answer
+        """``simulate`` carries out the one command that needs no engine."""
+        self._engine, self._simulate, self._answer = engine, simulate, answer
         self._queue: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=256)
         self._thread: threading.Thread | None = None
 
@@ -108,12 +134,15 @@ class CommandThread:
             self.handle(*item)
 
     def handle(self, sid: str, command: dict[str, Any]) -> None:
-        engine = self._engine()
-        if engine is None:
+        engine, simulating = self._engine(), command.get("op") == "simulate"
+        if engine is None and not simulating:
             self._refuse(sid, command, "the engine is not ready yet; watch its state at the top")
             return
         try:
-            value = perform(engine, command)
+            if simulating or engine is None:
+                value = self._simulate(command.get("value"))
+            else:
+                value = perform(engine, command)
         except MiniVLLMError as error:
             self._refuse(sid, command, str(error))
         except Exception as error:  # the thread must live to carry out the next command

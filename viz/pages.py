@@ -6,6 +6,7 @@
     GET /api/runs/ID/events?stream=&from=&to=
     GET /api/runs/ID/snapshot?stream=  state at the latest whole step, for a page that came late
     GET /api/runs/ID/tour              the guided stops of a recording
+    GET /api/workbench                 scenarios and knobs to run them with
 
 Everything is served from this origin, and the page may load nothing else: see
 :func:`content_security_policy`.
@@ -23,6 +24,7 @@ from flask import Flask, Response, abort, jsonify, redirect, request
 
 from minivllm.errors import TraceError
 from viz.access import COOKIE, Access
+from viz.commands import Workbench
 from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run
 
 STATIC = Path(__file__).parent / "static"
@@ -40,7 +42,9 @@ def content_security_policy(html: str) -> str:
     )
 
 
-def add_pages(app: Flask, catalogue: Catalogue, access: Access) -> None:
+def add_pages(
+    app: Flask, catalogue: Catalogue, access: Access, workbench: Workbench | None = None
+) -> None:
     html = (STATIC / "index.html").read_text(encoding="utf-8")
     policy = content_security_policy(html)
 
@@ -111,6 +115,14 @@ def add_pages(app: Flask, catalogue: Catalogue, access: Access) -> None:
     @app.get("/api/runs/<run_id>/tour")
     def tour(run_id: str) -> Response:
         return jsonify(find_run(run_id).tour())
+
+    @app.get("/api/workbench")
+    def workbench_offers() -> Response:
+        if not access.may_look(request):
+            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
+        if workbench is None:
+            return jsonify({"knobs": [], "scenarios": []})
+        return jsonify({"knobs": workbench.knobs(), "scenarios": workbench.scenarios()})
 
     @app.errorhandler(TraceError)
     def broken_trace(error: TraceError) -> Response:

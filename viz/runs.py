@@ -24,6 +24,9 @@ from viz.hues import HueAssigner
 
 MAX_EVENTS_PER_ANSWER = 5000
 
+SIMULATED_KEPT = 16
+"""Simulated runs that stay in memory."""
+
 FINISHED_KEPT = 256
 """Finished requests that the snapshot of a live run still has."""
 """Events in one answer of the history; about 1 MB of JSON, 20 ms to parse in a browser."""
@@ -114,13 +117,13 @@ class RecordedRun:
 
 
 class LiveRun:
-    """The run of an engine in this process; it grows while it is watched."""
+    """A run in this process: of an engine (it grows while it is watched), or a simulated one,
+    which has ended and is shown as ``recorded``."""
 
-    kind = "live"
-
-    def __init__(self, run_id: str, log: TraceLog) -> None:
+    def __init__(self, run_id: str, log: TraceLog, kind: str = "live") -> None:
         self.id = run_id
         self.log = log
+        self.kind = kind
 
     def epoch(self) -> str:
         return self.log.header.run_id
@@ -187,6 +190,7 @@ class Catalogue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: dict[str, Run] = {}
+        self._used: dict[str, int] = {}
         self._snapshots: dict[tuple[str, str], Snapshots] = {}
 
     def add_file(self, path: Path | str) -> str:
@@ -194,14 +198,27 @@ class Catalogue:
         path = Path(path)
         if not path.is_file():
             raise TraceError(f"{path}: no such trace file")
-        slug = re.sub(r"[^a-z0-9]+", "-", run_name(path).lower()).strip("-") or "run"
         with self._lock:
-            run_id, n = slug, 1
-            while run_id in self._runs or run_id == "live":
-                n += 1
-                run_id = f"{slug}-{n}"
+            run_id = self._free_id(run_name(path))
             self._runs[run_id] = RecordedRun(run_id, path)
         return run_id
+
+    def add_simulated(self, log: TraceLog) -> str:
+        """Offer a run that has ended, from memory; of many only the newest are kept."""
+        with self._lock:
+            simulated = [r.id for r in self._runs.values() if isinstance(r, LiveRun)]
+            for old in [name for name in simulated if name != "live"][: 1 - SIMULATED_KEPT]:
+                del self._runs[old]
+            run_id = self._free_id(log.header.name)
+            self._runs[run_id] = LiveRun(run_id, log, kind="recorded")
+        return run_id
+
+    def _free_id(self, name: str) -> str:
+        """``tiny-pressure``, ``tiny-pressure-2``, … Ids are not used again: a page may hold one."""
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+        number = self._used[slug] = self._used.get(slug, 0) + 1
+        run_id = slug if number == 1 and slug != "live" else f"{slug}-{number}"
+        return self._free_id(name) if run_id in self._runs else run_id
 
     def put_live(self, run: LiveRun) -> None:
         """Offer a live run, in place of an earlier one of the same id (an engine restarted)."""

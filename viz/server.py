@@ -19,7 +19,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from minivllm.setup.progress import EngineStatus, StatusBoard
 from viz.access import Access, is_loopback
-from viz.commands import CommandThread, LiveEngine
+from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
 from viz.pages import STATIC, add_pages
 from viz.protocol import Hub
 from viz.runs import Catalogue, LiveRun
@@ -30,16 +30,25 @@ LIVE_RUN = "live"
 class BoardApp(Flask):
     """A Flask app with the dashboard in it. Make one with :func:`create_app`."""
 
-    def __init__(self, catalogue: Catalogue, status: StatusBoard | None, access: Access) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        status: StatusBoard | None,
+        access: Access,
+        workbench: Workbench | None = None,
+    ) -> None:
         super().__init__("viz", static_folder=str(STATIC), static_url_path="/static")
         self.catalogue, self.status, self.access = catalogue, status, access
+        self.workbench = workbench
         self.engine: LiveEngine | None = None
         self.socketio = SocketIO(
             self, async_mode="threading", serve_client=False, max_http_buffer_size=512 * 1024
         )
         self.hub = Hub(catalogue, self.socketio.emit)
         self.commands = CommandThread(
-            lambda: self.engine, lambda sid, result: self.hub.send("result", result, to=sid)
+            lambda: self.engine,
+            self.simulate,
+            lambda sid, result: self.hub.send("result", result, to=sid),
         )
         self._detach_all: list[Callable[[], None]] = []
         self._detach_log: list[Callable[[], None]] = []
@@ -55,6 +64,18 @@ class BoardApp(Flask):
         self.tell_gate()
         self.hub.run_changed(LIVE_RUN)
         self.hub.send("runs", {"live": True})
+
+    def simulate(self, wish: Any) -> str:
+        """Run ``{"scenario": name, "knobs": {…}}`` with given tokens; returns the new run's id."""
+        if self.workbench is None:
+            raise BadCommand("simulate: this dashboard only shows runs")
+        fields = wish if isinstance(wish, dict) else {}
+        scenario, knobs = fields.get("scenario"), fields.get("knobs")
+        if not isinstance(scenario, str) or not isinstance(knobs, dict):
+            raise BadCommand(f"simulate: got {wish!r}; allowed: a scenario's name and knobs")
+        run_id = self.catalogue.add_simulated(self.workbench.simulate(scenario, knobs))
+        self.hub.send("runs", {})
+        return run_id
 
     def tell_gate(self, to: str | None = None) -> None:
         """Whether the live engine runs or is held, and its pace."""
@@ -89,20 +110,22 @@ def create_app(
     status: StatusBoard | None = None,
     join_code: str | None = None,
     code_for_all: bool = False,
+    workbench: Workbench | None = None,
 ) -> BoardApp:
     """The dashboard over these trace files.
 
     ``status``: how far the engine is, if one is to come.
     ``join_code``: what viewers from other machines must know; None: they are turned away.
     ``code_for_all``: those at this machine must know it, too.
+    ``workbench``: runs scenarios with other knobs, where that is offered.
     Raises TraceError when a file is missing; one that is broken says so when it is opened.
     """
     catalogue = Catalogue()
     for path in traces:
         catalogue.add_file(path)
     access = Access(join_code, code_for_all)
-    app = BoardApp(catalogue, status, access)
-    add_pages(app, catalogue, access)
+    app = BoardApp(catalogue, status, access, workbench)
+    add_pages(app, catalogue, access, workbench)
     add_socket(app)
     for blueprint in blueprints:
         app.register_blueprint(blueprint)

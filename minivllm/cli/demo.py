@@ -56,6 +56,7 @@ def demo(
     model are installed, if they are not there yet, and the engine is started: eight prompts that
     share a prefix then run in the page at 2 steps a second. Ctrl-C ends everything.
     """
+    from minivllm.cli.workbench import ScenarioBench
     from minivllm.setup.bootstrap import engine_is_installed
     from minivllm.setup.environment import Environment
     from minivllm.setup.progress import EngineStatus, StatusBoard, TerminalReporter
@@ -69,7 +70,8 @@ def demo(
         )
     installed = engine_is_installed(Environment())
     board = StatusBoard(EngineStatus.loading() if installed else EngineStatus.installing())
-    app = create_app([RECORDING], status=board if live else None)
+    bench = ScenarioBench()
+    app = create_app([RECORDING], status=board if live else None, workbench=bench)
     background = Background(app, board, engine)
     unwatch: Callable[[], None] = lambda: None  # noqa: E731
     with until_interrupted() as stop:

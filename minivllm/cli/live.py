@@ -62,6 +62,10 @@ class DashboardEngine:
             self._send(prompt, params, names[-1], request.priority)
         return names
 
+    def set_knobs(self, knobs: dict[str, Any]) -> None:
+        """Change knobs of the scheduler from the next step on. Raises ConfigError."""
+        self.llm.set_knobs(**knobs)
+
     def _send(self, prompt: Any, params: SamplingParams, name: str, priority: int = 0) -> None:
         # Nobody reads the stream: the one output that it gets, at its end, is dropped with it.
         self.llm.stream(prompt, params, name, kind=OutputKind.FINAL_ONLY, priority=priority)

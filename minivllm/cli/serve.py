@@ -15,7 +15,16 @@ from minivllm.cli.serving import check_port, until_interrupted, wait
 
 # Endpoints of the dashboard that need no API key: the page itself, and its data and socket, which
 # have an access rule of their own (this machine, or the join code).
-PAGE_ENDPOINTS = ("index", "icon", "static", "list_runs", "events", "snapshot", "tour")
+PAGE_ENDPOINTS = (
+    "index",
+    "icon",
+    "static",
+    "list_runs",
+    "events",
+    "snapshot",
+    "tour",
+    "workbench_offers",
+)
 
 
 @engine_flags
@@ -56,6 +65,7 @@ def serve(
     """
     from minivllm.api.server import create_blueprint, make_http_server
     from minivllm.cli.live import DashboardEngine
+    from minivllm.cli.workbench import ScenarioBench
     from minivllm.config import ModelConfig, make_config
     from minivllm.engine.async_llm import AsyncLLM
     from minivllm.setup.progress import EngineStatus, StatusBoard
@@ -87,6 +97,7 @@ def serve(
                 status=StatusBoard(EngineStatus.ready()),
                 join_code=join_code,
                 code_for_all=bool(api_key),
+                workbench=ScenarioBench(),
             )
             server = make_http_server(app, host, port)
             app.attach_engine(DashboardEngine(llm, gate))

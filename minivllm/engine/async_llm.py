@@ -80,6 +80,13 @@ class AsyncLLM:
         self._thread = threading.Thread(target=self._read_outputs, name="outputs", daemon=True)
         self._thread.start()
 
+    def set_knobs(self, **knobs: Any) -> None:
+        """Change knobs of the scheduler (``config.STEP_KNOBS``) from the next step on.
+
+        Raises ConfigError, and changes nothing then.
+        """
+        self.client.set_knobs(**knobs)
+
     # --- for callers -----------------------------------------------------------------------------
 
     async def generate(

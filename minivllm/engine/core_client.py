@@ -43,6 +43,10 @@ class EngineCoreClient(Protocol):
         """
         ...
 
+    def set_knobs(self, **knobs: Any) -> None:
+        """Change knobs of the scheduler from the next step on. Raises ConfigError."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """``max_model_len``, ``num_kv_blocks``, ``block_size`` … as the running core has them."""
         ...
@@ -83,6 +87,10 @@ class InprocClient:
 
     def reset_prefix_cache(self) -> None:
         self._send(self.core.reset_prefix_cache)
+
+    def set_knobs(self, **knobs: Any) -> None:
+        self.core.check_knobs(**knobs)  # here, where the caller hears of it
+        self._send(partial(self.core.set_knobs, **knobs))
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
         try:

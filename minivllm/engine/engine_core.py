@@ -134,18 +134,23 @@ class EngineCore:
         self.trace.emit(ev.CoreInput, None, op="reset_prefix_cache")
         return self.kv.pool.reset_prefix_cache()
 
-    def set_knobs(self, **knobs: Any) -> None:
-        """Change knobs of the scheduler from the next step on (``fork`` does).
-
-        Raises ConfigError, and changes nothing then, for a bad value and for what only a start can
-        change.
-        """
+    def check_knobs(self, **knobs: Any) -> EngineConfig:
+        """The configuration with these knobs. Raises ConfigError for a bad value and for what only
+        a start can change. May be called from any thread."""
         for name, value in knobs.items():
             if name not in STEP_KNOBS:
                 allowed = f"{', '.join(STEP_KNOBS)} (the rest can change at the start only)"
                 raise ConfigError(name, value, f"between two steps: {allowed}")
         config = make_config(self.config, **knobs)
         config.check_with_model_len(self.max_model_len)
+        return config
+
+    def set_knobs(self, **knobs: Any) -> None:
+        """Change knobs of the scheduler from the next step on (a fork does, and the dashboard).
+
+        Raises ConfigError, and changes nothing then; see :meth:`check_knobs`.
+        """
+        config = self.check_knobs(**knobs)
         old, self.config = self.config.scheduler, config
         self._begin_input()
         self.trace.emit(ev.CoreInput, None, op="set_knobs")

@@ -75,5 +75,8 @@ class ScriptedEngine:
         shared = "You are a kind and patient teacher . Question :"
         return [self.submit(f"{shared} number {i} ?") for i in range(1, 9)]
 
+    def set_knobs(self, knobs: dict[str, Any]) -> None:
+        self.client.set_knobs(**knobs)
+
     def close(self) -> None:
         self.client.shutdown()

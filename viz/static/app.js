@@ -115,6 +115,8 @@ board.remember = (key, value) => localStorage.setItem(`minivllm.${key}`, value);
 
 board.recall = (key) => localStorage.getItem(`minivllm.${key}`);
 
+board.refreshRuns = () => runs.refresh();
+
 board.openRun = (id, place) => runs.open(id, place);
 
 board.focusPrompt = () => root.querySelector(".prompt textarea").focus();

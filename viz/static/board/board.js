@@ -11,6 +11,7 @@ import { story } from "#core/story.js";
 import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
 import { EngineLink } from "#board/engine.js";
+import { Knobs } from "#board/knobs.js";
 import { Focus } from "#board/focus.js";
 import { Travel } from "#board/travel.js";
 
@@ -23,12 +24,13 @@ export class Board {
     this.focus = new Focus(this);
     this.travel = new Travel(this);
     this.engine = new EngineLink(this);
+    this.knobs = new Knobs(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.store = null;
     this.tour = null; // a Tour, where the run has one
     this.wanted = null; // the place a link asks for, until its step is here
-    this.panel = null; // help | find | tables
+    this.panel = null; // help | find | knobs | tables
     this.query = "";
     this.problem = null; // {what, cause, red, action}
     this.idle = false;
@@ -43,6 +45,7 @@ export class Board {
     this.say = () => {};
     this.cutBack = () => {};
     this.openRun = async () => {};
+    this.refreshRuns = async () => {};
     this.remember = () => {};
     this.recall = () => null;
     this.resized = () => {};

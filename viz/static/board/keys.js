@@ -51,6 +51,7 @@ function actionFor(board, event, root) {
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
     p: () => board.enlarge(!board.enlarged),
+    x: () => board.knobs.open(),
   };
   return single[key.length === 1 ? key.toLowerCase() : key] ?? null;
 }

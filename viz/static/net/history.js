@@ -9,6 +9,7 @@ async function getJson(path) {
   return body;
 }
 
+export const loadWorkbench = () => getJson("/api/workbench");
 export const listRuns = () => getJson("/api/runs");
 export const loadRun = (run) => getJson(`/api/runs/${encodeURIComponent(run)}`);
 export const loadTour = (run) => getJson(`/api/runs/${encodeURIComponent(run)}/tour`);

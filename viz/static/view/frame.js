@@ -14,6 +14,7 @@ export function topBar(board) {
     ${runPicker(board)}
     ${runPill(board)}
     <span class="space"></span>
+    ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { text: html`<kbd>X</kbd> knobs` })}
     ${keyButton("find", "/", () => board.open("find"), { text: html`<kbd>/</kbd> find` })}
     ${keyButton("help and legend", "?", () => board.open("help"), { text: html`<kbd>?</kbd> help` })}
     ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd>◐</kbd> theme` })}

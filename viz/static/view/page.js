@@ -5,6 +5,7 @@ import { html, nothing } from "lit-html";
 import { detailLine, sentenceRegion, topBar, transport } from "#view/frame.js";
 import { doneLane, waitingLane } from "#view/lanes.js";
 import { linkPath } from "#view/motion.js";
+import { knobsPanel } from "#view/knobs.js";
 import { findPanel, helpPanel, problemPanel, tablesPanel, whyPanel } from "#view/panels.js";
 import { poolRegion } from "#view/poolregion.js";
 import { runningRegion } from "#view/running.js";
@@ -33,6 +34,7 @@ export function page(board, scene) {
     ${transport(board)}
     ${board.panel === "help" ? helpPanel(board) : nothing}
     ${board.panel === "find" ? findPanel(board) : nothing}
+    ${board.panel === "knobs" ? knobsPanel(board) : nothing}
     ${board.panel === "tables" ? tablesPanel(board, scene) : nothing}`;
 }
 

@@ -46,7 +46,7 @@ function lifeList(life, step, link) {
   )}${rest ? html`<span class="quiet">… ${rest} more</span>` : nothing}`;
 }
 
-function dialog(board, title, body) {
+export function dialog(board, title, body) {
   return html`<div class="veil" @click=${(event) => event.target === event.currentTarget && board.close()}>
     <section class="dialog" role="dialog" aria-modal="true" aria-label=${title}>
       <header><h2>${title}</h2><button class="tool" aria-label="close (Esc)" @click=${() => board.close()}>✕</button></header>
@@ -82,6 +82,7 @@ const KEYS = [
   ["J K", "next, previous step of the chosen request"],
   ["D", "read out the whole state"],
   ["P", "the pool enlarged"],
+  ["X", "experiment: the knobs"],
   ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],
   ["M", "theme: dark, light, light for the projector"],
   ["Esc", "let go, close"],

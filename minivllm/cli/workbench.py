@@ -1,0 +1,58 @@
+"""The dashboard's workbench: scenarios on the real scheduler and pool, with given tokens.
+
+The page asks for it in the shape of ``viz.commands.Workbench``. It needs no torch. Which knobs
+there are, and what they do, comes from the flags' own table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minivllm.cli.options import FLAGS, defaults
+from minivllm.config import KV_MANAGERS, STEP_KNOBS
+from minivllm.errors import ConfigError
+from minivllm.scenario import load_scenario, shipped_scenarios, start
+from minivllm.trace.events import RunConfig
+from minivllm.trace.recorder import TraceLog
+
+NOT_FROM_THE_PAGE = ("scheduler_cls",)
+"""A class path runs code: it is for who starts the engine, never for who sends a message."""
+
+
+class ScenarioBench:
+    def knobs(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": flag.field,
+                "flag": flag.names.split("/")[0],
+                "group": flag.panel,
+                "help": flag.help,
+                "default": defaults()[flag.field],
+                "live": flag.field in STEP_KNOBS,
+                "kind": flag.kind.__name__,
+                "choices": _choices(flag.field, flag.metavar),
+            }
+            for flag in FLAGS
+            if flag.field in RunConfig.__struct_fields__ and flag.field not in NOT_FROM_THE_PAGE
+        ]
+
+    def scenarios(self) -> list[str]:
+        return shipped_scenarios()
+
+    def simulate(self, scenario: str, knobs: dict[str, Any]) -> TraceLog:
+        """Run it to its end. Raises ScenarioError, ConfigError."""
+        if scenario not in shipped_scenarios():  # a name only: the page must not open files
+            raise ConfigError("scenario", scenario, " | ".join(shipped_scenarios()))
+        allowed = {knob["name"]: knob["choices"] for knob in self.knobs()}
+        for name, value in knobs.items():
+            if name not in allowed:
+                raise ConfigError(name, value, f"one of {', '.join(allowed)}")
+            if allowed[name] and value not in allowed[name]:
+                raise ConfigError(name, value, " | ".join(allowed[name]))
+        return start(load_scenario(scenario), **knobs).run().recorder.log
+
+
+def _choices(field: str, metavar: str | None) -> list[str]:
+    if field == "kv_manager_cls":
+        return list(KV_MANAGERS)
+    return metavar.split("|") if metavar and "|" in metavar else []
