@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from minivllm.trace.events import REASONS, Event, GrantWhy, Reason, RunSource
+from minivllm.trace.events import REASONS, Event, Explained, GrantWhy, Reason, RunSource
 
 GRANT_WORDS: dict[GrantWhy, str] = {
     GrantWhy.PREFILL: "its whole prompt, or what a prefix hit left of it",
@@ -19,6 +19,7 @@ GRANT_WORDS: dict[GrantWhy, str] = {
     GrantWhy.RESUME: "prompt and output again, after a preemption",
     GrantWhy.DECODE: "one new token",
 }
+GRANT_WORDS = Explained(GRANT_WORDS)
 
 
 class Record(Protocol):

@@ -20,7 +20,29 @@ import msgspec
 SCHEMA = "minivllm.trace/1.0"
 
 
-class Reason(str, Enum):
+class Vocabulary(str, Enum):
+    """A closed list of words for who writes, an open one for who reads.
+
+    A word that a later minor version added is kept as its text, equal to no word of this one.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Vocabulary | None:
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word
+
+
+class Explained(dict[Any, str]):
+    """Word → one line about it; also for a word of a later version."""
+
+    def __missing__(self, word: Vocabulary) -> str:
+        return f"“{word.value}”, a word of a later version"
+
+
+class Reason(Vocabulary):
     """Why something did not happen, or happened to somebody. The vocabulary of the lessons."""
 
     # Why a request got nothing (sched.skip, sched.stop), or less than it asked (sched.ledger).
@@ -77,9 +99,10 @@ REASONS: dict[Reason, str] = {
     Reason.STOP_STRING: "its text contains one of its stop strings",
     Reason.SHUTDOWN: "the engine shuts down",
 }
+REASONS = Explained(REASONS)
 
 
-class GrantWhy(str, Enum):
+class GrantWhy(Vocabulary):
     """What kind of work a grant is."""
 
     PREFILL = "prefill"  # a whole prompt (or all that a prefix hit left of it)

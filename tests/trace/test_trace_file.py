@@ -166,9 +166,9 @@ def lines(change: Callable[[list[bytes]], list[bytes]]) -> Break:
             id="field missing",
         ),
         pytest.param(
-            lambda raw: raw.replace(b'"no_budget"', b'"no_luck"', 1),
-            "not an event .*no_luck",
-            id="no such reason",
+            lambda raw: raw.replace(b'"reason":"no_budget"', b'"reason":7', 1),
+            "not an event .*reason",
+            id="reason that is no word",
         ),
     ],
 )

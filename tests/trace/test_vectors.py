@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.vectors.make import HERE, VECTORS, make
+from tests.vectors.make import HERE, TRACES, VECTORS, make
 
 
-@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("name", [*VECTORS, *TRACES])
 def test_vector_is_up_to_date(name: str) -> None:
     committed = (HERE / f"{name}.json").read_text(encoding="utf-8")
     assert committed == make(name), "run: python -m tests.vectors.make, and look at the difference"

@@ -19,7 +19,7 @@ from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import Scenario, ScenarioRun, load_scenario, start
 from minivllm.trace.events import Event, Reason
-from minivllm.trace.file import Trace
+from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.fold import apply, new_state, to_json
 from minivllm.trace.story import story
 from tests.helpers import trace_of
@@ -134,6 +134,24 @@ def request(request_id: str, num_prompt: int, max_tokens: int, priority: int) ->
     )
 
 
+def later_minor() -> Trace:
+    """What a later minor version may write: reasons, kinds of work, events that we do not know."""
+    trace, events = trace_of(tiny_pressure()), []
+    words = {"no_free_blocks": "bad_weather", "nothing_waits": "all_asleep", "decode": "dream"}
+    for event in trace.events:
+        line = msgspec.json.encode(event).decode()
+        for word, later in words.items():
+            line = line.replace(f'"{word}"', f'"{later}"')
+        events.append(decode_event(line.encode()))
+        if event.kind == "step.begin":
+            dream = {"of": ["r1", {"blocks": 3}]}
+            events.append(msgspec.structs.replace(event, kind="sched.dream", data=dream))
+    numbered = [msgspec.structs.replace(e, seq=i) for i, e in enumerate(events, start=1)]
+    return Trace(msgspec.structs.replace(trace.header, schema=LATER), numbered)
+
+
+LATER = "minivllm.trace/1.7"
+
 VECTORS: dict[str, Callable[[], ScenarioRun]] = {
     "tiny-pressure": tiny_pressure,
     "no-caching": no_caching,
@@ -142,6 +160,9 @@ VECTORS: dict[str, Callable[[], ScenarioRun]] = {
     "priorities-aborts-reset": priorities_aborts_reset,
     "knobs-changed": knobs_changed,
 }
+
+TRACES: dict[str, Callable[[], Trace]] = {"later-minor": later_minor}
+"""Vectors that no engine of this version would write."""
 
 
 def wire(event: Event) -> dict[str, Any]:
@@ -180,11 +201,12 @@ def vector(trace: Trace) -> dict[str, Any]:
 
 
 def make(name: str) -> str:
-    text = json.dumps(vector(trace_of(VECTORS[name]())), ensure_ascii=False, separators=(",", ":"))
+    trace = TRACES[name]() if name in TRACES else trace_of(VECTORS[name]())
+    text = json.dumps(vector(trace), ensure_ascii=False, separators=(",", ":"))
     return text + "\n"
 
 
 if __name__ == "__main__":
-    for name in VECTORS:
+    for name in [*VECTORS, *TRACES]:
         (HERE / f"{name}.json").write_text(make(name), encoding="utf-8")
         print(f"wrote {name}.json")

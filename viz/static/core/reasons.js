@@ -26,6 +26,11 @@ export const REASONS = {
   shutdown: "the engine shuts down",
 };
 
+// A reason in words; one that a later version added is shown as it is.
+export function explain(reason) {
+  return REASONS[reason] ?? `“${reason}”, a word of a later version`;
+}
+
 export function plural(n, one, many = `${one}s`) {
   return `${n} ${n === 1 ? one : many}`;
 }
@@ -61,7 +66,7 @@ export function waitText(req, wait, config, facts) {
     case "fragmented":
       return `needs ${plural(wait.need, "neighbouring block")}, at most ${are(wait.have)} free in a row`;
     default:
-      return REASONS[wait.reason] ?? wait.reason;
+      return explain(wait.reason);
   }
 }
 
@@ -80,6 +85,6 @@ export function unusedText(facts, config) {
     case "max_num_seqs":
       return `${plural(config.max_num_seqs, "request")} run, more may not`;
     default:
-      return REASONS[ledger.unused_reason] ?? ledger.unused_reason ?? "";
+      return ledger.unused_reason ? explain(ledger.unused_reason) : "";
   }
 }

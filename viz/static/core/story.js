@@ -1,7 +1,7 @@
 // The story of a step: one or two sentences and a line of numbers, made from its events. Twin of
 // minivllm/trace/story.py; the vectors in tests/vectors hold both to the same words.
 
-import { REASONS } from "#core/reasons.js";
+import { explain } from "#core/reasons.js";
 
 const MAX_HEADLINE = 140; // characters that two sentences may take together
 
@@ -94,7 +94,7 @@ function refused(facts) {
       ({ req, data }) =>
         `${req} ends: it needs ${count(data.need, "block")}, the whole pool has ${data.have}.`,
     ),
-    ...facts.of("req.abort").map((e) => `${e.req} is aborted: ${REASONS[e.data.why]}.`),
+    ...facts.of("req.abort").map((e) => `${e.req} is aborted: ${explain(e.data.why)}.`),
   ];
 }
 
@@ -192,7 +192,7 @@ function waitReason(facts, data) {
   if (data.reason === "fragmented") {
     return `it needs ${count(data.need, "neighbouring block")}, at most ${data.have} ${are(data.have)} free in a row`;
   }
-  return REASONS[data.reason];
+  return explain(data.reason);
 }
 
 function stoodBehind(facts, req) {

@@ -2,7 +2,7 @@
 // since when, what is next, and the source line that decided it. Pure: store and step in, text out.
 
 import { stepFacts } from "#core/facts.js";
-import { REASONS, listed, plural, unusedText, waitText } from "#core/reasons.js";
+import { explain, listed, plural, unusedText, waitText } from "#core/reasons.js";
 
 const are = (n) => (n === 1 ? "is" : "are");
 
@@ -95,7 +95,7 @@ function requestWhy(about, req, r) {
   const row = facts.ledger?.rows.find((item) => item.req === req);
   if (row?.granted && row.limited_by) {
     why.push({
-      text: `It asked for ${plural(row.asked, "token")} and got ${row.granted}: ${REASONS[row.limited_by]}.`,
+      text: `It asked for ${plural(row.asked, "token")} and got ${row.granted}: ${explain(row.limited_by)}.`,
       name: row.limited_by,
     });
   } else if (row?.granted && r.status === "running") {
@@ -105,7 +105,7 @@ function requestWhy(about, req, r) {
   const end = facts.finished.get(req);
   if (end) {
     const ends = { length: "it has said as many tokens as were asked for", stop: "the model said it is done", abort: "it was cancelled", error: "it failed" };
-    why.push({ text: `Ended: ${end.why ? REASONS[end.why] : ends[end.reason]}.`, name: end.reason });
+    why.push({ text: `Ended: ${end.why ? explain(end.why) : ends[end.reason]}.`, name: end.reason });
   }
   if (state.running.includes(req) && state.config.policy === "fcfs" && state.running.length > 1) {
     const last = state.running[state.running.length - 1] === req;
