@@ -187,11 +187,18 @@ class TraceConfig:
     level: str = "structure"
     """``structure``: every decision. ``sampling``: also, of each token, the most likely tokens
     before and after the logits processors, and what each processor did."""
+    retention: int | None = None
+    """Keep the last so many steps, in memory and in the file; None: the file has all."""
+    redact: bool = False
+    """Write no prompt, output or token id: lengths and decisions only."""
 
     def __post_init__(self) -> None:
         _check_text("path", self.path, "a file's path")
         _check_choice("level", self.level, TRACE_LEVELS)
         _check_bool("live", self.live)
+        if self.retention is not None:
+            _check_int("retention", self.retention, 1)
+        _check_bool("redact", self.redact)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

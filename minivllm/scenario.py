@@ -197,7 +197,7 @@ def start(
     config = make_config(**{**scenario.engine, **knobs})
     engine = executor(config) if executor else _scripted(scenario, config)
     header = make_header(config, engine, name=scenario.name)
-    log = TraceLog(header, trace_path)
+    log = TraceLog(header, trace_path, steps=config.trace.retention)
     recorder = Recorder(log, token_text=tokenizer.token_text if tokenizer else _texts(scenario))
     run = ScenarioRun(scenario, config, EngineCore(config, engine, recorder), recorder)
     if tokenizer is not None:
@@ -218,6 +218,7 @@ def make_header(config: EngineConfig, executor: Executor, name: str = "") -> Hea
             "python": platform.python_version(),
         },
         seed=config.model.seed,
+        redacted=config.trace.redact,
         **executor.describe(),  # type: ignore[arg-type]
     )
 

@@ -210,10 +210,11 @@ class Hub:
         """Send one viewer what it lacks of one stream, as far as its window allows."""
         while cursor.sent < head and not cursor.lagging:
             behind = head - cursor.sent
-            if len(cursor.unanswered) >= WINDOW or behind > SNAPSHOT_BEHIND:
+            gone = cursor.sent + 1 < run.first(stream)  # it is no longer kept
+            if len(cursor.unanswered) >= WINDOW or behind > SNAPSHOT_BEHIND or gone:
                 cursor.lagging = True
                 lag = {"run": run.id, "stream": stream, "epoch": viewer.epoch, "head": head}
-                self._emit("lag", {**lag, "snapshot": behind > SNAPSHOT_BEHIND}, to=sid)
+                self._emit("lag", {**lag, "snapshot": gone or behind > SNAPSHOT_BEHIND}, to=sid)
                 return
             key = (run.id, stream, cursor.sent)
             if key not in encoded:  # viewers that stand at the same place share the bytes

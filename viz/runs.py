@@ -71,6 +71,7 @@ class RecordedRun:
         self._lock = threading.Lock()
         self._trace: Trace | None = None
         self._lines: dict[str, list[bytes]] = {}
+        self._first: dict[str, int] = {}  # a trace that was cut to its last steps begins later
 
     def _load(self) -> Trace:
         """Raises TraceError when the file is broken, at each call anew."""
@@ -78,6 +79,7 @@ class RecordedRun:
             if self._trace is None:
                 trace = read_trace(self.path)
                 for event in trace.events:
+                    self._first.setdefault(event.stream, event.seq)
                     self._lines.setdefault(event.stream, []).append(msgspec.json.encode(event))
                 self._trace = trace
             return self._trace
@@ -98,14 +100,15 @@ class RecordedRun:
 
     def heads(self) -> dict[str, int]:
         self._load()
-        return {stream: len(lines) for stream, lines in self._lines.items()}
+        return {name: self.first(name) + len(lines) - 1 for name, lines in self._lines.items()}
 
     def first(self, stream: str) -> int:
-        return 1
+        self._load()
+        return self._first.get(stream, 1)
 
     def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
-        self._load()
-        return self._lines.get(stream, [])[max(from_seq, 1) - 1 : max(to_seq, 0)]
+        first = self.first(stream)
+        return self._lines.get(stream, [])[max(from_seq - first, 0) : max(to_seq + 1 - first, 0)]
 
     def tour(self) -> dict[str, Any] | None:
         """The guided stops of this recording: ``NAME.tour.json`` beside ``NAME.trace.jsonl``."""
@@ -167,6 +170,9 @@ class Snapshots:
                 events.pop()
             for event in events:
                 apply(self._state, event)
+                if event.kind == "run.snapshot":  # what came before it is no longer kept
+                    for req in [*self._state.running, *self._state.waiting]:
+                        self._hues.see("req.arrive", req)
                 self._hues.see(event.kind, event.req)
             if self._run.kind == "live":
                 forget_finished(self._state, FINISHED_KEPT)

@@ -271,6 +271,22 @@ FLAGS = (
         "logits processors, and what each of these did.",
         metavar="|".join(TRACE_LEVELS),
     ),
+    Flag(
+        "retention",
+        int,
+        "--trace-retention",
+        _TRACE,
+        "Keep only the last N steps of the trace, in the file (which then has N to 2N) and in "
+        "memory: for a server that runs for weeks. It begins with a snapshot. Default: all.",
+    ),
+    Flag(
+        "redact",
+        bool,
+        "--trace-redact/--no-trace-redact",
+        _TRACE,
+        "Leave out what was said: texts become “…” and token ids 0, one for one. Decisions, "
+        "lengths and block hashes stay.",
+    ),
 )
 
 

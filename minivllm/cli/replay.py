@@ -71,7 +71,7 @@ def replay(
     history = RecordedRun(path).history
     end = history.last
     if first < 0 or first > end:
-        raise ConfigError("--from", first, f"a step of this run, 0 to {end}")
+        raise ConfigError("--from", first, f"a step of this run, {history.first} to {end}")
     if last is not None and last < first:
         raise ConfigError("--to", last, f"a step that is not before --from, {first} or more")
     header = history.header

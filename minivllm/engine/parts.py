@@ -14,7 +14,7 @@ from minivllm.engine.core_client import EngineCoreClient, InprocClient
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.input_processor import InputProcessor, TokenizerLike
 from minivllm.engine.output_processor import OutputProcessor
-from minivllm.errors import MissingExtraError
+from minivllm.errors import ConfigError, MissingExtraError
 from minivllm.executor.base import Executor
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder, TraceLog
@@ -75,11 +75,15 @@ def build(
 def _start_trace(
     config: EngineConfig, executor: Executor, tokenizer: TokenizerLike
 ) -> tuple[Recorder | None, TraceLog | None]:
-    if config.trace.path is None and not config.trace.live:
+    trace = config.trace
+    if trace.path is None and not trace.live:
+        for field, given in (("retention", trace.retention), ("redact", trace.redact)):
+            if given:
+                raise ConfigError(field, given, "a run that is traced: name a file with --trace")
         return None, None
     from minivllm.scenario import make_header
 
-    log = TraceLog(make_header(config, executor), config.trace.path)
+    log = TraceLog(make_header(config, executor), trace.path, steps=trace.retention)
     return Recorder(log, token_text=tokenizer.token_text), log
 
 

@@ -20,7 +20,7 @@ from minivllm.trace.hues import Hues
 from minivllm.trace.story import Story, story
 from minivllm.trace.why import Record
 
-_NO_STEP_OF_THEIR_OWN = ("run.source", "run.idle", "run.end", "gate.change")
+_NO_STEP_OF_THEIR_OWN = ("run.start", "run.source", "run.idle", "run.end", "gate.change")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class View:
 
     @cached_property
     def story(self) -> Story:
+        if self.events and self.events[0].kind == "run.snapshot":
+            return Story("The trace begins here; earlier steps were not kept.", "")
         if self.step == 0:
             config = self.state.config or {}
             pool = max(config.get("num_kv_blocks", 1) - 1, 0)
@@ -85,12 +87,22 @@ class History:
     def _take(self, event: Event) -> None:
         if event.kind == "run.source":
             self.sources[event.data.src] = event.data
+        if event.kind == "run.snapshot" and not self.last:
+            self.sources = {source.src: source for source in event.data.sources}
+            self.steps = {}
+            self._add(event.step, [event])
+            return
         if event.step <= self.last:  # a word after its step's end, or before the first step
             self._add(event.step, [event])
             return
         self._coming.append(event)
         if event.kind == "step.end":
             self._end_step(event.step)
+
+    @property
+    def first(self) -> int:
+        """0, or the step whose state the trace begins with."""
+        return min(self.steps)
 
     def close(self) -> None:
         """No more comes: what was applied after the last step is shown as one, if it is anything.

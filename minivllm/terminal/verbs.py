@@ -52,7 +52,7 @@ class Session:
     def __init__(self, run: Run, width: int = 80) -> None:
         self.run = run
         self.history = run.history
-        self.step = 0
+        self.step = self.history.first
         self.width = width
         """Of the screen, in cells; who draws keeps it up to date."""
         self.interrupted = False
@@ -110,9 +110,11 @@ class Session:
 
     def back(self, words: list[str]) -> Reply:
         n = _number(words, "back", 1, MAX_STEP, default=1)
-        if self.step == 0:
-            raise VerbError("step 0 is the first: nothing has run yet; next goes on")
-        self.step = max(self.step - n, 0)
+        first = self.history.first
+        if self.step == first:
+            before = "earlier ones were not kept" if first else "nothing has run yet"
+            raise VerbError(f"step {first} is the first: {before}; next goes on")
+        self.step = max(self.step - n, first)
         return self._moved()
 
     def goto(self, words: list[str]) -> Reply:
@@ -120,7 +122,7 @@ class Session:
             self.step = self.history.last
             return self._moved()
         most = self.history.last if self.history.ended else MAX_STEP
-        n = _number(words, "goto", 0, most)
+        n = _number(words, "goto", self.history.first, most)
         if n > self.history.last:
             here, self.step = self.step, self.history.last
             self.forward(n - self.step)

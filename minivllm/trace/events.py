@@ -161,13 +161,40 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     a fork that took a model's tokens over."""
     forked_from: str | None = None
     """``RUN_ID@STEP``: another run's inputs, with knobs changed from that step on."""
+    redacted: bool = False
+    """Token ids are 0 and texts "…": what was said is not in here (``--trace-redact``)."""
 
 
 # --- run ---------------------------------------------------------------------------------------
 
 
+class RunStart(Data):
+    """*Moves*: forgets everything. The first event of a stream.
+
+    ``epoch`` is 1, 2, … for the first, second, … engine (or front end) that writes this stream of
+    the run: after a restart ``seq`` counts from 1 again and means other events.
+    """
+
+    KIND = "run.start"
+    epoch: int
+
+
+class RunSnapshot(Data):
+    """*Moves*: makes the state that stands in it. Earlier events were not kept.
+
+    The first line of its stream, with the ``seq`` of the last event that it stands for.
+    """
+
+    KIND = "run.snapshot"
+    epoch: int
+    state: dict[str, Any] | None
+    """As the fold's ``to_json`` gives it; None on a stream that has no state."""
+    sources: list[RunSource]
+    """What ``run.source`` events had told."""
+
+
 class RunConfig(Data):
-    """*Moves*: makes the empty state, with ``num_kv_blocks`` blocks of which block 0 is null."""
+    """*Moves*: makes the empty pool, with ``num_kv_blocks`` blocks of which block 0 is null."""
 
     KIND = "run.config"
     num_kv_blocks: int

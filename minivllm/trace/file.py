@@ -111,11 +111,24 @@ class Trace:
         return steps
 
     @property
+    def first_step(self) -> int:
+        """The earliest whole step: 1, or the one after the snapshot that the trace begins with."""
+        first = self.engine_events[0] if self.engine_events else None
+        return first.step + 1 if first is not None and first.kind == "run.snapshot" else 1
+
+    @property
     def last_step(self) -> int:
         return max(self.steps, default=0)
 
     def state_before(self, step: int) -> State:
-        """The state when step ``step`` is about to take its inputs, from the nearest snapshot."""
+        """The state when step ``step`` is about to take its inputs, from the nearest snapshot.
+
+        Raises TraceError for a step that the trace's retention has dropped.
+        """
+        if step < self.first_step and self.first_step > 1:
+            raise TraceError(
+                f"{self.name}: step {step} was not kept; the trace begins with {self.first_step}"
+            )
         state, done = new_state(), 0
         snapshots = self.index.snapshots if self.index else {}
         nearest = max((number for number in snapshots if number <= step), default=None)
@@ -148,7 +161,7 @@ def parse_trace(raw: bytes, name: str) -> Trace:
     first, _, rest = raw.partition(b"\n")
     header = _parse_header(first, name)
     events: list[Event] = []
-    last_seq: dict[str, int] = {}
+    ends: dict[str, tuple[int, int]] = {}  # stream → (epoch, seq) of its last event
     lines = rest.split(b"\n")
     if lines and lines[-1] == b"":
         lines.pop()
@@ -162,16 +175,30 @@ def parse_trace(raw: bytes, name: str) -> Trace:
             event = decode_event(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise TraceError(f"{name}, line {number}: not an event ({error})") from error
-        expected = last_seq.get(event.stream, 0) + 1
-        if event.seq != expected:
+        epoch, seq = ends.get(event.stream, (1, 0))
+        if event.kind == "run.start" and event.data.epoch > epoch:
+            epoch, seq = event.data.epoch, 0
+        elif event.kind == "run.snapshot" and event.stream not in ends:
+            epoch, seq = event.data.epoch, event.seq - 1
+        if event.seq != seq + 1:
             raise TraceError(
-                f"{name}, line {number}: event {event.seq} of {event.stream} where {expected} "
+                f"{name}, line {number}: event {event.seq} of {event.stream} where {seq + 1} "
                 "was due; lines are missing or were moved"
             )
-        last_seq[event.stream] = event.seq
+        ends[event.stream] = epoch, event.seq
         events.append(event)
     _check_that_it_folds(events, name)
     return Trace(header, events, name)
+
+
+_DOES_NOT_FOLD = (
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    msgspec.ValidationError,
+)
 
 
 def _check_that_it_folds(events: list[Event], name: str) -> None:
@@ -180,7 +207,7 @@ def _check_that_it_folds(events: list[Event], name: str) -> None:
     for number, event in enumerate(events, start=2):
         try:
             apply(states.setdefault(event.stream, new_state()), event)
-        except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        except _DOES_NOT_FOLD as error:
             raise TraceError(
                 f"{name}, line {number}: event {event.seq} ({event.kind}) does not fit what came "
                 f"before it ({error}); the file was altered"
@@ -260,7 +287,14 @@ def _fitting_sidecar(path: Path) -> Index | None:
 
 # --- comparison --------------------------------------------------------------------------------
 
-_UNSTRUCTURAL_KINDS = ("run.source", "gate.change", "run.idle", "run.end")
+_UNSTRUCTURAL_KINDS = (
+    "run.start",
+    "run.snapshot",
+    "run.source",
+    "gate.change",
+    "run.idle",
+    "run.end",
+)
 
 
 def is_structural(event: Event) -> bool:

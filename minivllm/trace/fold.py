@@ -123,6 +123,21 @@ def apply(state: State, event: Event) -> None:
         handler(state, event)
 
 
+def _run_start(state: State, event: Event) -> None:
+    _become(state, new_state(), event)
+
+
+def _run_snapshot(state: State, event: Event) -> None:
+    data: ev.RunSnapshot = event.data
+    _become(state, from_json(data.state or {}), event)
+
+
+def _become(state: State, other: State, event: Event) -> None:
+    for name in state.__struct_fields__:
+        setattr(state, name, getattr(other, name))
+    state.seq = event.seq
+
+
 def _run_config(state: State, event: Event) -> None:
     data: ev.RunConfig = event.data
     state.config = msgspec.to_builtins(data)
@@ -319,6 +334,8 @@ def _block_size(state: State) -> int:
 
 
 HANDLERS: dict[str, Callable[[State, Event], None]] = {
+    "run.start": _run_start,
+    "run.snapshot": _run_snapshot,
     "run.config": _run_config,
     "run.knob": _run_knob,
     "step.begin": _step_begin,

@@ -24,13 +24,17 @@ class Hues:
 
     def see(self, events: Iterable[Event]) -> None:
         for event in events:
-            if event.req is None:
-                continue
-            if event.kind == "req.arrive":
-                taken = set(self._held.values())
-                hue = next((h for h in range(NUM_HUES) if h not in taken), GREY)
-                self.of[event.req] = hue
-                if hue != GREY:
-                    self._held[event.req] = hue
-            elif event.kind == "req.finish":
+            if event.kind == "run.snapshot" and event.data.state is not None:
+                state = event.data.state
+                for req in [*state["running"], *state["waiting"]]:
+                    self._arrive(req)
+            elif event.req is not None and event.kind == "req.arrive":
+                self._arrive(event.req)
+            elif event.req is not None and event.kind == "req.finish":
                 self._held.pop(event.req, None)
+
+    def _arrive(self, req: str) -> None:
+        taken = set(self._held.values())
+        self.of[req] = next((hue for hue in range(NUM_HUES) if hue not in taken), GREY)
+        if self.of[req] != GREY:
+            self._held[req] = self.of[req]

@@ -21,7 +21,9 @@ from typing import IO
 import msgspec
 
 from minivllm.errors import TraceError
-from minivllm.trace.events import Data, Event, Header, RunSource
+from minivllm.trace.events import Data, Event, Header, RunSource, RunStart
+from minivllm.trace.redact import TEXT, redacted
+from minivllm.trace.retention import StepRing
 from minivllm.trace.tracer import P, Tracer
 
 logger = logging.getLogger(__name__)
@@ -39,12 +41,21 @@ class TraceLog:
     """Where the lines of all streams of one run go: memory, file, subscribers."""
 
     def __init__(
-        self, header: Header, path: str | None = None, retention: int = DEFAULT_RETENTION
+        self,
+        header: Header,
+        path: str | None = None,
+        retention: int = DEFAULT_RETENTION,
+        steps: int | None = None,
     ) -> None:
-        """Raises TraceError when the file cannot be written."""
+        """``steps``: keep only so many, in memory and in the file (``retention.py``).
+
+        Raises TraceError when the file cannot be written.
+        """
         self.header = header
         self.start_ns = time.perf_counter_ns()
         self.retention = retention
+        self._ring = StepRing(steps) if steps is not None else None
+        self._rewrite_at = 2 * steps if steps is not None else 0
         self._history: dict[str, deque[bytes]] = {}
         self._first_seq: dict[str, int] = {}
         self._subscribers: list[Subscriber] = []
@@ -56,24 +67,36 @@ class TraceLog:
                 self._file.write(_encoder.encode(header) + b"\n")
             except OSError as error:
                 raise TraceError(f"cannot write the trace {path}: {error.strerror}") from error
+            if steps is not None and not os.path.isfile(path):
+                self._file.close()
+                raise TraceError(
+                    f"{path} is no regular file: with a retention of {steps} steps it would have "
+                    "to be replaced now and then. Name a file, or leave --trace-retention out"
+                )
 
     def streams(self) -> list[str]:
         with self._lock:
             return list(self._history)
 
-    def append(self, stream: str, lines: list[bytes]) -> None:
-        """Take the next lines of a stream, in order."""
+    def append(self, stream: str, lines: list[bytes], step: int) -> None:
+        """Take the next lines of a stream, in order, told during ``step`` (0: of no engine)."""
         with self._lock:
             history = self._history.setdefault(stream, deque())
             self._first_seq.setdefault(stream, 1)
             history.extend(lines)
-            while len(history) > self.retention:
-                history.popleft()
-                self._first_seq[stream] += 1
+            if self._ring is not None:
+                for name, count in self._ring.take(stream, lines, step).items():
+                    self._forget(name, count)
+            self._forget(stream, len(history) - self.retention)
             self._write_file(lines)
             subscribers = list(self._subscribers)
         for subscriber in subscribers:
             subscriber(stream, lines)
+
+    def _forget(self, stream: str, count: int) -> None:
+        for _ in range(count):
+            self._history[stream].popleft()
+            self._first_seq[stream] += 1
 
     def _write_file(self, lines: list[bytes]) -> None:
         """A full disk ends the file, with a warning, and not the engine that is being traced."""
@@ -81,6 +104,9 @@ class TraceLog:
             return
         try:
             self._file.write(b"\n".join(lines) + b"\n")
+            if self._ring is not None and self._ring.num_begun >= self._rewrite_at:
+                self._rewrite_at += self._ring.size
+                self._file = _written_anew(self._file, self.header, self._ring)
         except OSError as error:
             logger.warning(
                 "the trace file %s ends here: %s; the run goes on", self._file.name, error.strerror
@@ -101,9 +127,13 @@ class TraceLog:
         return unsubscribe
 
     def first_seq(self, stream: str) -> int:
-        """The oldest event still in memory (1 until the retention is exceeded)."""
+        """The oldest event still in memory (1 until the retention is exceeded).
+
+        A ring of steps begins with a ``run.snapshot``, in the place of the last event it lacks.
+        """
         with self._lock:
-            return self._first_seq.get(stream, 1)
+            first = self._first_seq.get(stream, 1)
+            return first - 1 if self._ring is not None and first > 1 else first
 
     def head_seq(self, stream: str) -> int:
         """The newest event handed on; 0 before the first."""
@@ -115,13 +145,29 @@ class TraceLog:
         with self._lock:
             history, first = self._history.get(stream, deque()), self._first_seq.get(stream, 1)
             start = min(max(from_seq - first, 0), len(history))
-            return list(islice(history, start, max(min(to_seq - first + 1, len(history)), start)))
+            kept = list(islice(history, start, max(min(to_seq - first + 1, len(history)), start)))
+            if self._ring is not None and from_seq < first <= to_seq + 1:
+                snapshot = self._ring.snapshot(stream)
+                kept = kept if snapshot is None else [snapshot, *kept]
+            return kept
 
     def close(self) -> None:
         with self._lock:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+def _written_anew(old: IO[bytes], header: Header, ring: StepRing) -> IO[bytes]:
+    """The file with only what the ring holds, put in the old one's place. Raises OSError."""
+    path = os.path.realpath(old.name)
+    rotated = path + ".rotating"
+    with open(rotated, "wb") as file:
+        for line in (_encoder.encode(header), *ring.lines()):
+            file.write(line + b"\n")
+    os.replace(rotated, path)
+    old.close()
+    return open(path, "ab", buffering=0)
 
 
 class Recorder(Tracer):
@@ -134,9 +180,13 @@ class Recorder(Tracer):
         log: TraceLog,
         stream: str = "engine0",
         token_text: Callable[[int], str] | None = None,
+        epoch: int = 1,
     ) -> None:
+        """``epoch``: which life of the stream this is; an engine that was restarted is the next."""
         self.log = log
         self.stream = stream
+        self.epoch = epoch
+        self._redact = log.header.redacted
         self.seq = 0
         self.step = 0
         self.phase = "idle"
@@ -158,16 +208,19 @@ class Recorder(Tracer):
             src = self._sources.get((id(frame.f_code), frame.f_lineno))
             if src is None:
                 src = self._intern_source(frame)
-            self._write(kind(*args, **kwargs), req, src)
+            data = kind(*args, **kwargs)
+            self._write(redacted(data) if self._redact else data, req, src)
 
     def text(self, token_id: int) -> str:
+        if self._redact:
+            return TEXT
         return self._token_text(token_id) if self._token_text else f"<{token_id}>"
 
     def flush(self) -> None:
         with self._lock:
             lines, self._lines = self._lines, []
             if lines:
-                self.log.append(self.stream, lines)
+                self.log.append(self.stream, lines, self.step)
 
     def close(self) -> None:
         self.flush()
@@ -189,7 +242,12 @@ class Recorder(Tracer):
         self._lines.append(_encoder.encode(event))
 
     def _intern_source(self, frame: FrameType) -> int:
-        """Give the line that emits a number, and tell its text before the first use."""
+        """Give the line that emits a number, and tell its text before the first use.
+
+        Before the first of all, tell that the stream begins.
+        """
+        if not self._sources:
+            self._write(RunStart(epoch=self.epoch), None, 0)
         code, line = frame.f_code, frame.f_lineno
         src = self._sources[(id(code), line)] = len(self._sources) + 1
         first, text = code.co_firstlineno, ""

@@ -38,6 +38,8 @@ BAD = {
     "path": ["", 3],
     "live": ["yes", 1],
     "level": ["all", "tensors", 1],
+    "retention": [0, -1, 1.5, "5", True],
+    "redact": ["yes", 1],
 }
 
 

@@ -37,7 +37,7 @@ def test_file_history_and_subscribers_have_the_same_bytes(tmp_path: Path) -> Non
     header, *lines = path.read_bytes().splitlines()
     assert json.loads(header)["run_id"] == "test"
     assert lines == got == trace.log.lines("engine0", 1, trace.seq)
-    assert len(read_trace(path).events) == trace.seq == 6, "five errors and one source"
+    assert len(read_trace(path).events) == trace.seq == 7, "a start, a source, five errors"
 
 
 def test_nothing_is_handed_on_before_the_flush() -> None:
@@ -49,7 +49,7 @@ def test_nothing_is_handed_on_before_the_flush() -> None:
     assert calls == [] and trace.log.head_seq("engine0") == 0
     trace.flush()
     trace.flush()  # nothing new: nobody is called
-    assert calls == [4] and trace.log.head_seq("engine0") == 4
+    assert calls == [5] and trace.log.head_seq("engine0") == 5
 
 
 def test_each_stream_counts_its_own_events(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_each_stream_counts_its_own_events(tmp_path: Path) -> None:
     by_stream: dict[str, list[int]] = {}
     for event in trace.events:
         by_stream.setdefault(event.stream, []).append(event.seq)
-    assert by_stream == {"engine0": [1, 2, 3, 4], "api": [1, 2, 3, 4]}
+    assert by_stream == {"engine0": [1, 2, 3, 4, 5], "api": [1, 2, 3, 4, 5]}
     assert {event.stream for event in trace.engine_events} == {"engine0"}
     assert sorted(engine.log.streams()) == ["api", "engine0"]
 
@@ -77,9 +77,9 @@ def test_retention_keeps_the_newest_events_and_says_which() -> None:
         trace.emit(RunIdle, None)
         trace.flush()
     log = trace.log
-    assert (log.first_seq("engine0"), log.head_seq("engine0")) == (22, 31)
+    assert (log.first_seq("engine0"), log.head_seq("engine0")) == (23, 32)
     seqs = [json.loads(line)["seq"] for line in log.lines("engine0", 1, 99)]
-    assert seqs == list(range(22, 32))
+    assert seqs == list(range(23, 33))
     assert [json.loads(line)["seq"] for line in log.lines("engine0", 25, 27)] == [25, 26, 27]
     assert log.lines("engine0", 5, 9) == [] and log.lines("nobody", 1, 9) == []
 
@@ -87,7 +87,9 @@ def test_retention_keeps_the_newest_events_and_says_which() -> None:
 def test_source_is_told_before_its_first_use_and_once(tmp_path: Path) -> None:
     engine = run_some(Engine())
     told: dict[int, Any] = {}
-    for event in events_of(engine.trace):
+    start, *events = events_of(engine.trace)
+    assert (start.kind, start.src) == ("run.start", 0), "no line of the engine decided that"
+    for event in events:
         if event.kind == "run.source":
             assert event.data.src not in told, "told twice"
             told[event.data.src] = event.data
@@ -122,7 +124,7 @@ def test_source_of_somebody_elses_file_does_not_tell_where_it_lies(tmp_path: Pat
     exec(compile(path.read_text(), str(path), "exec"), namespace)
     trace = recorder()
     namespace["decide"](trace, RunIdle)
-    source = events_of(trace)[0].data
+    source = events_of(trace)[1].data
     assert (source.file, source.function) == ("my_scheduler.py", "decide")
     assert source.text == path.read_text()
 
@@ -160,7 +162,7 @@ def test_many_threads_may_tell_on_one_stream() -> None:
     for thread in threads:
         thread.join()
     assert [event.seq for event in events_of(api)] == list(range(1, api.seq + 1))
-    assert api.seq == 4 * 200 + 1
+    assert api.seq == 4 * 200 + 2
 
 
 def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_forgetting_finished_requests_keeps_the_newest_and_whose_tokens_a_block_
 
 def test_lines_beyond_any_number_are_none() -> None:
     log = TraceLog(HEADER)
-    log.append("engine0", [b"{}"])
+    log.append("engine0", [b"{}"], step=1)
     assert log.lines("engine0", 10**20, 10**20) == []
     assert log.lines("engine0", 1, 10**20) == [b"{}"]
 

@@ -81,7 +81,7 @@ def test_step_has_its_inputs_and_ends_with_its_end(raw: bytes) -> None:
         e.req: step for step, es in trace.steps.items() for e in es if e.kind == "req.arrive"
     }
     assert arrivals == {"r1": 1, "r2": 2, "r3": 3, "r4": 4, "r5": 9}
-    assert [e.kind for e in trace.steps[0] if e.kind != "run.source"] == ["run.config"]
+    assert [e.kind for e in trace.steps[0] if e.kind != "run.source"] == ["run.start", "run.config"]
 
 
 def test_state_before_a_step_is_the_fold_of_what_came_before(raw: bytes) -> None:

@@ -150,6 +150,14 @@ def later_minor() -> Trace:
     return Trace(msgspec.structs.replace(trace.header, schema=LATER), numbered)
 
 
+def cut_to_its_last_steps() -> Trace:
+    """What a server with a retention of 5 steps leaves: a snapshot, and the steps after it."""
+    run = start(load_scenario("tiny-pressure"), retention=5).run()
+    log = run.recorder.log
+    lines = log.lines("engine0", 1, log.head_seq("engine0"))
+    return Trace(log.header, [decode_event(line) for line in lines])
+
+
 LATER = "minivllm.trace/1.7"
 
 VECTORS: dict[str, Callable[[], ScenarioRun]] = {
@@ -161,8 +169,11 @@ VECTORS: dict[str, Callable[[], ScenarioRun]] = {
     "knobs-changed": knobs_changed,
 }
 
-TRACES: dict[str, Callable[[], Trace]] = {"later-minor": later_minor}
-"""Vectors that no engine of this version would write."""
+TRACES: dict[str, Callable[[], Trace]] = {
+    "later-minor": later_minor,
+    "last-steps": cut_to_its_last_steps,
+}
+"""Vectors that are no whole run of this version."""
 
 
 def wire(event: Event) -> dict[str, Any]:
@@ -181,11 +192,15 @@ def vector(trace: Trace) -> dict[str, Any]:
     events: list[dict[str, Any]] = []
     seq = 0
     for number, step_events in trace.steps.items():
-        told = story(state, step_events) if number else None
+        opening = number == 0 or step_events[0].kind == "run.snapshot"
+        told = None if opening else story(state, step_events)
         for event in step_events:
             if event.kind == "run.source":
                 continue
             seq += 1
+            if event.kind == "run.snapshot":
+                data = msgspec.structs.replace(event.data, sources=[])
+                event = msgspec.structs.replace(event, data=data)
             event = msgspec.structs.replace(event, seq=seq)
             apply(state, event)
             events.append(wire(event))

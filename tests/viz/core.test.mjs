@@ -88,6 +88,21 @@ test("walking event by event reaches the state of the whole step", () => {
   }
 });
 
+test("a trace that was cut to its last steps begins with their state", () => {
+  const cut = vectors.find(({ name }) => name === "last-steps.json");
+  const store = new TraceStore();
+  store.ingest(cut.events);
+  const first = cut.steps[0].step;
+  assert.deepEqual([store.firstStep, store.lastStep], [first, first + cut.steps.length - 1]);
+  for (const { step, state } of cut.steps) {
+    assert.deepEqual(json(store.stateAfter(step)), state);
+  }
+  assert.throws(() => store.stateAfter(first - 1), /no step/);
+  const { running, waiting } = store.stateAfter(first);
+  assert.ok([...running, ...waiting].every((req) => store.hues.of[req] >= 0));
+  assert.throws(() => store.ingest([{ ...cut.events[0], seq: store.seq + 9 }]), /is missing/);
+});
+
 test("a snapshot is not changed by folding on from it", () => {
   const state = fold(tiny.events.slice(0, 120));
   const copy = clone(state);

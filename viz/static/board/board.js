@@ -270,6 +270,7 @@ export class Board {
   }
 
   #openingWords() {
+    if (this.firstStep > 0 && !this.store.base) return "The trace begins here; earlier steps were not kept.";
     if (this.firstStep > 0) return `The steps up to ${this.firstStep} are being fetched.`;
     const { num_kv_blocks: blocks, block_size: size, max_num_batched_tokens: budget } = this.store.config;
     return (

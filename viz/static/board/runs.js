@@ -55,9 +55,9 @@ export class Runs {
   async #fetchAll(run) {
     const { board } = this;
     try {
-      const { streams } = await loadRun(run.id);
+      const { streams, first } = await loadRun(run.id);
       const stream = Object.keys(streams).find((name) => name.startsWith("engine")) ?? "engine0";
-      await loadRange(run.id, stream, 1, streams[stream] ?? 0, (events) => {
+      await loadRange(run.id, stream, first[stream] ?? 1, streams[stream] ?? 0, (events) => {
         if (board.run !== run) return false;
         board.take(events);
         board.changed();
@@ -74,7 +74,8 @@ export class Runs {
     const { board } = this;
     const older = new TraceStore();
     try {
-      await loadRange(board.run.id, "engine0", 1, upto, (events) => {
+      const { first } = await loadRun(board.run.id);
+      await loadRange(board.run.id, "engine0", first.engine0 ?? 1, upto, (events) => {
         if (board.store !== store) return false;
         older.ingest(events);
         return true;

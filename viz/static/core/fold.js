@@ -92,7 +92,20 @@ function evict(state, data) {
   forget(state, data.block);
 }
 
+function become(state, other, { seq }) {
+  Object.assign(state, newState(), other, { seq });
+}
+
 const HANDLERS = {
+  "run.start"(state, _data, event) {
+    become(state, {}, event);
+  },
+
+  // A copy of its own: the event stays as it was told.
+  "run.snapshot"(state, data, event) {
+    become(state, data.state ? clone(data.state) : {}, event);
+  },
+
   "run.config"(state, data) {
     state.config = data;
     state.blocks = Array.from({ length: data.num_kv_blocks }, () => ({

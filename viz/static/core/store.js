@@ -40,6 +40,10 @@ export class TraceStore {
   ingest(events) {
     for (const event of events) {
       if (event.seq <= this.seq) continue;
+      if (event.kind === "run.snapshot" && this.seq === 0) {
+        this.#beginAt(event);
+        continue;
+      }
       if (event.seq !== this.seq + 1) {
         throw new Error(`event ${this.seq + 1} is missing, got ${event.seq}`);
       }
@@ -53,6 +57,20 @@ export class TraceStore {
       if (event.kind === "run.end" || event.kind === "run.error") this.ended = true;
       if (event.kind === "step.end") this.#close(event.step);
     }
+  }
+
+  // A trace that was cut to its last steps begins with the state before them.
+  #beginAt(event) {
+    apply(this.head, event);
+    this.seq = event.seq;
+    this.last = event;
+    this.firstStep = this.lastStep = event.step;
+    for (const source of event.data.sources) this.sources.set(source.src, source);
+    for (const req of [...this.head.running, ...this.head.waiting]) {
+      this.hues.see({ kind: "req.arrive", req });
+    }
+    this.snapshots = new Map([[event.step, clone(this.head)]]);
+    this.steps.set(event.step, { events: [event], summary: null });
   }
 
   // The configuration alone is step 0: an empty pool, before anything came in.

@@ -1,0 +1,41 @@
+"""A run of which only the last steps are kept, on its way to the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from minivllm.scenario import load_scenario, start
+from minivllm.trace.file import decode_event, read_trace
+from minivllm.trace.fold import fold, to_json
+from viz.runs import Catalogue, LiveRun
+
+
+def test_recording_is_handed_on_from_its_snapshot_on(tmp_path: Path) -> None:
+    path = tmp_path / "t.trace.jsonl"
+    start(load_scenario("tiny-pressure"), trace_path=str(path), retention=4).run()
+    catalogue = Catalogue()
+    run = catalogue.get(catalogue.add_file(path))
+    assert run is not None
+    events = read_trace(path).engine_events
+    first, head = run.first("engine0"), run.heads()["engine0"]
+    assert (first, head) == (events[0].seq, events[-1].seq) and first > 100
+    lines = run.lines("engine0", first, head)
+    assert lines == [msgspec.json.encode(event) for event in events]
+    assert run.lines("engine0", head, head + 9) == lines[-1:]
+    assert run.lines("engine0", 1, first - 1) == []
+
+
+def test_snapshot_for_a_late_page_is_right_though_most_events_are_gone() -> None:
+    whole = start(load_scenario("tiny-pressure")).run()
+    cut = start(load_scenario("tiny-pressure"), retention=2).run()
+    catalogue, states = Catalogue(), []
+    for name, run in (("whole", whole), ("cut", cut)):
+        live = LiveRun(name, run.recorder.log)
+        catalogue.put_live(live)
+        states.append(catalogue.snapshots(live, "engine0").latest()["state"])
+    assert states[0] == states[1]
+    log = whole.recorder.log
+    events = log.lines("engine0", 1, log.head_seq("engine0"))
+    assert states[0] == to_json(fold(decode_event(line) for line in events))
