@@ -3,34 +3,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from minivllm.cli import trace_show
 from minivllm.cli.options import engine_flags
 from minivllm.cli.trace_diff import diff
 from minivllm.errors import ConfigError, MissingExtraError
-from minivllm.trace.gallery import find_recording
-
-if TYPE_CHECKING:
-    from minivllm.trace.file import Trace
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Record, count, print, compare and describe traces.",
 )
-
-TraceFile = Annotated[
-    Path,
-    typer.Argument(
-        parser=find_recording,
-        metavar="FILE",
-        help="A trace: .jsonl, or packed as .jsonl.gz, or a gallery name.",
-    ),
-]
 
 
 @app.command("record")
@@ -98,84 +85,8 @@ def _model_parts(engine: dict[str, Any]) -> tuple[Any, Any]:
     return UniprocExecutor, get_tokenizer(resolve(engine.get("model", ModelConfig().model)))
 
 
-@app.command("stats")
-def stats(file: TraceFile) -> None:
-    """Count what happened in a run: steps, tokens, prefix hits, evictions, preemptions."""
-    from minivllm.trace.file import read_trace
-
-    trace = read_trace(file)
-    header = trace.header
-    typer.echo(f"{header.name or file.name}  {header.schema}  {header.engine_version}")
-    for name, value in _numbers(trace).items():
-        typer.echo(f"  {name:<28}{value:>10}")
-    typer.echo("\nevents by kind")
-    kinds = Counter(event.kind for event in trace.events)
-    for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])):
-        typer.echo(f"  {kind:<28}{count:>10}")
-
-
-def _numbers(trace: Trace) -> dict[str, int]:
-    data: dict[str, list[Any]] = {}
-    for event in trace.events:
-        data.setdefault(event.kind, []).append(event.data)
-    admissions = data.get("req.admit", []) + data.get("req.resume", [])
-    return {
-        "steps": trace.last_step,
-        "requests": len(data.get("req.arrive", [])),
-        "prompt tokens": sum(len(d.prompt_token_ids) for d in data.get("req.arrive", [])),
-        "output tokens": len(data.get("req.token", [])),
-        "tokens run": sum(d.used for d in data.get("sched.ledger", [])),
-        "tokens from the prefix cache": sum(d.hit for d in admissions),
-        "preemptions": len(data.get("req.preempt", [])),
-        "tokens lost by preemption": sum(d.tokens_lost for d in data.get("req.preempt", [])),
-        "blocks taken": sum(
-            len(d.blocks) for d in data.get("kv.alloc", []) + data.get("kv.reserve", [])
-        ),
-        "blocks evicted": len(data.get("kv.evict", [])),
-    }
-
-
-@app.command("cat")
-def cat(
-    file: TraceFile,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this kind (kv.alloc) or group (kv); may be repeated."),
-    ] = None,
-    req: Annotated[str | None, typer.Option(help="Only this request, such as r4.")] = None,
-    step: Annotated[int | None, typer.Option(help="Only this step.")] = None,
-) -> None:
-    """Print events, one a line: step, number, kind, request, and the kind's own fields."""
-    import msgspec
-
-    from minivllm.trace.file import read_trace
-
-    for event in read_trace(file).events:
-        group = event.kind.split(".")[0]
-        if kind and event.kind not in kind and group not in kind:
-            continue
-        if (req is not None and event.req != req) or (step is not None and event.step != step):
-            continue
-        fields = msgspec.json.encode(event.data).decode()
-        typer.echo(
-            f"{event.step:>4} {event.seq:>6} {event.kind:<16} {event.req or '-':<5} {fields}"
-        )
-
-
+app.command("stats")(trace_show.stats)
+app.command("cat")(trace_show.cat)
 app.command("diff")(diff)
-
-
-@app.command("schema")
-def schema(
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")
-    ] = None,
-) -> None:
-    """Print the JSON Schema of a trace's lines, exported from minivllm/trace/events.py."""
-    from minivllm.trace.schema import json_schema
-
-    text = json_schema()
-    if out is None:
-        typer.echo(text, nl=False)
-    else:
-        out.write_text(text, encoding="utf-8")
+app.command("vocabulary")(trace_show.vocabulary)
+app.command("schema")(trace_show.schema)

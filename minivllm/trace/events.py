@@ -255,6 +255,8 @@ class RunError(Data):
 
 
 class RunEnd(Data):
+    """The engine was shut down after ``steps`` steps."""
+
     KIND = "run.end"
     steps: int
 
@@ -292,6 +294,8 @@ class CoreInput(Data):
 
 
 class HttpRequest(Data):
+    """A client asks: ``bytes`` is the body's size."""
+
     KIND = "http.request"
     request_id: str
     method: str
@@ -300,12 +304,16 @@ class HttpRequest(Data):
 
 
 class HttpFirstByte(Data):
+    """The first byte of the answer leaves."""
+
     KIND = "http.first_byte"
     request_id: str
     status: int
 
 
 class HttpChunk(Data):
+    """A piece of a streamed answer leaves, with so many tokens' text."""
+
     KIND = "http.chunk"
     request_id: str
     bytes: int
@@ -313,6 +321,8 @@ class HttpChunk(Data):
 
 
 class HttpDone(Data):
+    """The answer is complete."""
+
     KIND = "http.done"
     request_id: str
     status: int
@@ -320,6 +330,8 @@ class HttpDone(Data):
 
 
 class HttpRejected(Data):
+    """The request is refused before the engine hears of it."""
+
     KIND = "http.rejected"
     request_id: str
     status: int
@@ -327,6 +339,8 @@ class HttpRejected(Data):
 
 
 class ReqTokenize(Data):
+    """The prompt's text became token ids."""
+
     KIND = "req.tokenize"
     request_id: str
     characters: int
@@ -343,6 +357,8 @@ class ReqHeldBack(Data):
 
 
 class ReqReleased(Data):
+    """Text that was held back goes out after all."""
+
     KIND = "req.released"
     request_id: str
     text: str
@@ -401,6 +417,8 @@ class ReqPreempt(Data):
 
 
 class ReqFirstToken(Data):
+    """The request has said its first token: what TTFT measures."""
+
     KIND = "req.first_token"
     steps_since_arrival: int
     """1 = in the first step that could have run it."""
@@ -458,6 +476,8 @@ class StepBegin(Data):
 
 
 class StepEnd(Data):
+    """The step is over; how long its three phases took."""
+
     KIND = "step.end"
     schedule_ns: int
     execute_ns: int
@@ -690,6 +710,8 @@ class BatchCompose(Data):
 
 
 class ExecForward(Data):
+    """The model ran the flat batch, sampling included."""
+
     KIND = "exec.forward"
     tokens: int
     ns: int
@@ -738,6 +760,8 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Sample(Data):
+    """What was sampled: one row for each token that a request got."""
+
     KIND = "sample"
     rows: list[SampleRow]
 

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from minivllm.trace import events
+from minivllm.trace.answer import GRANT_WORDS
 
 SCHEMA_PATH = Path(__file__).with_name("events.schema.json")
 
@@ -53,6 +54,23 @@ def json_schema() -> str:
         "$defs": definitions,
     }
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def vocabulary() -> dict[str, dict[str, str]]:
+    """``kinds``, ``reasons`` and ``grants``, each name with one line about it.
+
+    For whoever explains a trace: dashboard, terminal, lessons.
+    """
+    docs = _docs()
+    kinds: dict[str, str] = {}
+    for kind, cls in events.KINDS.items():
+        first = " ".join(docs[cls.__name__][""].partition("\n\n")[0].split())
+        kinds[kind] = first.replace("*Moves*: ", "(moves the state) ").replace("``", "")
+    return {
+        "kinds": kinds,
+        "reasons": {reason.value: text for reason, text in events.REASONS.items()},
+        "grants": {why.value: text for why, text in GRANT_WORDS.items()},
+    }
 
 
 def _described(definition: dict[str, Any], docs: dict[str, str]) -> dict[str, Any]:
