@@ -1,5 +1,4 @@
-"""``minivllm trace``: record, count, print, compare and describe traces; torch only for
-``--with-model``."""
+"""``minivllm trace``: what is done with traces; torch only for ``record --with-model``."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minivllm.cli import trace_show
+from minivllm.cli import trace_export, trace_show
 from minivllm.cli.options import engine_flags
 from minivllm.cli.trace_diff import diff
 from minivllm.errors import ConfigError, MissingExtraError
@@ -16,7 +15,7 @@ from minivllm.errors import ConfigError, MissingExtraError
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Record, count, print, compare and describe traces.",
+    help="Record, count, print, compare, export and describe traces.",
 )
 
 
@@ -88,5 +87,6 @@ def _model_parts(engine: dict[str, Any]) -> tuple[Any, Any]:
 app.command("stats")(trace_show.stats)
 app.command("cat")(trace_show.cat)
 app.command("diff")(diff)
+app.command("export")(trace_export.export)
 app.command("vocabulary")(trace_show.vocabulary)
 app.command("schema")(trace_show.schema)
