@@ -62,6 +62,8 @@ class InprocClient:
         self.core = core
         self.gate = gate or Gate()
         self.gate.on_change(self._tell_gate)
+        self.gate.attach(core.trace)
+        core.at_phase = self.gate.pass_phase
         self._inputs: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._outputs: queue.SimpleQueue[EngineCoreOutputs] = queue.SimpleQueue()
         self._open: set[str] = set()  # ids of requests that have not ended
@@ -107,10 +109,11 @@ class InprocClient:
         return self.core.facts()
 
     def shutdown(self) -> None:
-        """End the loop after its current step. Open requests get no further output."""
+        """End the loop after its current step, be it held or not. Open requests get no further
+        output."""
         self._stopping = True
         self._wake.set()
-        self.gate.wake()
+        self.gate.close()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -127,6 +130,7 @@ class InprocClient:
                     if self.core.has_requests():
                         self._hand_out(self.core.step())
         except BaseException as error:
+            self.gate.close()  # nobody waits on a dead engine, not even the engine itself
             logger.exception("the engine's loop has ended by an error")
             self._dead = error
             self.core.trace.emit(RunError, None, error=type(error).__name__, message=str(error))

@@ -10,6 +10,7 @@ it a thread of its own, tests and scenarios call :meth:`EngineCore.step` themsel
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -51,6 +52,8 @@ class EngineCore:
         self.scheduler: SchedulerInterface = scheduler_cls(
             config.scheduler, self.kv, self.max_model_len, trace
         )
+        self.at_phase: Callable[[str], None] | None = None
+        """Called before ``execute`` and before ``update``: the gate may hold the engine there."""
         self._req_ids: dict[str, str] = {}  # the caller's id → core name, while it lives
         self._num_arrived = 0
         trace.emit(ev.RunConfig, None, **self.facts())
@@ -187,11 +190,13 @@ class EngineCore:
             free_blocks=self.kv.pool.num_free_blocks,
         )
         scheduled = scheduler.schedule()
+        schedule_ns = time.perf_counter_ns() - begin
 
-        trace.phase, executing = "execute", time.perf_counter_ns()
+        begin = self._begin_phase("execute")
         result = self._execute(scheduled)
+        execute_ns = time.perf_counter_ns() - begin
 
-        trace.phase, updating = "update", time.perf_counter_ns()
+        begin = self._begin_phase("update")
         if isinstance(result, ModelRunnerOutput):
             outputs = scheduler.update_from_output(scheduled, result)
         else:
@@ -199,12 +204,19 @@ class EngineCore:
         trace.emit(
             ev.StepEnd,
             None,
-            schedule_ns=executing - begin,
-            execute_ns=updating - executing,
-            update_ns=time.perf_counter_ns() - updating,
+            schedule_ns=schedule_ns,
+            execute_ns=execute_ns,
+            update_ns=time.perf_counter_ns() - begin,
         )
         trace.flush()
         return self._wrap(outputs)
+
+    def _begin_phase(self, phase: str) -> int:
+        """Returns the time, in ns; what the gate takes belongs to no phase."""
+        if self.at_phase is not None:
+            self.at_phase(phase)
+        self.trace.phase = phase
+        return time.perf_counter_ns()
 
     def _execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput | str:
         """The step's result, or what went wrong with it, in a sentence."""

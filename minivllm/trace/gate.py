@@ -1,8 +1,15 @@
 """The gate: where the engine's loop can be held, stepped and slowed down.
 
-No counterpart in vLLM. The core passes the gate before each step, on its own thread; whoever
-steers (page, terminal, demo) calls the other methods from theirs. Paused is healthy: requests are
-still taken in and aborted, only no step begins.
+No counterpart in vLLM. The core passes the gate on its own thread, at three places:
+
+    may_step()      before each step
+    pass_phase()    before execute, and before update
+    pass_event()    after each event, while somebody asked for that and only then
+
+Whoever steers (page, terminal, demo) calls the other methods from theirs. Paused is healthy:
+requests are still taken in and aborted, only nothing goes on. What comes while the engine is held
+in the middle of a step is applied at the next step's boundary. Before it is held there, all
+that was told so far is handed to the viewers, and no lock is kept that they need.
 """
 
 from __future__ import annotations
@@ -10,11 +17,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from minivllm.errors import ConfigError
+from minivllm.trace.events import Event
+from minivllm.trace.tracer import OFF, Tracer
+from minivllm.trace.until import Place, Until, parse
 
 MIN_RATE, MAX_RATE = 0.01, 1000.0
 """Steps per second; slower is what ``pause`` and ``step`` are for."""
+
+NO_DECISION = ("run.start", "run.source", "run.idle", "run.end", "gate.change")
+"""Kinds at which nobody is held: they tell of the trace and the gate itself."""
+
+_SAME = "the goal there is"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Where the engine stands still."""
+
+    at: str
+    """``step``: before one begins; ``phase``: before ``phase``; ``event``: just after ``event``."""
+    phase: str = ""
+    event: Event | None = None
 
 
 class Gate:
@@ -25,8 +51,17 @@ class Gate:
         self._paused = paused
         self._rate = _check_rate(rate)
         self._allowed = 0  # steps that may pass while paused
+        self._goal: str | Until | None = None  # "phase" | "event" | until: hold there
+        self._goal_count = 0  # so many more phases or events
+        self._in_step = False
+        self._turn = 0  # raised by each verb that lets the engine go
+        self._held: Held | None = None
+        self._closed = False
         self._last_pass = 0.0  # time.monotonic(), seconds
+        self._trace: Tracer = OFF
         self._listeners: list[Callable[[str, float], None]] = []
+
+    # --- for whoever steers, from any thread -----------------------------------------------------
 
     @property
     def mode(self) -> str:
@@ -41,18 +76,51 @@ class Gate:
     def rate(self, steps_per_second: float) -> None:
         self._set(rate=_check_rate(steps_per_second))
 
+    @property
+    def held(self) -> Held | None:
+        """Where the engine stands still; None while it runs, or sleeps since nobody asks it."""
+        return self._held
+
+    def wait_held(self, timeout: float | None = None) -> Held | None:
+        """Wait until the engine stands still; None if it does not within ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held is not None, timeout)
+            return self._held
+
     def pause(self) -> None:
-        """Begin no further step, not even one that ``step`` allowed."""
-        self._set(paused=True)
+        """Begin no further step, not even one that ``step`` allowed. One under way is finished."""
+        self._set(paused=True, goal=None)
 
     def resume(self) -> None:
-        self._set(paused=False)
+        self._set(paused=False, goal=None, go=True)
 
     def step(self, n: int = 1) -> None:
-        """Pause, and let ``n`` more steps pass."""
+        """Pause, and let ``n`` more steps pass; one in which the engine is held is the first."""
         if n < 1:
             raise ConfigError("gate step", n, "1 or more steps")
-        self._set(paused=True, allow=n)
+        self._set(paused=True, goal=None, allow=n, go=True)
+
+    def next_phase(self, n: int = 1) -> None:
+        """Pause, and go on to the next phase: ``execute``, ``update``, or the end of the step."""
+        if n < 1:
+            raise ConfigError("gate next phase", n, "1 or more phases")
+        self._set(paused=True, goal="phase", count=n, go=True)
+
+    def next_event(self, n: int = 1) -> None:
+        """Pause, and go on until one more event is told. Raises ConfigError without a trace."""
+        if n < 1:
+            raise ConfigError("gate next event", n, "1 or more events")
+        self._check_traced("next event")
+        self._set(paused=True, goal="event", count=n, go=True)
+
+    def until(self, where: str | Until) -> None:
+        """Run, and pause at the event that ``where`` names (see ``until.py``).
+
+        Raises ConfigError for words that name nothing, and without a trace.
+        """
+        goal = parse(where) if isinstance(where, str) else where
+        self._check_traced("until")
+        self._set(paused=False, goal=goal, go=True)
 
     def on_change(self, listener: Callable[[str, float], None]) -> None:
         """Tell ``listener(mode, rate)`` of every change."""
@@ -63,42 +131,145 @@ class Gate:
         with self._changed:
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """The engine ends: nobody is held any more, wherever it stands."""
+        with self._changed:
+            self._closed = True
+            self._go()
+
+    # --- for the engine's thread -----------------------------------------------------------------
+
+    def attach(self, trace: Tracer) -> None:
+        """An engine stands behind this gate from now on, and tells what it does to ``trace``."""
+        self._trace, self._closed = trace, False
+
     def may_step(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for leave to run one step; use it up and say so.
 
         False: not yet, or something else wants attention (``wake``).
         """
         with self._changed:
+            if self._in_step:
+                self._in_step = False
+                if self._goal == "phase":  # a step's end is one, too
+                    self._reached()
             wait = self._seconds_to_wait()
             if wait > 0:
+                if self._paused and self._held is None:
+                    self._held = Held("step")
+                    self._changed.notify_all()
                 self._changed.wait(min(wait, timeout))
-                if self._seconds_to_wait() > 0:
+                if self._closed or self._seconds_to_wait() > 0:
                     return False
-            if self._paused:
+            self._held = None
+            if self._paused and self._goal is None:
                 self._allowed -= 1
+            self._in_step = True
             self._last_pass = time.monotonic()
             return True
 
+    def pass_phase(self, phase: str) -> None:
+        """The engine is about to begin ``phase``, in a step."""
+        if self._goal == "phase":
+            with self._changed:
+                here, turn = self._goal == "phase" and self._reached(), self._turn
+            if here:
+                self._hold(Held("phase", phase), turn)
+
+    def pass_event(self, event: Event, place: Place) -> None:
+        """The engine has just told ``event``."""
+        if event.kind in NO_DECISION:
+            return
+        with self._changed:
+            goal = self._goal
+            if isinstance(goal, Until):
+                here = goal.matches(event, place) and self._reached()
+            else:
+                here = goal == "event" and self._reached()
+            turn = self._turn
+        if here:
+            if isinstance(goal, Until):
+                self._tell()
+            self._hold(Held("event", event.phase, event), turn)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _reached(self) -> bool:
+        """The goal, or one of so many. True when this was the last."""
+        self._goal_count -= 1
+        if self._goal_count > 0:
+            return False
+        self._aim(None, 0)
+        self._paused = True
+        return True
+
+    def _aim(self, goal: str | Until | None, count: int) -> None:
+        self._goal, self._goal_count = goal, count
+        # The recorder tests this one attribute: events cost nothing more while nobody asks.
+        if self._trace.on:
+            by_event = goal is not None and goal != "phase"
+            self._trace.on_event = self.pass_event if by_event else None
+
+    def _hold(self, held: Held, turn: int) -> None:
+        """Stand still in the middle of a step, until a verb lets the engine go."""
+        self._trace.flush()  # before anybody can see that it is held
+        with self._changed:
+            if turn == self._turn:  # nobody has let it go meanwhile
+                self._held = held
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: turn != self._turn or self._closed)
+
+    def _held_in_step(self) -> bool:
+        held = self._held
+        return held is not None and held.at != "step" and held.phase != "input"
+
+    def _go(self) -> None:
+        self._turn += 1
+        self._held = None
+        self._changed.notify_all()
+
     def _seconds_to_wait(self) -> float:
         if self._paused:
-            return 0.0 if self._allowed else float("inf")
+            return 0.0 if self._allowed or self._goal is not None else float("inf")
         if not self._rate:
             return 0.0
         return self._last_pass + 1 / self._rate - time.monotonic()
 
-    def _set(self, paused: bool | None = None, rate: float | None = None, allow: int = 0) -> None:
+    def _check_traced(self, verb: str) -> None:
+        if not self._trace.on:
+            raise ConfigError("gate", verb, "step and next phase: no event is told without a trace")
+
+    def _set(
+        self,
+        paused: bool | None = None,
+        rate: float | None = None,
+        goal: str | Until | None = _SAME,
+        count: int = 1,
+        allow: int = 0,
+        go: bool = False,
+    ) -> None:
         with self._changed:
             before = (self._paused, self._rate)
             if paused is not None:
                 self._allowed = self._allowed + allow if allow and self._paused else allow
+                if allow and self._held_in_step():
+                    self._allowed -= 1  # that step is one of them
                 self._paused = paused
+            if goal != _SAME:
+                more = self._goal_count if goal == self._goal and isinstance(goal, str) else 0
+                self._aim(goal, more + count)
             if rate is not None:
                 self._rate = rate
-            changed = before != (self._paused, self._rate)
+            if go:
+                self._go()
             self._changed.notify_all()
+            changed = before != (self._paused, self._rate)
         if changed:
-            for listener in self._listeners:
-                listener(self.mode, self._rate)
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener(self.mode, self._rate)
 
 
 def _check_rate(rate: float) -> float:

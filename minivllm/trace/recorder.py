@@ -193,6 +193,7 @@ class Recorder(Tracer):
         self._token_text = token_text
         self._lines: list[bytes] = []
         self._sources: dict[tuple[int, int], int] = {}
+        self._places: list[tuple[str, int]] = []  # file and line of src 1, 2, …
         self._functions: dict[int, CodeType] = {}  # also keeps their ids from being used again
         self._lock = threading.RLock()  # the api stream is written by many threads
 
@@ -209,7 +210,10 @@ class Recorder(Tracer):
             if src is None:
                 src = self._intern_source(frame)
             data = kind(*args, **kwargs)
-            self._write(redacted(data) if self._redact else data, req, src)
+            event = self._write(redacted(data) if self._redact else data, req, src)
+        watch = self.on_event
+        if watch is not None:  # without the lock: the watcher may hold the engine here
+            watch(event, self._places[src - 1])
 
     def text(self, token_id: int) -> str:
         if self._redact:
@@ -226,7 +230,7 @@ class Recorder(Tracer):
         self.flush()
         self.log.close()
 
-    def _write(self, data: Data, req: str | None, src: int) -> None:
+    def _write(self, data: Data, req: str | None, src: int) -> Event:
         self.seq += 1
         event = Event(
             stream=self.stream,
@@ -240,6 +244,7 @@ class Recorder(Tracer):
             data=data,
         )
         self._lines.append(_encoder.encode(event))
+        return event
 
     def _intern_source(self, frame: FrameType) -> int:
         """Give the line that emits a number, and tell its text before the first use.
@@ -258,6 +263,7 @@ class Recorder(Tracer):
         file = os.path.relpath(code.co_filename, _PACKAGE_ROOT)
         if file.startswith(".."):  # a student's own class: where it lies is nobody's business
             file = os.path.basename(code.co_filename)
+        self._places.append((file, line))
         name = getattr(code, "co_qualname", code.co_name)  # qualified from Python 3.11 on
         source = RunSource(
             src=src, file=file, line=line, function=name, first_line=first, text=text

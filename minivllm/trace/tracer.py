@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec
 
-from minivllm.trace.events import Data
+from minivllm.trace.events import Data, Event
 
 P = ParamSpec("P")
 
@@ -20,6 +20,8 @@ class Tracer:
     on = False
     step = 0
     phase = "idle"
+    on_event: Callable[[Event, tuple[str, int]], None] | None = None
+    """Called after each event, with the file and line that told it; only while tracing is on."""
 
     def emit(
         self, kind: Callable[P, Data], req: str | None, /, *args: P.args, **kwargs: P.kwargs

@@ -1,0 +1,97 @@
+"""Until: where a run shall be held, in a few words, as a test of single events.
+
+    preemption                  somebody is chosen to give way
+    eviction                    a cached block is about to be overwritten
+    prefix hit                  a look-up found something
+    skip, skip no_free_blocks   somebody is looked at and not scheduled (for this reason)
+    finish                      a request ends
+    step 30                     step 30, or the first after it, begins
+    sched.chunk, kv             an event of this kind, or of this group
+    no_budget                   an event that gives this reason
+    scheduler.py:210            an event that this source line emits
+
+A request's name behind it (``finish r4``, ``kv r4``) asks for that request's events only; alone
+(``r4``) it asks for any event of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from minivllm.errors import ConfigError
+from minivllm.trace.events import KINDS, Event, Reason
+
+Place = tuple[str, int]
+"""File and line of what emitted an event."""
+Test = Callable[[Event, Place], bool]
+
+_GROUPS = {kind.split(".")[0] for kind in KINDS}
+_REASONS = {reason.value for reason in Reason}
+_NAMED: dict[str, Test] = {
+    "preemption": lambda event, place: event.kind == "sched.victim",
+    "eviction": lambda event, place: event.kind == "kv.evict",
+    "prefix hit": lambda event, place: event.kind == "kv.hit" and event.data.tokens > 0,
+    "skip": lambda event, place: event.kind == "sched.skip",
+    "finish": lambda event, place: event.kind == "req.finish",
+}
+_ALLOWED = (
+    f"{', '.join(_NAMED)}, skip REASON, step N, a kind or group of events, a reason, FILE:LINE, "
+    "each with a request (r4) behind it or not (minivllm trace vocabulary lists kinds and reasons)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """``matches(event, place)`` says whether this is the place to hold."""
+
+    words: str
+    matches: Test
+
+
+def parse(words: str) -> Until:
+    """Raises ConfigError for words that name nothing."""
+    rest = " ".join(words.split())
+    found = re.fullmatch(r"(?:(.*) )?(r[1-9]\d*)", rest)
+    what, req = (found[1] or "", found[2]) if found else (rest, None)
+    if what:
+        test = _test(what, words)
+    elif req is not None:
+        test = _any
+    else:
+        raise ConfigError("until", words, _ALLOWED)
+    if req is not None:
+        return Until(words, lambda event, place: event.req == req and test(event, place))
+    return Until(words, test)
+
+
+def _any(event: Event, place: Place) -> bool:
+    return True
+
+
+def _test(what: str, words: str) -> Test:
+    if what in _NAMED:
+        return _NAMED[what]
+    if what in KINDS:
+        return lambda event, place: event.kind == what
+    if what in _GROUPS:
+        return lambda event, place: event.kind.startswith(what + ".")
+    if what in _REASONS:
+        return lambda event, place: _gives(event, what)
+    if found := re.fullmatch(r"skip (\w+)", what):
+        reason = found[1]
+        if reason in _REASONS:
+            return lambda event, place: event.kind == "sched.skip" and _gives(event, reason)
+    if found := re.fullmatch(r"step (\d{1,9})", what):
+        step = int(found[1])
+        return lambda event, place: event.kind == "step.begin" and event.step >= step
+    if found := re.fullmatch(r"(\S+\.py):(\d{1,9})", what):
+        file, line = found[1], int(found[2])
+        return lambda event, place: place[1] == line and f"/{place[0]}".endswith(f"/{file}")
+    raise ConfigError("until", words, _ALLOWED)
+
+
+def _gives(event: Event, reason: str) -> bool:
+    fields = ("reason", "why", "unused_reason")
+    return any(getattr(event.data, field, None) == reason for field in fields)
