@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minivllm.cli import trace_export, trace_show
+from minivllm.cli import trace_check, trace_export, trace_show
 from minivllm.cli.options import engine_flags
 from minivllm.cli.trace_diff import diff
 from minivllm.errors import ConfigError, MissingExtraError
@@ -15,7 +15,7 @@ from minivllm.errors import ConfigError, MissingExtraError
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Record, count, print, compare, export and describe traces.",
+    help="Record, count, print, check, compare, export and describe traces.",
 )
 
 
@@ -88,5 +88,6 @@ app.command("stats")(trace_show.stats)
 app.command("cat")(trace_show.cat)
 app.command("diff")(diff)
 app.command("export")(trace_export.export)
+app.command("check")(trace_check.check)
 app.command("vocabulary")(trace_show.vocabulary)
 app.command("schema")(trace_show.schema)
