@@ -19,7 +19,7 @@ import msgspec
 
 from minivllm.trace.events import Event, RunSnapshot, RunSource
 from minivllm.trace.file import decode_event
-from minivllm.trace.fold import State, apply, forget_finished, new_state, to_json
+from minivllm.trace.fold import State, apply, forget_finished, new_state
 
 FINISHED_KEPT = 64
 """Finished requests that a beginning remembers, besides those whose tokens a block still holds."""
@@ -47,8 +47,8 @@ class _Beginning:
 
     def line(self) -> bytes:
         assert self.last is not None
-        state = to_json(self.state) if self.state is not None else None
-        data = RunSnapshot(epoch=self.epoch, state=state, sources=self.sources)
+        # The state is encoded as it stands: plain dicts of 10,000 blocks would be made in vain.
+        data = RunSnapshot(epoch=self.epoch, state=self.state, sources=self.sources)  # type: ignore[arg-type]
         snapshot = {"kind": data.KIND, "phase": "idle", "src": 0, "req": None, "data": data}
         return _encoder.encode(msgspec.structs.replace(self.last, **snapshot))
 

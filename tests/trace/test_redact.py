@@ -113,6 +113,26 @@ def test_front_ends_events_say_nothing_either() -> None:
     assert not [data for data in said if SECRET in line(data)]
 
 
+def test_candidates_and_processors_of_a_sample_say_nothing_either() -> None:
+    candidate = ev.Candidate(token_id=IDS[0], text=SECRET, logprob=-0.5)
+    effect = ev.ProcessorEffect(
+        name="bad_words", masked=True, count=1, token_ids=IDS, texts=[SECRET, SECRET]
+    )
+    row = ev.SampleRow(
+        req="r1",
+        token_id=IDS[1],
+        text=SECRET,
+        logprob=-0.5,
+        rank=1,
+        before=[candidate],
+        after=[candidate],
+        processors=[effect],
+    )
+    told = line(ev.Sample(rows=[row]))
+    assert SECRET not in told and not [i for i in IDS if str(i) in told]
+    assert '"logprob":-0.5' in told and '"count":1' in told
+
+
 def test_code_and_decisions_are_left_as_they_are() -> None:
     source = ev.RunSource(src=1, file="f", line=1, function="g", first_line=1, text="def g(): ...")
     stop = ev.SchedStop(reason=ev.Reason.NO_BUDGET, head="r1", behind=["r2"])
