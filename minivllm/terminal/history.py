@@ -20,6 +20,8 @@ from minivllm.trace.hues import Hues
 from minivllm.trace.story import Story, story
 from minivllm.trace.why import Record
 
+UNTOLD = ("run.start", "run.source", "run.snapshot")
+"""Kinds that tell of the trace itself: in no list of what happened."""
 _NO_STEP_OF_THEIR_OWN = ("run.start", "run.source", "run.idle", "run.end", "gate.change")
 
 

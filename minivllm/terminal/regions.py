@@ -13,6 +13,7 @@ from rich.text import Text
 from minivllm.terminal import cells
 from minivllm.terminal.answers import answer_lines, event_line
 from minivllm.terminal.cells import hue, token_cell
+from minivllm.terminal.history import UNTOLD
 from minivllm.terminal.scene import BOLD, CHIP, DIM, PLAIN, Scene, title
 from minivllm.terminal.text import clean
 from minivllm.trace.events import GrantWhy, Reason, SchedLedger
@@ -256,7 +257,7 @@ def _unused(scene: Scene, left: int, reason: Reason | None) -> Text:
 
 
 def events(scene: Scene, width: int, height: int) -> list[Text]:
-    told = [e for e in scene.view.events if e.kind != "run.source"]
+    told = [e for e in scene.view.events if e.kind not in UNTOLD]
     lines = [title("EVENTS", f"{len(told)} in this step")]
     for event in told[: height - 1]:
         lines.append(event_line(event, hue(scene.view, event.req) if event.req else None))

@@ -18,7 +18,7 @@ from minivllm.errors import MiniVLLMError
 from minivllm.terminal.answers import answer_lines, block_lines, event_line, life_lines
 from minivllm.terminal.board import board
 from minivllm.terminal.cells import LEGEND, hue
-from minivllm.terminal.history import View
+from minivllm.terminal.history import UNTOLD, View
 from minivllm.terminal.runs import Run
 from minivllm.terminal.text import clean
 from minivllm.trace.lives import block_life, request_life
@@ -177,10 +177,10 @@ class Session:
         lines = []
         for event in self.view.events:
             named = (event.kind, event.kind.split(".")[0], event.req)
-            if event.kind != "run.source" and (not words or set(words) & set(named)):
+            if event.kind not in UNTOLD and (not words or set(words) & set(named)):
                 lines.append(event_line(event, hue(self.view, event.req) if event.req else None))
         if not lines:
-            kinds = sorted({e.kind for e in self.view.events if e.kind != "run.source"})
+            kinds = sorted({e.kind for e in self.view.events if e.kind not in UNTOLD})
             raise VerbError(f"no such event in step {self.step}; there are: {', '.join(kinds)}")
         return Reply(lines, title=f"the events of step {self.step}")
 

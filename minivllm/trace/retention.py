@@ -5,8 +5,8 @@ read from there: first a ``run.snapshot`` event, which stands in the place of al
 and has the number of the last of it, then the kept events. The file is written anew, in this
 form, whenever it holds twice the steps that are kept; in between it grows by appending.
 
-The price is one decode and one ``apply`` for each event, on the engine's thread: about what
-recording it costs. A run without ``--trace-retention`` pays nothing.
+The price is one decode and one ``apply`` for each event, on the engine's thread: about half of
+what recording it costs. A run without ``--trace-retention`` pays nothing.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ export class TraceStore {
       this.hues.see({ kind: "req.arrive", req });
     }
     this.snapshots = new Map([[event.step, clone(this.head)]]);
-    this.steps.set(event.step, { events: [event], summary: null });
+    this.steps.set(event.step, { events: [], summary: null });
   }
 
   // The configuration alone is step 0: an empty pool, before anything came in.
