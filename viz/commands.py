@@ -72,6 +72,16 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
         if type(value) is not int or not 1 <= value <= 1000:
             raise BadCommand(f"step: got {value!r}; allowed: a whole number, 1 to 1000")
         return engine.gate.step(value)
+    if op == "phase":
+        return engine.gate.next_phase()
+    if op == "event":
+        return engine.gate.next_event()
+    if op == "until":
+        if not isinstance(value, str):
+            raise BadCommand(
+                f"until: got {value!r}; allowed: words such as preemption or finish r4"
+            )
+        return engine.gate.until(value)
     if op == "rate":
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not 0 <= value <= MAX_RATE:
@@ -95,8 +105,8 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
             raise BadCommand(f"knobs: got {value!r}; allowed: names with their new values")
         return engine.set_knobs(value)
     raise BadCommand(
-        f"unknown command {op!r}; allowed: pause, resume, step, rate, submit, workload, knobs, "
-        "simulate"
+        f"unknown command {op!r}; allowed: pause, resume, step, phase, event, until, rate, submit, "
+        "workload, knobs, simulate"
     )
 
 

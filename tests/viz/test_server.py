@@ -133,6 +133,20 @@ def test_the_driver_steers_the_gate_and_sends_prompts(make_engine: MakeEngine) -
     assert outputs is not None and outputs.outputs[0].request_id == "page-1"
 
 
+def test_the_driver_holds_the_engine_in_the_middle_of_a_step(make_engine: MakeEngine) -> None:
+    app, engine = create_app(), make_engine(paused=True)
+    app.attach_engine(engine)
+    engine.submit("one two three")
+    places = []
+    for op, value in (("phase", None), ("event", None), ("until", "finish")):
+        assert engine.gate.wait_held(20) is not None
+        app.commands.handle("sid", {"id": 1, "op": op, "value": value})
+        held = engine.gate.wait_held(20)
+        assert held is not None
+        places.append((held.at, held.event.kind if held.event else held.phase))
+    assert places == [("phase", "execute"), ("event", "exec.forward"), ("event", "req.finish")]
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -144,6 +158,8 @@ def test_the_driver_steers_the_gate_and_sends_prompts(make_engine: MakeEngine) -
         ({"op": "step", "value": True}, "1 to 1000"),
         ({"op": "rate", "value": -1}, "full speed"),
         ({"op": "rate", "value": float("nan")}, "full speed"),
+        ({"op": "until", "value": None}, "preemption"),
+        ({"op": "until", "value": "preemtion"}, "prefix hit"),
         ({"op": "workload", "value": None}, "name of a workload"),
     ],
 )
