@@ -181,7 +181,9 @@ class Session:
                 lines.append(event_line(event, hue(self.view, event.req) if event.req else None))
         if not lines:
             kinds = sorted({e.kind for e in self.view.events if e.kind not in UNTOLD})
-            raise VerbError(f"no such event in step {self.step}; there are: {', '.join(kinds)}")
+            raise VerbError(
+                f"no such event in step {self.step}; there are: {', '.join(kinds) or 'none'}"
+            )
         return Reply(lines, title=f"the events of step {self.step}")
 
     def board(self, words: list[str]) -> Reply:
