@@ -136,7 +136,7 @@ def _check_that_it_suffices(trace: Trace, stream: str, events: list[Event]) -> N
             "it the requests and blocks that the rest goes on from. Record without a limit to what "
             "is kept"
         )
-    if getattr(trace.header, "redacted", False):
+    if trace.header.redacted:
         raise ReplayError(
             f"{cannot}: it was redacted, so what was said is not in it, and without the tokens no "
             "prefix can be found. Record without redaction"

@@ -89,11 +89,14 @@ class Trace:
 
     def lives(self) -> dict[str, Trace]:
         """The runs in this trace, by name: one for each engine (``engine0``), and one more each
-        time an engine was started anew (``engine0, life 2``), with a ``run.config`` of its own."""
+        time an engine was started anew (``engine0, life 2``): with a ``run.start``, or in a trace
+        without those with a ``run.config`` of its own."""
         runs: dict[str, Trace] = {}
         for stream in self.engines:
             events = [event for event in self.events if event.stream == stream]
-            begins = [i for i, event in enumerate(events) if event.kind == "run.config"][1:]
+            starts = [i for i, event in enumerate(events) if event.kind == "run.start"]
+            configs = [i for i, event in enumerate(events) if event.kind == "run.config"]
+            begins = [at for at in starts if at] if starts else configs[1:]
             for life, (at, end) in enumerate(pairwise([0, *begins, len(events)]), start=1):
                 name = stream if life == 1 else f"{stream}, life {life}"
                 runs[name] = Trace(self.header, events[at:end], self.name)

@@ -22,7 +22,7 @@ from minivllm.replay.executors import RecordedExecutor
 from minivllm.replay.model import with_model
 from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
-from minivllm.trace.events import Event, Header, RunError
+from minivllm.trace.events import Event, RunError
 from minivllm.trace.file import Trace, read_trace, structural
 from minivllm.trace.gallery import gallery
 from tests.conftest import RunPython
@@ -182,15 +182,16 @@ def test_cut_at_the_front_says_that_it_cannot_be_verified() -> None:
         recording_of(ring)
 
 
+def test_ring_says_that_it_cannot_be_verified() -> None:
+    with pytest.raises(
+        ReplayError, match=r"beginning was cut .*in step 11.*Record without a limit"
+    ):
+        recording_of(tiny_pressure(retention=5))
+
+
 def test_redacted_says_that_it_cannot_be_verified() -> None:
-    trace = tiny_pressure()
-
-    class Redacted(Header, frozen=True, kw_only=True):
-        redacted: bool = True
-
-    header = Redacted(**{**msgspec.structs.asdict(trace.header), "redacted": True})
     with pytest.raises(ReplayError, match="it was redacted, so what was said is not in it"):
-        recording_of(Trace(header, trace.events))
+        recording_of(tiny_pressure(redact=True))
 
 
 def test_trace_without_an_engine_says_so() -> None:
