@@ -36,6 +36,7 @@ from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Header
 from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.texts import TokenText
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -198,7 +199,7 @@ def start(
     engine = executor(config) if executor else _scripted(scenario, config)
     header = make_header(config, engine, name=scenario.name)
     log = TraceLog(header, trace_path, steps=config.trace.retention)
-    recorder = Recorder(log, token_text=tokenizer.token_text if tokenizer else _texts(scenario))
+    recorder = Recorder(log, token_text=tokenizer.text_after if tokenizer else _texts(scenario))
     run = ScenarioRun(scenario, config, EngineCore(config, engine, recorder), recorder)
     if tokenizer is not None:
         run.tokenize, run.eos_token_id = tokenizer.encode, tokenizer.eos_token_id
@@ -233,10 +234,10 @@ def _scripted(scenario: Scenario, config: EngineConfig) -> ScriptedExecutor:
     return ScriptedExecutor(config, next_token)
 
 
-def _texts(scenario: Scenario) -> Callable[[int], str]:
+def _texts(scenario: Scenario) -> TokenText:
     """Token id → its text, as far as the file tells."""
     texts: dict[int, str] = {}
     for request in scenario.request:
         texts.update(zip(request.prompt_token_ids, request.prompt_texts, strict=False))
         texts.update(zip(request.output_token_ids, request.output_texts, strict=False))
-    return lambda token_id: texts.get(token_id, "·")
+    return lambda token_id, _before: texts.get(token_id, "·")

@@ -25,6 +25,7 @@ import tokenizers
 
 from minivllm.errors import ModelFileError, PromptError
 from minivllm.models.source import ModelSource, cache_dir
+from minivllm.trace.texts import text_after
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,10 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """One token as shown to people; part of a character shows as U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", errors="replace")
+
+    def text_after(self, token_id: int, before: Sequence[int]) -> str:
+        """What a token adds to the text of those before it: the characters that it completes."""
+        return text_after(self.token_bytes, token_id, before)
 
     @cached_property
     def _byte_level(self) -> bool:

@@ -33,6 +33,7 @@ from minivllm.engine.messages import EngineCoreOutput
 from minivllm.request import Request, RequestStatus
 from minivllm.trace import events as ev
 from minivllm.trace.events import GrantWhy, Reason
+from minivllm.trace.texts import CONTEXT
 from minivllm.trace.tracer import OFF, Tracer
 
 
@@ -320,8 +321,8 @@ class Scheduler:
 
     def _append_token(self, request: Request, token_id: int) -> None:
         index = request.num_output_tokens
+        text = self.trace.text(token_id, request.token_ids[-CONTEXT:]) if self.trace.on else ""
         request.token_ids.append(token_id)
-        text = self.trace.text(token_id)
         self.trace.emit(ev.ReqToken, request.req_id, token_id=token_id, text=text, index=index)
         if index == 0:
             steps = self.current_step - request.arrival_step + 1

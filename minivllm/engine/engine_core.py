@@ -29,6 +29,7 @@ from minivllm.request import Request
 from minivllm.sampling_params import check_priority
 from minivllm.trace import events as ev
 from minivllm.trace.events import Reason
+from minivllm.trace.texts import CONTEXT, texts_of
 from minivllm.trace.tracer import OFF, Tracer
 
 SCHEDULERS = {"default": Scheduler}
@@ -96,7 +97,7 @@ class EngineCore:
             raise DuplicateRequestError(f"request id {message.request_id!r} is already in use")
         request = self._make_request(message)
         trace, name = self.trace, request.req_id
-        texts = [trace.text(token_id) for token_id in message.prompt_token_ids] if trace.on else []
+        texts = texts_of(trace.text, message.prompt_token_ids) if trace.on else []
         self._begin_input()
         self._num_arrived += 1
         trace.emit(ev.CoreInput, name, op="add")
@@ -240,6 +241,7 @@ class EngineCore:
         for req_id, token_ids in result.sampled_token_ids.items():
             logprobs = result.logprobs.get(req_id, [])
             details = result.details.get(req_id, [])
+            known_ids = self.scheduler.requests[req_id].token_ids[-CONTEXT:]
             for i, token_id in enumerate(token_ids):
                 known = logprobs[i] if i < len(logprobs) else None
                 detail = details[i] if i < len(details) else None
@@ -247,7 +249,7 @@ class EngineCore:
                     ev.SampleRow(
                         req=req_id,
                         token_id=token_id,
-                        text=self.trace.text(token_id),
+                        text=self.trace.text(token_id, known_ids + token_ids[:i]),
                         logprob=known.logprob if known else None,
                         rank=known.rank if known else None,
                         **(self._told_in_detail(detail) if detail else {}),

@@ -84,7 +84,7 @@ def _start_trace(
     from minivllm.scenario import make_header
 
     log = TraceLog(make_header(config, executor), trace.path, steps=trace.retention)
-    return Recorder(log, token_text=tokenizer.token_text), log
+    return Recorder(log, token_text=tokenizer.text_after), log
 
 
 def _load_tokenizer(config: EngineConfig) -> TokenizerLike:

@@ -32,6 +32,7 @@ from minivllm.replay.recording import Input, Recording, apply_input, ran
 from minivllm.scenario import make_header
 from minivllm.trace.events import Header, Reason, RunConfig
 from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.texts import TokenText
 
 MAX_MORE_STEPS = 100_000
 """Steps that a fork may take beyond its recording: a knob that lets nobody run is told, not
@@ -80,7 +81,7 @@ def fork(
     trace_path: str | None = None,
     *,
     executor: Callable[[EngineConfig], Executor] | None = None,
-    text: Callable[[int], str] | None = None,
+    text: TokenText | None = None,
 ) -> Fork:
     """Run the fork, and write its trace if there is a path for it.
 

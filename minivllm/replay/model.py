@@ -15,8 +15,7 @@ from minivllm.executor.base import Executor
 from minivllm.replay.executors import recorded_result
 from minivllm.replay.recording import Recording
 from minivllm.trace.events import Event
-
-Text = Callable[[int], str]
+from minivllm.trace.texts import TokenText
 
 
 class RecomputingExecutor:
@@ -50,7 +49,7 @@ class RecomputingExecutor:
 
 def with_model(
     recording: Recording, model: str | None, until: int | None = None
-) -> tuple[Callable[[EngineConfig], Executor], Text]:
+) -> tuple[Callable[[EngineConfig], Executor], TokenText]:
     """What makes the executor that runs the recording's model, and its tokens' texts.
 
     ``model``: another place of the same model. ``until``: the first step whose recorded failures
@@ -86,4 +85,4 @@ def with_model(
         exact: dict[str, Any] = {"model": named, "dtype": "float32"}
         return RecomputingExecutor(UniprocExecutor(make_config(config, **exact)), steps)
 
-    return make, get_tokenizer(source).token_text
+    return make, get_tokenizer(source).text_after

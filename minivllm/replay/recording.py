@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from minivllm.errors import DuplicateRequestError, ReplayError
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Event, Header, Reason, ReqArrive, SampleRow
 from minivllm.trace.file import Trace
+from minivllm.trace.texts import CONTEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +45,17 @@ class Recording:
     """Requests that had not ended where the recording does."""
     sources: dict[int, str] = field(default_factory=dict)
     """``src`` → ``file:line function``."""
-    texts: dict[int, str] = field(default_factory=dict)
-    """Token id → its text, as far as the trace tells."""
+    texts: dict[tuple[int, ...], str] = field(default_factory=dict)
+    """A token's id behind those before it → its text there, as far as the trace tells."""
 
     @property
     def last_step(self) -> int:
         return max((n for n, events in self.steps.items() if ran(events)), default=0)
 
-    def text(self, token_id: int) -> str:
-        return self.texts.get(token_id, "·")
+    def text(self, token_id: int, before: Sequence[int] = ()) -> str:
+        """Of a token that the recording has in another place only, its text there."""
+        here = self.texts.get((*before[-CONTEXT:], token_id))
+        return self.texts.get((token_id,), "·") if here is None else here
 
     def rows(self) -> dict[str, list[SampleRow]]:
         """What each request said, by index of the output token."""
@@ -183,16 +187,28 @@ def _message(arrive: ReqArrive) -> EngineCoreRequest:
     )
 
 
-def _texts(steps: dict[int, list[Event]]) -> dict[int, str]:
-    texts: dict[int, str] = {}
+def _texts(steps: dict[int, list[Event]]) -> dict[tuple[int, ...], str]:
+    texts: dict[tuple[int, ...], str] = {}
+    said: dict[str, list[int]] = {}  # request → its tokens so far
+
+    def note(req: str, token_id: int, text: str) -> None:
+        before = said.setdefault(req, [])
+        place = (*before[-CONTEXT:], token_id)
+        texts[place] = text
+        texts.setdefault((token_id,), text)
+        before.append(token_id)
+
     for events in steps.values():
         for event in events:
             if event.kind == "req.arrive":
-                texts.update(zip(event.data.prompt_token_ids, event.data.texts, strict=False))
+                said[str(event.req)] = []
+                for token_id, text in zip(event.data.prompt_token_ids, event.data.texts):  # noqa: B905
+                    note(str(event.req), token_id, text)
             elif event.kind == "sample":
                 for row in event.data.rows:
-                    texts[row.token_id] = row.text
-                    texts.update((c.token_id, c.text) for c in [*row.before, *row.after])
+                    note(row.req, row.token_id, row.text)
+                    alone = [(c.token_id, c.text) for c in [*row.before, *row.after]]
                     for effect in row.processors:
-                        texts.update(zip(effect.token_ids, effect.texts, strict=False))
+                        alone += zip(effect.token_ids, effect.texts, strict=False)
+                    texts.update(((token_id,), text) for token_id, text in alone)
     return texts

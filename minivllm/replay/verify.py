@@ -21,6 +21,7 @@ from minivllm.trace.events import Event
 from minivllm.trace.file import decode_event, is_structural, structural_fields
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.say import other_fields, say
+from minivllm.trace.texts import TokenText
 from minivllm.trace.words import count, join
 
 Fields = Callable[[Event], dict[str, Any]]
@@ -72,7 +73,7 @@ class Verdict:
 def verify(
     recording: Recording,
     executor: Callable[[EngineConfig], Executor] | None = None,
-    text: Callable[[int], str] | None = None,
+    text: TokenText | None = None,
     with_logprobs: bool = True,
 ) -> Verdict:
     """Run the recording again and compare, event by event.
@@ -111,7 +112,7 @@ class Again:
         self,
         recording: Recording,
         executor: Callable[[EngineConfig], Executor] | None = None,
-        text: Callable[[int], str] | None = None,
+        text: TokenText | None = None,
     ) -> None:
         self.recording = recording
         self.failure: str | None = None

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from types import CodeType, FrameType
 from typing import IO, Any
@@ -24,6 +24,7 @@ from minivllm.errors import TraceError
 from minivllm.trace.events import Data, Event, Header, RunSource, RunStart
 from minivllm.trace.redact import TEXT, redacted
 from minivllm.trace.retention import StepRing
+from minivllm.trace.texts import TokenText
 from minivllm.trace.tracer import P, Tracer
 
 logger = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ class Recorder(Tracer):
         self,
         log: TraceLog,
         stream: str = "engine0",
-        token_text: Callable[[int], str] | None = None,
+        token_text: TokenText | None = None,
         epoch: int = 1,
     ) -> None:
         """``epoch``: which life of the stream this is; an engine that was restarted is the next."""
@@ -220,10 +221,10 @@ class Recorder(Tracer):
         if watch is not None:  # without the lock: the watcher may hold the engine here
             watch(Event(**msgspec.structs.asdict(told)), self._places[src - 1])
 
-    def text(self, token_id: int) -> str:
+    def text(self, token_id: int, before: Sequence[int] = ()) -> str:
         if self._redact:
             return TEXT
-        return self._token_text(token_id) if self._token_text else f"<{token_id}>"
+        return self._token_text(token_id, before) if self._token_text else f"<{token_id}>"
 
     def flush(self) -> None:
         with self._lock:

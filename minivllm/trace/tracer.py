@@ -6,7 +6,7 @@ Off, an event costs a call with arguments that were at hand anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
 from minivllm.trace.events import Data, Event
@@ -28,8 +28,9 @@ class Tracer:
     ) -> None:
         """Tell one event: its kind (a struct of ``events.py``), whom it is about, its fields."""
 
-    def text(self, token_id: int) -> str:
-        """The piece of text behind a token id; only asked for while tracing is on."""
+    def text(self, token_id: int, before: Sequence[int] = ()) -> str:
+        """What a token adds to the text of the tokens ``before`` it; only asked for while tracing
+        is on."""
         return ""
 
     def flush(self) -> None:

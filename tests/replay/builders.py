@@ -111,7 +111,7 @@ def served_run(path: Path) -> Trace:
     # Long outputs, so that whoever goes away goes in good time.
     roomy = {"num_kv_blocks": 300, "max_model_len": 512, "max_num_batched_tokens": 12}
     config = make_config(**{**SMALL, **roomy})
-    recorder = Recorder(TraceLog(HEADER, str(path)), token_text=FakeTokenizer().token_text)
+    recorder = Recorder(TraceLog(HEADER, str(path)), token_text=FakeTokenizer().text_after)
     client = InprocClient(EngineCore(config, Spelling(config, accidents), recorder))
     llm = AsyncLLM.from_parts(client, FakeTokenizer(), recorder.sibling("api"))
     long, short = SamplingParams(max_tokens=400), SamplingParams(max_tokens=30)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from minivllm.core.scheduler_output import TokenLogprobs
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import EngineDeadError, PromptError
 from minivllm.trace.events import Data, Reason
+from minivllm.trace.texts import text_after
 from minivllm.trace.tracer import Tracer
 
 _PIECES = [b"Hello", b" world", b" the", b"ing", "é".encode(), "日本".encode(), b"\n\nUser", b": "]
@@ -51,6 +52,9 @@ class FakeTokenizer:
 
     def token_text(self, token_id: int) -> str:
         return _BYTES[token_id].decode(errors="replace")
+
+    def text_after(self, token_id: int, before: Sequence[int]) -> str:
+        return text_after(self.token_bytes, token_id, before)
 
     def apply_chat_template(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool = True

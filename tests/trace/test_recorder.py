@@ -188,5 +188,5 @@ def test_tracer_that_is_off_tells_nobody() -> None:
 
 def test_text_of_a_token_is_the_tokenizers() -> None:
     assert recorder().text(7) == "<7>"
-    trace = Recorder(recorder().log, token_text=lambda token_id: f"t{token_id}")
+    trace = Recorder(recorder().log, token_text=lambda token_id, _before: f"t{token_id}")
     assert trace.text(7) == trace.sibling("api").text(7) == "t7"

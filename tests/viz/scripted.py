@@ -50,7 +50,7 @@ class ScriptedEngine:
         header = Header(run_id=run_id, created="", engine_version="test", model="none")
         self.log = TraceLog(header)
         self.gate = Gate(paused=paused)
-        recorder = Recorder(self.log, token_text=lambda token_id: self._words[token_id])
+        recorder = Recorder(self.log, token_text=lambda token_id, _: self._words[token_id])
         said = [self._id(" " + word) for word in SAYS]
         executor = ScriptedExecutor(config, lambda req, index: said[index % len(said)])
         self.client = InprocClient(EngineCore(config, executor, recorder), self.gate)
