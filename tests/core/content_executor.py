@@ -33,14 +33,14 @@ def contents(token_ids: list[int]) -> list[bytes]:
     return slots
 
 
-def draw(slots: list[bytes]) -> int:
+def draw(slots: list[bytes], vocabulary: int = VOCABULARY) -> int:
     digest = hashlib.blake2b(b"".join(slots), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % VOCABULARY
+    return int.from_bytes(digest, "little") % vocabulary
 
 
-def next_token(token_ids: list[int]) -> int:
+def next_token(token_ids: list[int], vocabulary: int = VOCABULARY) -> int:
     """What the model says after these tokens, run alone."""
-    return draw(contents(token_ids))
+    return draw(contents(token_ids), vocabulary)
 
 
 class _Row:
@@ -53,8 +53,9 @@ class ContentExecutor:
     """``fail_next``: the next step raises, ``"early"`` (nothing has run) or ``"late"`` (all has).
     ``poison_next``: the next step's first row writes garbage and is reported as failed."""
 
-    def __init__(self, config: EngineConfig, *_: object) -> None:
+    def __init__(self, config: EngineConfig, *_: object, vocabulary: int = VOCABULARY) -> None:
         self.config = config
+        self.vocabulary = vocabulary
         self.block_size = config.cache.block_size
         self.slots: dict[tuple[int, int], bytes] = {}  # (block, offset) -> content
         self.rows: dict[str, _Row] = {}
@@ -107,7 +108,7 @@ class ContentExecutor:
             elif end == len(row.token_ids) + len(guessed):
                 said = result.sampled_token_ids[req_id] = []
                 for guess in [*guessed, None]:
-                    said.append(draw(read[: len(row.token_ids)]))
+                    said.append(draw(read[: len(row.token_ids)], self.vocabulary))
                     row.token_ids.append(said[-1])
                     if said[-1] != guess:
                         break

@@ -11,15 +11,10 @@ from typing import Any
 import hypothesis.strategies as st
 
 from minivllm.config import make_config
-from minivllm.engine.engine_core import EngineCore
-from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
-from minivllm.sampling_params import SamplingParams
-from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import decode_event
-from minivllm.trace.fold import apply, new_state, violations
+from minivllm.trace.tracer import Tracer
 from tests.core.builders import recorder
-from tests.core.content_executor import VOCABULARY, ContentExecutor, contents, next_token
-from tests.helpers import engine_view, fold_view
+from tests.core.driven import Driven
 
 
 @dataclass(frozen=True)
@@ -139,33 +134,18 @@ OUTGROWN_WHILE_WAITING = Plan(
 
 # --- a run -------------------------------------------------------------------------------------
 
-EOS = 5
 
-
-class Run:
-    """Carries a plan out and checks what must hold, after every input and every step."""
+class Run(Driven):
+    """Carries a plan out, over a trace as it is written: lines of JSON."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.config = make_config(**plan.knobs)
-        self.executor = ContentExecutor(self.config)
-        self.trace = recorder()
-        self.events: list[Event] = []
-        self.state = new_state()
-        self.trace.log.subscribe(self._take_lines)
-        self.core = EngineCore(self.config, self.executor, self.trace)
-        self.messages: dict[str, EngineCoreRequest] = {}
-        self.outputs: dict[str, list[EngineCoreOutput]] = {}
-        self.aborted: set[str] = set()
-        self.salts: dict[str, str | None] = {}
-        self.content_of: dict[bytes, bytes] = {}  # a block's hash -> content of its last slot
-        self.num_idle_steps = 0
+        super().__init__(make_config(**plan.knobs))
 
-    def _take_lines(self, stream: str, lines: list[bytes]) -> None:
-        for line in lines:
-            event = decode_event(line)
-            self.events.append(event)
-            apply(self.state, event)
+    def make_tracer(self) -> Tracer:
+        trace = recorder()
+        trace.log.subscribe(lambda _, lines: [self.take(decode_event(line)) for line in lines])
+        return trace
 
     def run(self) -> Run:
         for operation, argument in self.plan.actions:
@@ -177,196 +157,11 @@ class Run:
             elif operation == "abort":
                 self.abort(f"q{argument}")
             elif operation == "reset":
-                used = self.core.kv.pool.num_free_blocks != self.core.kv.pool.num_usable_blocks
-                assert self.core.reset_prefix_cache() is not used
+                self.reset()
             elif operation == "fail":
-                self.executor.fail_next = argument
+                self.fail_next(argument)
             elif operation == "poison":
-                self.executor.poison_next = True
-            self.keep(self.core.take_outputs().outputs)
-            self.check()
+                self.fail_next("poison")
         while self.core.has_requests():
             self.step()
         return self
-
-    def add(self, prompt: list[int], priority: int, cache_salt: str | None, **params: Any) -> None:
-        request_id = f"q{len(self.messages) + 1}"
-        self.messages[request_id] = EngineCoreRequest(
-            request_id=request_id,
-            prompt_token_ids=prompt,
-            sampling_params=SamplingParams(**params),
-            eos_token_id=EOS,
-            priority=priority,
-            cache_salt=cache_salt,
-        )
-        self.salts[self.core.add_request(self.messages[request_id])] = cache_salt
-
-    def abort(self, request_id: str) -> None:
-        if request_id in self.messages and self.ended(request_id) is None:
-            self.aborted.add(request_id)
-        self.core.abort_request(request_id, Reason.CLIENT)
-
-    def step(self) -> None:
-        self.trace.flush()
-        was_running, first = list(self.state.running), len(self.events)
-        failed = self.executor.num_failed
-        outputs = self.core.step().outputs
-        self.keep(outputs)
-        self.check()
-        events = self.events[first:]
-        errors = [e for e in events if e.kind == "run.error"]
-        assert len(errors) == self.executor.num_failed - failed, errors
-        self.check_step(was_running, events)
-        ended = any(output.finish_reason for output in outputs)
-        batch = next(e.data for e in events if e.kind == "batch.compose")
-        if batch.tokens or ended or not self.core.has_requests():
-            self.num_idle_steps = 0
-        else:
-            # Somebody may give way to nobody's use, but not for ever, and never without a word.
-            self.num_idle_steps += 1
-            assert self.num_idle_steps <= len(self.messages), "nothing runs any more"
-            assert any(e.kind in ("sched.victim", "sched.skip") for e in events)
-
-    def keep(self, outputs: list[EngineCoreOutput]) -> None:
-        for output in outputs:
-            assert self.ended(output.request_id) is None, "an output after the end"
-            self.outputs.setdefault(output.request_id, []).append(output)
-
-    # --- what must hold --------------------------------------------------------------------
-
-    def check(self) -> None:
-        """After every input and every step."""
-        self.trace.flush()
-        assert fold_view(self.state) == engine_view(self.core)
-        assert violations(self.state) == []
-        self._check_salts()
-        self._check_cached_contents()
-
-    def _check_salts(self) -> None:
-        holders: dict[int, set[str | None]] = {}
-        for name, table in self.core.kv.tables.items():
-            for block in table:
-                holders.setdefault(block.block_id, set()).add(self.salts[name])
-        assert all(len(salts) == 1 for salts in holders.values()), "salts share a block"
-
-    def _check_cached_contents(self) -> None:
-        """Whatever can be found by its hash has been computed."""
-        size = self.config.cache.block_size
-        for request in self.core.scheduler.requests.values():
-            if request.block_hashes and request.block_hashes[-1] not in self.content_of:
-                slots = contents(request.token_ids)
-                for i, block_hash in enumerate(request.block_hashes):
-                    self.content_of[block_hash] = slots[(i + 1) * size - 1]
-        for block_hash, twins in self.core.kv.pool.cached.items():
-            for block_id in twins:
-                held = self.executor.slots.get((block_id, size - 1))
-                assert held is not None, f"block {block_id} was never computed"
-                known = self.content_of.get(block_hash, held)
-                assert held == known, f"block {block_id} holds garbage"
-
-    def check_step(self, was_running: list[str], events: list[Event]) -> None:
-        """The rules that concern one step."""
-
-        def of(kind: str) -> list[Event]:
-            return [event for event in events if event.kind == kind]
-
-        ledger, batch = of("sched.ledger")[0].data, of("batch.compose")[0].data
-        assert ledger.used == batch.tokens <= ledger.budget
-        granted = {row.req: row.granted for row in ledger.rows if row.granted}
-        assert granted == {row.req: row.n for row in batch.rows}
-        assert len(ledger.rows) == len({row.req for row in ledger.rows})
-        preempted = {e.req for e in of("req.preempt")}
-        admitted = {e.req for e in of("req.admit") + of("req.resume")}
-        assert not (preempted and admitted), "somebody was admitted in a step that preempted"
-        rows = {row.req: row for row in ledger.rows}
-        outgrown = {e.req for e in of("sched.skip") if e.data.reason == Reason.LARGER_THAN_POOL}
-        for name in was_running:
-            if name in outgrown:
-                continue
-            row = rows[name]
-            assert row.granted or row.limited_by in (
-                Reason.NO_BUDGET,
-                Reason.PREEMPTED,
-                Reason.PREEMPTED_THIS_STEP,
-            )
-            if row.limited_by == Reason.PREEMPTED_THIS_STEP:
-                assert any(e.req == e.data.for_req for e in of("sched.victim")), "left out"
-            if row.limited_by == Reason.NO_BUDGET and not row.granted:
-                assert not admitted, "budget went to a new request before a running one"
-        refunds = sum(e.data.n for e in of("sched.refund"))
-        assert sum(e.data.n for e in of("sched.grant")) - refunds == ledger.used
-        if ledger.used < ledger.budget:
-            assert ledger.unused_reason is not None
-        for name in self.state.waiting:
-            assert self.state.requests[name].wait is not None, f"{name} waits without a reason"
-
-    def check_end(self) -> None:
-        """Every request ended as if it had run alone; nothing is left behind."""
-        for request_id, message in self.messages.items():
-            tokens = [t for o in self.outputs[request_id] for t in o.new_token_ids]
-            expected, reason = self.alone(message)
-            ended = self.ended(request_id)
-            if ended in ("abort", "error") and ended != reason:
-                assert request_id in self.aborted or ended == "error"
-                assert tokens == expected[: len(tokens)]
-                if ended == "error":
-                    assert any(op in ("fail", "poison") for op, _ in self.plan.actions)
-            else:
-                assert (tokens, ended) == (expected, reason), request_id
-        pool = self.core.kv.pool
-        assert pool.num_free_blocks == pool.num_usable_blocks and not self.core.kv.tables
-        assert not self.core._req_ids
-        assert self.state.finished and len(self.state.finished) == len(self.messages)
-
-    def check_that_all_of_the_pool_can_be_used(self) -> None:
-        """One last request fills the pool; then the worker knows of it alone."""
-        size = self.config.cache.block_size
-        pool = self.core.kv.pool.num_usable_blocks * size
-        if self.config.cache.kv_manager_cls == "contiguous":
-            pool -= 1  # room for the token that it says is set aside at once
-            if self.config.cache.contiguous_reserve == "max_model_len":
-                pool = min(pool, self.core.max_model_len - 1)
-                if self.core.kv.blocks_for(self.core.max_model_len) * size > pool + 1:
-                    return  # nobody fits, ever
-        self.executor.fail_next, self.executor.poison_next = "", False
-        self.add(
-            prompt=[0] * min(pool, self.core.max_model_len - 1),
-            priority=0,
-            cache_salt=None,
-            max_tokens=1,
-        )
-        while self.core.has_requests():
-            self.step()
-        assert self.ended(f"q{len(self.messages)}") == "length"
-        assert list(self.executor.rows) == [f"r{len(self.messages)}"]
-
-    def ended(self, request_id: str) -> str | None:
-        outputs = self.outputs.get(request_id)
-        return outputs[-1].finish_reason if outputs else None
-
-    def alone(self, message: EngineCoreRequest) -> tuple[list[int], str]:
-        """The output and its end, found without any scheduling."""
-        params, prompt = message.sampling_params, message.prompt_token_ids
-        size, max_len = self.config.cache.block_size, self.core.max_model_len
-        capacity = self.core.kv.pool.num_usable_blocks * size  # tokens
-        if not prompt or len(prompt) >= max_len or len(prompt) > capacity:
-            return [], "error"
-        if self.config.cache.kv_manager_cls == "contiguous":
-            most = len(prompt) + (params.max_tokens or max_len)
-            if self.config.cache.contiguous_reserve == "max_model_len":
-                most = max_len
-            if self.core.kv.blocks_for(min(most, max_len)) * size > capacity:
-                return [], "error"
-        output: list[int] = []
-        while True:
-            token_id = next_token(prompt + output)
-            assert token_id < VOCABULARY
-            output.append(token_id)
-            if len(output) >= params.min_tokens:
-                if token_id == EOS and not params.ignore_eos:
-                    return output, "stop"
-                if token_id in params.stop_token_ids:
-                    return output, "stop"
-            num_tokens = len(prompt) + len(output)
-            if len(output) == params.max_tokens or num_tokens in (max_len, capacity + 1):
-                return output, "length"
