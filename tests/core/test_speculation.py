@@ -11,7 +11,7 @@ from hypothesis import given
 from minivllm.core.speculation import ngram_drafts
 from minivllm.executor.scripted import counting_tokens
 from minivllm.trace.events import Reason
-from tests.core.builders import Engine
+from tests.core.builders import Engine, tokens
 
 LOOP = [5, 6, 7, 8]
 
@@ -123,9 +123,14 @@ def test_no_more_is_guessed_than_may_still_be_said() -> None:
 
 def test_a_guess_takes_no_block_from_anybody() -> None:
     """Three requests fill the pool; the drafts of one would need a block more."""
-    e = engine(num_kv_blocks=7, max_num_seqs=3)
-    for i in range(3):
-        e.add(f"q{i}", LOOP[:4] + [30 + i] * 2, max_tokens=2)
+    e = engine(num_kv_blocks=7)
+    e.add("guessing", [1, 5, 6, 7, 8, 1], max_tokens=6)  # says 5: "1 5" was seen, 6 7 8 follow
+    e.add("b", tokens(6, 100), max_tokens=2)
+    e.add("c", tokens(6, 200), max_tokens=2)
+    e.step(), e.step()
+    assert e.events("spec.propose")[0].data.token_ids == [6, 7, 8]
+    row = next(ledger.data.rows[0] for ledger in e.events("sched.ledger") if ledger.step == 2)
+    assert (row.asked, row.granted, row.limited_by) == (4, 1, Reason.NO_FREE_BLOCKS)
     e.run()
     assert not e.events("req.preempt")
     e = engine(num_kv_blocks=3)
