@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 
 from tests.core.random_runs import GRANT_TAKEN_BACK, OUTGROWN_WHILE_WAITING, Plan, Run, plans
 
 EXAMPLES = int(os.environ.get("MINIVLLM_EXAMPLES", "0"))
+SHRINK = os.environ.get("MINIVLLM_SHRINK") != "0"  # off: a failure is reported as it was found
 
 
 def random_runs(max_examples: int) -> settings:
@@ -19,6 +20,7 @@ def random_runs(max_examples: int) -> settings:
         max_examples=EXAMPLES or max_examples,
         derandomize=not EXAMPLES,  # CI sees the same plans every time
         database=None,
+        phases=[p for p in Phase if SHRINK or p not in (Phase.shrink, Phase.explain)],
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
