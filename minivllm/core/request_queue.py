@@ -1,7 +1,8 @@
-"""The waiting queue: who is looked at first.
+"""The waiting queue, and with it the policy: who is looked at first, and who gives way.
 
-Counterpart in vLLM: ``vllm/v1/core/sched/request_queue.py``. Both policies answer the same
-questions; ``add`` says at which place a request now stands, since the trace tells it.
+Counterpart in vLLM: ``vllm/v1/core/sched/request_queue.py``; there the scheduler picks the victim.
+Here one order answers both questions, so it stands in one place. ``add`` says at which place a
+request now stands, since the trace tells it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class RequestQueue(ABC):
 
     @abstractmethod
     def victim(self, running: Sequence[Request]) -> Request:
-        """Which of the running requests gives way when blocks run out."""
+        """Which of the running requests gives way when one of them finds no block: the last in
+        this policy's order. It may be the one that asked."""
 
     @abstractmethod
     def pop(self) -> Request:
