@@ -207,7 +207,8 @@ class BlockPool:
         """Give back a request's whole table, tail first.
 
         Tail first, because the tail of a prefix is the least likely to be hit again: it is to be
-        evicted before its parents, without which it could not be found anyway.
+        evicted before its parents, without which it could not be found anyway. Of a table b1 b2 b3
+        and a blank b4 the queue becomes: b4, whoever was free before, b3 b2 b1.
         """
         front: list[KVCacheBlock] = []
         back: list[KVCacheBlock] = []
@@ -216,7 +217,7 @@ class BlockPool:
             if block.ref_cnt == 0:
                 block.left_by = req_id
                 (back if block.block_hash is not None else front).append(block)
-        for block in reversed(front):
+        for block in reversed(front):  # each goes before the last, so that the tail comes out first
             self.free_queue.prepend(block)
         for block in back:
             self.free_queue.append(block)
