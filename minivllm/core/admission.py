@@ -64,6 +64,7 @@ class Admission:
         # The whole sequence must fit, not just this step's chunk: otherwise several long prompts
         # would be let in together and preempt one another half-way (vllm issue 16832).
         others_scheduled = bool(step.grants)
+        # No more can be kept than is free: "have" is then 0, and nobody starts.
         kept = min(self._kept_free(running, others_scheduled), self.kv.pool.num_free_blocks)
         short = self.kv.shortage(request, request.num_tokens, hit, kept)
         if short is not None:
