@@ -70,6 +70,7 @@ class Driven:
         self.salts: dict[str, str | None] = {}
         self.content_of: dict[bytes, bytes] = {}  # a block's hash -> content of its last slot
         self.num_idle_steps = 0
+        self.most_drafts = config.scheduler.speculative_ngram  # at any time so far
         self.may_fail = False  # a step was made to fail, or a row to go wrong
 
     def make_tracer(self) -> Tracer:
@@ -104,6 +105,11 @@ class Driven:
         used = self.core.kv.pool.num_free_blocks != self.core.kv.pool.num_usable_blocks
         assert self.core.reset_prefix_cache() is not used
         assert used or not self.core.kv.pool.cached
+        self.after_input()
+
+    def set_knobs(self, **knobs: Any) -> None:
+        self.core.set_knobs(**knobs)
+        self.most_drafts = max(self.most_drafts, self.core.config.scheduler.speculative_ngram)
         self.after_input()
 
     def fail_next(self, when: str) -> None:
@@ -151,7 +157,7 @@ class Driven:
         self.trace.flush()
         assert fold_view(self.state) == engine_view(self.core)
         assert violations(self.state) == []
-        assert broken(self.core) == []
+        assert broken(self.core, self.most_drafts) == []
         self._check_salts()
         self._check_cached_contents()
 

@@ -16,8 +16,8 @@ from minivllm.engine.engine_core import EngineCore
 from minivllm.request import Request, RequestStatus
 
 
-def broken(core: EngineCore) -> list[str]:
-    """Each invariant that does not hold, as a sentence."""
+def broken(core: EngineCore, most_drafts: int) -> list[str]:
+    """Each invariant that does not hold, as a sentence. ``most_drafts``: a request, a step."""
     kv, pool = core.kv, core.kv.pool
     running, waiting = list(core.scheduler.running), list(core.scheduler.waiting)
     in_use = Counter(block.block_id for table in kv.tables.values() for block in table)
@@ -35,7 +35,7 @@ def broken(core: EngineCore) -> list[str]:
     for request in running:
         if request.status is not RequestStatus.RUNNING:
             found.append(f"{request.req_id} runs as {request.status}")
-        found += _table(request, kv, core.config.scheduler.speculative_ngram)
+        found += _table(request, kv, most_drafts)
     for request in waiting:
         if request.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
             found.append(f"{request.req_id} waits as {request.status}")
@@ -79,7 +79,7 @@ def _hash_table(pool: BlockPool) -> list[str]:
     return found
 
 
-def _table(request: Request, kv: KVManager, num_drafts: int) -> list[str]:
+def _table(request: Request, kv: KVManager, most_drafts: int) -> list[str]:
     """Long enough for what is computed, no longer than needed; hashed as far as it is computed."""
     found = []
     name, table = request.req_id, kv.tables.get(request.req_id, [])
@@ -93,7 +93,7 @@ def _table(request: Request, kv: KVManager, num_drafts: int) -> list[str]:
         if ids != list(range(ids[0], ids[0] + len(ids))):
             found.append(f"{name}: {ids} are no neighbours")
         return found
-    if len(table) > -(-(request.num_tokens + num_drafts) // size):
+    if len(table) > -(-(request.num_tokens + most_drafts) // size):
         found.append(f"{name} holds {len(table)} blocks for {request.num_tokens} tokens")
     if kv.enable_caching:
         expected: list[bytes] = []
@@ -103,6 +103,6 @@ def _table(request: Request, kv: KVManager, num_drafts: int) -> list[str]:
             if block_hash is not None and expected[i : i + 1] != [block_hash]:
                 found.append(f"{name}: block {i} is hashed as something else")
         # Tokens that were drafts a moment ago get their hash with the next allocation.
-        if not num_drafts and hashes[: n // size] != expected[: n // size]:
+        if not most_drafts and hashes[: n // size] != expected[: n // size]:
             found.append(f"{name}: a computed block cannot be found")
     return found

@@ -14,7 +14,6 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from minivllm.config import make_config
-from minivllm.engine.engine_core import EngineCore
 from minivllm.request import RequestStatus
 from minivllm.trace.events import Event
 from tests.core.content_executor import VOCABULARY
@@ -51,6 +50,24 @@ ROOM = st.fixed_dictionaries(
     }
 )
 """Most prompts fit, several run at once, and the pool is too small for what they will say."""
+
+CHANGES = st.one_of(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "max_num_batched_tokens": st.sampled_from([64, 41]),  # as much as a whole context
+            "max_num_seqs": st.integers(1, 6),
+            "long_prefill_token_threshold": st.sampled_from([0, 2, 5]),
+            "watermark": st.sampled_from([0.0, 0.2]),
+            "admission": st.sampled_from(["full", "strict"]),
+            "policy": st.sampled_from(["fcfs", "priority"]),
+            "speculative_ngram": st.sampled_from([0, 3]),
+        },
+    ),
+    st.just({"enable_chunked_prefill": True, "max_num_batched_tokens": 5}),
+    st.just({"enable_chunked_prefill": False, "max_num_batched_tokens": 44}),
+)
+"""Knobs that another person turns while requests run."""
 
 SEEN: Counter[str] = Counter()
 """What all machines together came upon: event kinds with their reasons, and ``steps``."""
@@ -169,24 +186,9 @@ class EngineMachine(RuleBasedStateMachine):
     def reset_prefix_cache(self) -> None:
         self.engine.reset()
 
-    @precondition(lambda self: hasattr(EngineCore, "set_knobs"))
-    @rule(
-        changed=st.fixed_dictionaries(
-            {},
-            optional={
-                "max_num_batched_tokens": st.sampled_from([64, 41, 48]),
-                "max_num_seqs": st.integers(1, 6),
-                "long_prefill_token_threshold": st.sampled_from([0, 2, 5]),
-                "watermark": st.sampled_from([0.0, 0.2]),
-                "admission": st.sampled_from(["full", "strict"]),
-                "policy": st.sampled_from(["fcfs", "priority"]),
-            },
-        )
-    )
+    @rule(changed=CHANGES)
     def change_knobs(self, changed: dict[str, Any]) -> None:
-        """The budgets are such that chunking may be off, whatever the context."""
-        self.engine.core.set_knobs(**changed)
-        self.engine.after_input()
+        self.engine.set_knobs(**changed)
 
     # --- the end ---------------------------------------------------------------------------
 

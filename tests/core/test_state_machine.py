@@ -24,6 +24,7 @@ RARE = [
     "req.preempt",
     "req.resume",
     "run.error",
+    "run.knob",
     "sched.chunk",
     "sched.refund",
     "sched.skip chunking_off",
