@@ -31,13 +31,20 @@ def test_a_line_that_is_gone_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "breaks",
+    ("breaks", "test"),
     [
-        "the watermark holds up who is alone",
-        "heads are evicted before tails",
-        "blocks of the dead leak",
+        ("the watermark holds up who is alone", "test_admission.py"),
+        ("heads are evicted before tails", "test_block_pool.py"),
+        ("all free blocks are one gap", "test_contiguous.py"),
     ],
 )
-def test_a_broken_line_is_noticed(tmp_path: Path, breaks: str) -> None:
+def test_a_broken_line_is_noticed(tmp_path: Path, breaks: str, test: str) -> None:
     (mutation,) = [m for m in MUTATIONS if m.breaks == breaks]
-    assert first_failure(copy_tree(tmp_path), mutation) is not None
+    failure = first_failure(copy_tree(tmp_path), mutation, [f"tests/core/{test}"])
+    assert failure is not None and failure.startswith(f"core/{test}::test_")
+
+
+def test_a_line_that_breaks_nothing_is_reported(tmp_path: Path) -> None:
+    harmless = Mutation("core/step.py", "budget: int  # tokens left", "budget: int", "nothing")
+    tests = ["tests/core/test_block_pool.py"]
+    assert first_failure(copy_tree(tmp_path), harmless, tests) is None
