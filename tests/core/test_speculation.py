@@ -8,10 +8,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from minivllm.core.speculation import ngram_drafts
+from minivllm.config import SchedulerConfig
+from minivllm.core.speculation import Speculation, ngram_drafts
 from minivllm.executor.scripted import counting_tokens
 from minivllm.trace.events import Reason
-from tests.core.builders import Engine, tokens
+from minivllm.trace.tracer import OFF
+from tests.core.builders import Engine, request, tokens
 
 LOOP = [5, 6, 7, 8]
 
@@ -119,6 +121,16 @@ def test_no_more_is_guessed_than_may_still_be_said() -> None:
     assert e.said("q") == LOOP
     for propose in e.events("spec.propose"):
         assert len(propose.data.token_ids) <= 2
+
+
+def test_drafts_end_where_the_context_does() -> None:
+    """Even for a request whose max_tokens nobody has cut to its context."""
+    config = SchedulerConfig(speculative_ngram=3, prompt_lookup_min=1)
+    one = request(1, [5, 6, 5, 6, 5, 6, 5], max_tokens=100)
+    Speculation(config, max_model_len=10, trace=OFF).propose(one)
+    assert one.spec_token_ids == [6, 5], "the token sampled behind them is the tenth"
+    Speculation(config, max_model_len=8, trace=OFF).propose(later := request(2, one.token_ids))
+    assert later.spec_token_ids == []
 
 
 def test_a_guess_takes_no_block_from_anybody() -> None:
