@@ -178,3 +178,16 @@ def test_freeing_twice_is_freeing_once() -> None:
     kv.free(one)
     kv.free(one)
     assert kv.pool.num_free_blocks == 16 and kv.tables == {}
+
+
+def test_blocks_of_a_request_that_comes_back_are_registered_anew() -> None:
+    """Its old blocks were evicted meanwhile: what had a name then has none now."""
+    kv = kv_manager(usable_blocks=4)
+    one, other = request(1, PROMPT[:16]), request(2, 16)
+    for each in (one, other):
+        compute(kv, each)
+        kv.free(each)
+    one.num_computed_tokens = 0
+    assert kv.find_prefix(one) == NO_HIT
+    compute(kv, one)
+    assert all(block.block_hash for block in kv.tables["r1"])

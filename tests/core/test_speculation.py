@@ -156,9 +156,9 @@ def test_blocks_of_drafts_have_no_name_before_they_are_right() -> None:
     e.add("q", [5, 6, 7, 8], max_tokens=9)
     while e.core.has_requests():
         e.step()
-        for request in e.core.scheduler.requests.values():
+        for one in e.core.scheduler.requests.values():
             known = [b for b in e.core.kv.tables["r1"] if b.block_hash is not None]
-            assert len(known) <= request.num_tokens // 4
+            assert len(known) <= one.num_tokens // 4
 
 
 def test_preemption_forgets_the_drafts() -> None:
