@@ -43,6 +43,12 @@ def test_a_match_may_reach_into_what_it_predicts() -> None:
     assert ngram_drafts([4, 4, 4], most=3, low=2, high=2) == [4]
 
 
+def test_a_match_begins_at_a_whole_token() -> None:
+    """256 is 00 01 00 …: the last byte of the 5 and the first of the 1 look the same."""
+    assert ngram_drafts([5, 1, 9, 256], most=3, low=1, high=1) == []
+    assert ngram_drafts([5, 1, 9, 256, 3, 256], most=3, low=1, high=1) == [3, 256]
+
+
 def test_too_short_a_match_is_no_evidence() -> None:
     assert ngram_drafts([1, 2, 3, 2], most=3, low=2, high=4) == []
     assert ngram_drafts([1], most=3, low=1, high=4) == []
