@@ -140,7 +140,8 @@ class SchedulerConfig:
     enable_chunked_prefill: bool = True
     """May a prompt be run in pieces over several steps?"""
     long_prefill_token_threshold: int = 0
-    """Most tokens of one prompt in one step; 0 = no limit but the budget."""
+    """Most tokens of one prompt in one step while there are other requests; 0 = no limit but the
+    budget."""
     watermark: float = 0.0
     """Share of the pool (0 to below 1) that an admission leaves free while others run."""
     admission: str = "full"

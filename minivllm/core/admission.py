@@ -57,7 +57,7 @@ class Admission:
         lacking = (
             request.num_tokens - hit.num_tokens
         )  # num_tokens: a resumed one replays its output
-        wanted, limited_by = limit_tokens(lacking, self.config, budget)
+        wanted, limited_by = limit_tokens(lacking, step.long_prefill_threshold, budget)
         if not self.config.enable_chunked_prefill and lacking > budget:
             return Refused(Reason.CHUNKING_OFF, lacking, budget, hit.num_tokens)
 
@@ -83,11 +83,19 @@ class Admission:
         return kept
 
 
-def limit_tokens(lacking: int, config: SchedulerConfig, budget: int) -> tuple[int, Reason | None]:
+def long_prefill_threshold(config: SchedulerConfig, num_requests: int) -> int:
+    """Most tokens of one prompt in a step; 0 = no limit but the budget.
+
+    It keeps a long prompt from taking the budget of others: alone, a request has it all.
+    """
+    limited = config.enable_chunked_prefill and num_requests > 1
+    return config.long_prefill_token_threshold if limited else 0
+
+
+def limit_tokens(lacking: int, threshold: int, budget: int) -> tuple[int, Reason | None]:
     """How many of the ``lacking`` tokens may run, and which limit cut them, if any did."""
-    threshold = config.long_prefill_token_threshold
     n, limited_by = lacking, None
-    if 0 < threshold < n and config.enable_chunked_prefill:
+    if 0 < threshold < n:
         n, limited_by = threshold, Reason.LONG_PREFILL_THRESHOLD
     if budget < n:
         n, limited_by = budget, Reason.NO_BUDGET

@@ -22,7 +22,7 @@ part, or writes another that has what ``interfaces.py`` lists.
 from __future__ import annotations
 
 from minivllm.config import SchedulerConfig
-from minivllm.core.admission import Admission, Admitted, limit_tokens
+from minivllm.core.admission import Admission, Admitted, limit_tokens, long_prefill_threshold
 from minivllm.core.ends import Ends
 from minivllm.core.interfaces import KVManager, Shortage
 from minivllm.core.request_queue import QUEUES, RequestQueue
@@ -79,6 +79,8 @@ class Scheduler:
         self.current_step += 1
         budget = self.config.max_num_batched_tokens
         step = Step(total_budget=budget, budget=budget, num_running_before=len(self.running))
+        num_requests = len(self.running) + len(self.waiting)
+        step.long_prefill_threshold = long_prefill_threshold(self.config, num_requests)
         self._schedule_running(step)
         self._schedule_waiting(step)
         # An empty batch does not run, so the worker would not hear of those who finished.
@@ -112,7 +114,7 @@ class Scheduler:
         while index < len(self.running) and step.budget > 0:
             request = self.running[index]
             lacking = request.num_tokens_with_spec - request.num_computed_tokens
-            n, limited_by = limit_tokens(lacking, self.config, step.budget)
+            n, limited_by = limit_tokens(lacking, step.long_prefill_threshold, step.budget)
             room = self.max_model_len - 1 - request.num_computed_tokens
             if room < n:
                 n, limited_by = room, Reason.MAX_MODEL_LEN

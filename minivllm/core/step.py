@@ -35,6 +35,7 @@ class Step:
     total_budget: int
     budget: int  # tokens left
     num_running_before: int = 0  # requests that ran when the step began
+    long_prefill_threshold: int = 0  # most tokens of one prompt; 0 = no limit but the budget
     grants: dict[str, Grant] = field(default_factory=dict)  # in batch order
     preempted: list[Request] = field(default_factory=list)
     stopped_by: Reason | None = None  # why the waiting queue was not looked at further

@@ -122,7 +122,11 @@ _LONG = [1, 2, 3, 1, 2, 3, 3] * 4
 # What chance finds once in ten thousand plans.
 GRANT_TAKEN_BACK = Plan(
     {**_ROOMY, "num_kv_blocks": 9, "policy": "priority", "long_prefill_token_threshold": 8},
-    [_add(_LONG, 5, 2), ("step", 1), _add([2] * 8, 0, 2), ("step", 2), _add(_LONG[:22], 1, 2)],
+    [
+        _add(_LONG, 5, 2),
+        _add([3], 0, 1),  # alone, the first would have the whole budget
+        *[("step", 1), _add([2] * 8, 0, 2), ("step", 2), _add(_LONG[:22], 1, 2)],
+    ],
 )
 """The last request has the prompt of one whose blocks were hashed and then not computed."""
 

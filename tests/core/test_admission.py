@@ -121,25 +121,17 @@ def test_strict_admission_leaves_what_running_prefills_lack() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lacking", "budget", "threshold", "chunking", "expected"),
+    ("lacking", "budget", "threshold", "expected"),
     [
-        (10, 64, 0, True, (10, None)),
-        (10, 6, 0, True, (6, Reason.NO_BUDGET)),
-        (10, 64, 4, True, (4, Reason.LONG_PREFILL_THRESHOLD)),
-        (10, 3, 4, True, (3, Reason.NO_BUDGET)),
-        (4, 64, 4, True, (4, None)),
-        (1, 64, 4, True, (1, None)),
-        (10, 64, 4, False, (10, None)),  # a threshold would cut what must run whole
+        (10, 64, 0, (10, None)),
+        (10, 6, 0, (6, Reason.NO_BUDGET)),
+        (10, 64, 4, (4, Reason.LONG_PREFILL_THRESHOLD)),
+        (10, 3, 4, (3, Reason.NO_BUDGET)),
+        (4, 64, 4, (4, None)),
+        (1, 64, 4, (1, None)),
     ],
 )
 def test_limits_on_one_requests_tokens(
-    lacking: int,
-    budget: int,
-    threshold: int,
-    chunking: bool,
-    expected: tuple[int, Reason | None],
+    lacking: int, budget: int, threshold: int, expected: tuple[int, Reason | None]
 ) -> None:
-    config = SchedulerConfig(
-        long_prefill_token_threshold=threshold, enable_chunked_prefill=chunking
-    )
-    assert limit_tokens(lacking, config, budget) == expected
+    assert limit_tokens(lacking, threshold, budget) == expected

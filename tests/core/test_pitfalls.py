@@ -288,6 +288,7 @@ def test_victim_of_its_own_step_leaves_no_hashes_of_what_was_not_computed() -> N
     e = engine(policy="priority", num_kv_blocks=9, long_prefill_token_threshold=8)
     low, high = PROMPT[:28], tokens(8, 500)
     e.add("low", low, max_tokens=2, priority=5)
+    e.add("brief", tokens(1, 900), max_tokens=1)  # alone, low would have the whole budget
     e.step()
     e.add("high", high, max_tokens=2, priority=0)
     e.step()
@@ -296,7 +297,7 @@ def test_victim_of_its_own_step_leaves_no_hashes_of_what_was_not_computed() -> N
     assert len(e.events("kv.uncache")) == 2
     e.add("next", PROMPT[:22], max_tokens=2, priority=1)
     e.run()
-    assert [a.data.hit for a in e.events("req.admit") if a.req == "r3"] == [16]
+    assert [a.data.hit for a in e.events("req.admit") if a.req == "r4"] == [16]
     assert e.said("next") == alone(PROMPT[:22], 2)
     assert (e.said("low"), e.said("high")) == (alone(low, 2), alone(high, 2))
 

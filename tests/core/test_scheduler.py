@@ -61,6 +61,17 @@ def test_threshold_limits_one_prompt_and_leaves_budget_to_others() -> None:
     assert s.step() == {"r1": 8, "r2": 1}
 
 
+def test_threshold_does_not_hold_back_a_prompt_that_is_alone() -> None:
+    """Nobody else wants the budget; with chunking off a cut prompt could never run whole."""
+    s = Scheduling(long_prefill_token_threshold=8)
+    s.add(1, 24)
+    assert s.step() == {"r1": 24}
+    s = Scheduling(long_prefill_token_threshold=8, enable_chunked_prefill=False)
+    s.add(1, 24)
+    s.add(2, 6)
+    assert s.step() == {"r1": 24, "r2": 6}
+
+
 def test_chunking_off_runs_prompts_whole_or_not_at_all() -> None:
     s = Scheduling(enable_chunked_prefill=False, max_num_batched_tokens=50)
     for i, n in enumerate((40, 20, 5), start=1):

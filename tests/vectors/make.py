@@ -74,12 +74,12 @@ def priorities_aborts_reset() -> ScenarioRun:
     """What tiny-pressure lacks: priorities, a refund, aborts, a refusal, a failed step, a reset."""
     engine = {
         "policy": "priority",
-        "num_kv_blocks": 13,
+        "num_kv_blocks": 12,
         "block_size": 4,
         "max_num_batched_tokens": 16,
         "max_num_seqs": 4,
         "max_model_len": 64,
-        "long_prefill_token_threshold": 7,
+        "long_prefill_token_threshold": 5,
         "watermark": 0.1,
     }
     scenario = Scenario(name="priorities-aborts-reset", engine=engine, request=[])
