@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.faithful.drive_minivllm import Driven, drive
+from tests.faithful.drive_minivllm import drive, goes_its_own_way
 from tests.faithful.plans import Plan, random_plan
 from tests.faithful.records import Difference, Record, first_difference
 
@@ -47,19 +47,11 @@ def vllm_answers(plans: list[Plan], python: str) -> Iterator[dict[str, Any]]:
                 raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
 
 
-def first_step_with(driven: Driven, kind: str) -> int | None:
-    """The first step (from 1) in which our scheduler told this kind of event."""
-    for step, told in enumerate(driven.told, start=1):
-        if any(event[0] == kind for event in told):
-            return step
-    return None
-
-
 def compare(plan: Plan, theirs: list[Record], counts: Counts) -> Difference | None:
     """The first difference that is not intended, or None.
 
-    vLLM keeps the hashes of a victim refunded in the same step. Where that shows, we are compared
-    twice: as we are, up to that step; with the difference switched off, to the end.
+    Two of the intended differences come about in random plans. Where one shows, we are compared
+    twice: as we are, up to that step; with both switched off, to the end.
     """
     ours = drive(plan)
     counts["plans"] += 1
@@ -67,14 +59,14 @@ def compare(plan: Plan, theirs: list[Record], counts: Counts) -> Difference | No
     counts["grants"] += sum(len(record.get("grants", [])) for record in theirs)
     counts["preemptions"] += sum(len(record.get("preempted", [])) for record in theirs)
     counts["refunds"] += sum(kind == "SchedRefund" for told in ours.told for kind, _, _ in told)
-    shows = first_step_with(ours, "KvUncache")
-    if shows is None:
-        return first_difference(theirs, ours.steps)
-    counts["plans with refunded hashes"] += 1
-    as_vllm = drive(plan, keep_refunded_hashes=True)
-    return first_difference(theirs[: shows - 1], ours.steps[: shows - 1]) or first_difference(
-        theirs, as_vllm.steps
-    )
+    counts["plans with drafts"] += any(request.drafts for request in plan.requests)
+    before = next((i for i, told in enumerate(ours.told) if goes_its_own_way(told)), None)
+    if before is not None:
+        counts["plans compared twice"] += 1
+        parted = first_difference(theirs, drive(plan, as_vllm=True).steps)
+        if parted:
+            return parted
+    return first_difference(theirs[:before], ours.steps[:before])
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.faithful.drive_minivllm import Driven, Told
+from tests.faithful.drive_minivllm import DRAFTS_GIVEN_UP, Driven, Told
 from tests.faithful.plans import EOS, Plan, PlannedRequest
 
 WANTED = {
@@ -25,6 +25,7 @@ WANTED = {
     *("end: EOS", "end: stop id", "end: max_tokens", "end: max_model_len", "EOS ignored"),
     *("abort while waiting", "abort while running", "abort after preemption", "abort too late"),
     *("reset", "reset refused"),
+    *("drafts accepted", "drafts rejected", "drafts given up", "drafts behind an end"),
 }
 
 
@@ -91,6 +92,13 @@ def _of_event(plan: Plan, event: Told) -> Iterator[str]:
             yield "victim gave way to itself"
     elif kind == "SchedRefund":
         yield "refund"
+    elif kind == DRAFTS_GIVEN_UP:
+        yield kind
+    elif kind == "SpecAccept":
+        yield "drafts accepted"
+    elif kind == "SpecReject":
+        ended = data["why"].value == "output_ended"
+        yield "drafts behind an end" if ended else "drafts rejected"
     elif kind == "KvUncache":
         yield "refund of hashed blocks"
     elif kind == "SchedChunk":

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from minivllm.config import make_config
+from minivllm.core.interfaces import Shortage
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
 from minivllm.executor.scripted import ScriptedExecutor
+from minivllm.request import Request
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Data, Reason
 from minivllm.trace.tracer import P, Tracer
-from tests.faithful.plans import EOS, Plan, PlannedRequest
+from tests.faithful.plans import EOS, Plan, PlannedRequest, say
 from tests.faithful.records import MAX_STEPS, Record
 
 Told = tuple[str, str | None, dict[str, Any]]
+DRAFTS_GIVEN_UP = "drafts given up"
 
 
 class Listener(Tracer):
@@ -41,21 +44,43 @@ class Driven:
     """The events of each step, those of its inputs included."""
 
 
-def drive(plan: Plan, keep_refunded_hashes: bool = False) -> Driven:
-    """``keep_refunded_hashes``: do not un-register what a victim of the same step had hashed, as
-    vLLM does not (see README.md)."""
-    return _Drive(plan, keep_refunded_hashes).run()
+def drive(plan: Plan, as_vllm: bool = False) -> Driven:
+    """``as_vllm``: with two intended differences switched off (README.md), so that a plan in which
+    they show can be compared to its end."""
+    return _Drive(plan, as_vllm).run()
+
+
+def goes_its_own_way(told: list[Told]) -> bool:
+    """Does one of these two differences show in a step that tells this?"""
+    return any(kind in ("KvUncache", DRAFTS_GIVEN_UP) for kind, _, _ in told)
 
 
 class _Drive:
-    def __init__(self, plan: Plan, keep_refunded_hashes: bool) -> None:
+    def __init__(self, plan: Plan, as_vllm: bool) -> None:
         self.plan = plan
         self.listener = Listener()
         config = make_config(**plan.knobs)
         self.core = EngineCore(config, ScriptedExecutor(config), self.listener)
-        if keep_refunded_hashes:
-            self.core.kv.withdraw_hashes = lambda *_: None  # type: ignore[method-assign]
         self.planned: dict[str, PlannedRequest] = {}
+        self.core.scheduler._drafts.propose = self.draft  # type: ignore[attr-defined]
+        if as_vllm:
+            self.core.kv.withdraw_hashes = lambda *_: None  # type: ignore[method-assign]
+        self._watch_room_for_drafts(as_vllm)
+
+    def _watch_room_for_drafts(self, as_vllm: bool) -> None:
+        """Before it grants drafts the scheduler asks whether there is room (without a word of hits,
+        unlike whoever allocates or admits). ``as_vllm`` there always is; else we note a no."""
+        shortage = self.core.kv.shortage
+
+        def watched(request: Request, num_tokens: int, *hit: Any) -> Shortage | None:
+            if not hit and as_vllm:
+                return None
+            short = shortage(request, num_tokens, *hit)
+            if not hit and short is not None:
+                self.listener.told.append((DRAFTS_GIVEN_UP, request.req_id, {}))
+            return short
+
+        self.core.kv.shortage = watched  # type: ignore[method-assign]
 
     def run(self) -> Driven:
         driven = Driven([], [])
@@ -133,13 +158,19 @@ class _Drive:
         ]  # fmt: skip
 
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
-        """Whoever's last token has run says the next one."""
+        """Whoever's last known token has run says the next one."""
         sampled = {}
         for req_id in scheduled.num_scheduled_tokens:
             request = self.core.scheduler.requests[req_id]
-            if request.num_computed_tokens == request.num_tokens:
-                sampled[req_id] = [self.planned[req_id].output[request.num_output_tokens]]
+            guessed = scheduled.scheduled_spec_decode_tokens.get(req_id, [])
+            if request.num_computed_tokens - len(guessed) == request.num_tokens:
+                sampled[req_id] = say(self.planned[req_id], request.num_output_tokens, guessed)
         return ModelRunnerOutput(sampled_token_ids=sampled)
+
+    def draft(self, request: Request) -> None:
+        """In the place of the n-gram proposer."""
+        guess = self.planned[request.req_id].drafts.get(str(request.num_output_tokens), [])
+        request.spec_token_ids = list(guess)
 
     # --- what the engine holds -----------------------------------------------------------------
 

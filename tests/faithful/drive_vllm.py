@@ -30,11 +30,11 @@ from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from tests.faithful.plans import EOS, Plan, PlannedRequest
+from tests.faithful.plans import EOS, Plan, PlannedRequest, say
 from tests.faithful.records import MAX_STEPS, Record
 
 _TINY_LLAMA = {
@@ -188,6 +188,7 @@ class Drive:
             "cached": self.cached(),
         }
         outputs = scheduler.update_from_output(scheduled, self.execute(scheduled))
+        self.draft(scheduled)
         record["outputs"] = [
             [
                 one.request_id,
@@ -203,16 +204,28 @@ class Drive:
         return record
 
     def execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput:
-        """Whoever's last token has run says the next one."""
+        """Whoever's last known token has run says the next one."""
         req_ids = list(scheduled.num_scheduled_tokens)
         sampled: list[list[int]] = []
         for req_id in req_ids:
             request = self.scheduler.requests[req_id]
-            complete = request.num_computed_tokens == request.num_tokens
-            said = self.planned[req_id].output[request.num_output_tokens] if complete else None
-            sampled.append([] if said is None else [said])
+            guessed = scheduled.scheduled_spec_decode_tokens.get(req_id, [])
+            complete = request.num_computed_tokens - len(guessed) == request.num_tokens
+            said = say(self.planned[req_id], request.num_output_tokens, guessed) if complete else []
+            sampled.append(said)
         index = {req_id: i for i, req_id in enumerate(req_ids)}
         return ModelRunnerOutput(req_ids=req_ids, req_id_to_index=index, sampled_token_ids=sampled)
+
+    def draft(self, scheduled: SchedulerOutput) -> None:
+        """Whoever said something in this step and goes on gets its next drafts."""
+        drafts = DraftTokenIds([], [])
+        for req_id in scheduled.num_scheduled_tokens:
+            request = self.scheduler.requests.get(req_id)
+            if request is not None:
+                guess = self.planned[req_id].drafts.get(str(request.num_output_tokens), [])
+                drafts.req_ids.append(req_id)
+                drafts.draft_token_ids.append(list(guess))
+        self.scheduler.update_draft_token_ids(drafts)
 
     # --- what the engine holds -----------------------------------------------------------------
 

@@ -66,6 +66,18 @@ INTENDED = [
         parts_at=(3, "cached"),
     ),
     IntendedDifference(
+        name="room for drafts",
+        vllm="others give way for the drafts of a request, as for its own tokens",
+        minivllm="where no block is free for them, the drafts are given up for this step",
+        reason="a guess that may be wrong is not worth the work of whoever would be preempted",
+        plan=Plan(
+            "room for drafts",
+            _ROOMY | {"num_kv_blocks": 3},
+            [_request([1] * 2, 4, drafts={"1": [1, 1]}), _request([2] * 2, 4)],
+        ),
+        parts_at=(2, "grants"),
+    ),
+    IntendedDifference(
         name="outgrown pool",
         vllm="a sequence that needs more blocks than the pool has preempts everybody, then itself, "
         "and waits for ever at the head of the queue",

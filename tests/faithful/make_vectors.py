@@ -49,7 +49,7 @@ def chosen(candidates: list[Plan], total: int) -> list[Plan]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--vllm-python", required=True, help="a Python that can import vLLM")
-    parser.add_argument("--candidates", type=int, default=3000)
+    parser.add_argument("--candidates", type=int, default=2000)
     parser.add_argument("--plans", type=int, default=300)
     arguments = parser.parse_args()
     plans = chosen([random_plan(seed) for seed in range(arguments.candidates)], arguments.plans)

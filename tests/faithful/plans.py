@@ -1,7 +1,7 @@
 """Plans: random scenarios as plain data, which vLLM's scheduler and ours can both carry out.
 
 A plan says everything: the knobs, who arrives when, who is aborted, which tokens each request
-will say. No engine is imported here, so that both drivers, each in
+will say, which of them a drafter guesses. No engine is imported here, so that both drivers, each in
 an environment of its own, read the same JSON.
 
 The same seed gives the same plan. Pools are small and budgets short, because what is worth
@@ -33,6 +33,8 @@ class PlannedRequest:
     stop_token_ids: list[int] = field(default_factory=list)
     priority: int = 0
     cache_salt: str | None = None
+    drafts: dict[str, list[int]] = field(default_factory=dict)
+    """Number of output tokens (as text, for JSON) → the tokens that are then guessed to follow."""
 
 
 @dataclass
@@ -68,6 +70,10 @@ def random_plan(seed: int) -> Plan:
     if rush:
         knobs |= _rush(rng)
     requests = _requests(rng, knobs, rush)
+    guesses = random.Random(f"drafts {seed}")
+    if guesses.random() < 0.3:
+        for request in requests:
+            _draft(guesses, request)
     last = max(request.arrive for request in requests) + 12
     aborts = [
         (rng.randint(1, last), rng.randint(1, len(requests)))
@@ -182,3 +188,25 @@ def _output(rng: random.Random, length: int, min_tokens: int) -> list[int]:
         end = index >= min_tokens and rng.random() < ends
         tokens.append(rng.choice([EOS, *STOP_IDS]) if end else rng.randint(1, 3))
     return tokens
+
+
+def _draft(rng: random.Random, request: PlannedRequest) -> None:
+    """Guesses: half of them right, the others wrong from some token on. Behind the last there is
+    still a token to say."""
+    longest = rng.choice([1, 2, 3, 5])
+    for index in range(1, len(request.output) - 1):
+        if rng.random() < 0.7:
+            end = min(index + rng.randint(1, longest), len(request.output) - 1)
+            guess = request.output[index:end]
+            if rng.random() < 0.5:
+                wrong = rng.randrange(len(guess))
+                guess = guess[:wrong] + [4] * (len(guess) - wrong)  # 4 is said by nobody
+            request.drafts[str(index)] = guess
+
+
+def say(request: PlannedRequest, num_output: int, guessed: list[int]) -> list[int]:
+    """What a runner samples: the next token, and one more behind each guess that was right."""
+    right = 0
+    while right < len(guessed) and request.output[num_output + right] == guessed[right]:
+        right += 1
+    return request.output[num_output : num_output + right + 1]
