@@ -1,27 +1,23 @@
-"""Scenarios: arrivals by step, fixed output lengths, and the knobs; one small TOML file each.
+"""Scenarios on an engine: what a file says (``scenario_file.py``), run step by step.
 
 A scenario runs on the real scheduler and pool in one of two ways: with the tokens that stand in the
-file (no model, no torch, anywhere the same), or with a model (``run(scenario, executor=...)``). A
-request that arrives at step k is in the waiting queue when step k schedules.
+file or are made up for it (no model, no torch, anywhere the same), or with a model
+(``start(scenario, executor=...)``). A request that arrives at step k is in the waiting queue when
+step k schedules. It says exactly ``output_tokens`` tokens: with a model EOS is masked until then.
 
-    [engine]                    any name that ``make_config`` takes
-    [[request]]                 they are called r1, r2, … in order of arrival
-    arrives = 1                 step
-    prompt = "…"                and/or prompt_token_ids, with prompt_texts
-    output_tokens = 10          exactly so many (ignore_eos; EOS is masked)
-    output_token_ids = […]      what it says when no model runs, with output_texts
-    priority = 0
+A request whose ``max_tokens`` is larger ends before its limit, as most do, and nobody knew: without
+a model by EOS; a model's words cannot be dictated, so its caller goes away at that place.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 import platform
-import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -34,91 +30,31 @@ from minivllm.errors import ScenarioError
 from minivllm.executor.base import Executor
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.sampling_params import SamplingParams
-from minivllm.trace.events import Header
+from minivllm.scenario_file import (
+    Scenario,
+    ScenarioRequest,
+    load_scenario,
+    shipped_scenarios,
+)
+from minivllm.trace.events import Header, Reason
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.texts import TokenText
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = [
+    "Scenario",
+    "ScenarioRequest",
+    "ScenarioRun",
+    "load_scenario",
+    "make_header",
+    "shipped_scenarios",
+    "start",
+]
 
-SCENARIO_DIR = Path(__file__).parent / "scenarios"
 MAX_STEPS = 10_000
+END_TOKEN = 0
+"""EOS where no model runs. No made-up token is this one."""
 
 Tokenize = Callable[[str], list[int]]
-
-
-class ScenarioRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One ``[[request]]`` table."""
-
-    arrives: int
-    output_tokens: int
-    prompt: str | None = None
-    prompt_token_ids: list[int] = []
-    prompt_texts: list[str] = []
-    output_token_ids: list[int] = []
-    output_texts: list[str] = []
-    priority: int = 0
-
-
-class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A scenario file. Raises ScenarioError where it does not hold together."""
-
-    name: str
-    title: str = ""
-    engine: dict[str, Any] = {}
-    request: list[ScenarioRequest]
-
-    def __post_init__(self) -> None:
-        for number, request in enumerate(self.request, start=1):
-            where = f"scenario {self.name}, request {number}"
-            if request.arrives < 1:
-                raise ScenarioError(f"{where}: arrives = {request.arrives}; steps count from 1")
-            if request.output_tokens < 1:
-                raise ScenarioError(f"{where}: output_tokens = {request.output_tokens}; at least 1")
-            if not request.prompt and not request.prompt_token_ids:
-                raise ScenarioError(f"{where}: needs a prompt or prompt_token_ids")
-            for texts, ids in (
-                ("prompt_texts", "prompt_token_ids"),
-                ("output_texts", "output_token_ids"),
-            ):
-                n_texts, n_ids = len(getattr(request, texts)), len(getattr(request, ids))
-                if n_texts not in (0, n_ids):
-                    raise ScenarioError(f"{where}: {n_texts} {texts} for {n_ids} {ids}")
-            for token_id in request.prompt_token_ids + request.output_token_ids:
-                if not 0 <= token_id < 2**31:
-                    raise ScenarioError(f"{where}: {token_id} is no token id")
-            n_out = len(request.output_token_ids)
-            if n_out not in (0, request.output_tokens):
-                raise ScenarioError(
-                    f"{where}: {n_out} output_token_ids for output_tokens = {request.output_tokens}"
-                )
-        self.request.sort(key=lambda r: r.arrives)  # stable: the file's order within a step
-
-
-def load_scenario(name_or_path: str) -> Scenario:
-    """A shipped scenario by name, or one from a ``.toml`` file. Raises ScenarioError."""
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = SCENARIO_DIR / f"{name_or_path}.toml"
-        if not path.is_file():
-            shipped = ", ".join(shipped_scenarios())
-            raise ScenarioError(
-                f"no scenario {name_or_path!r}; shipped: {shipped}; or a .toml file"
-            )
-    try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Scenario)
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path} is not TOML: {error}") from error
-    except msgspec.ValidationError as error:
-        raise ScenarioError(f"{path}: {error}") from error
-
-
-def shipped_scenarios() -> list[str]:
-    return sorted(path.stem for path in SCENARIO_DIR.glob("*.toml"))
 
 
 @dataclass
@@ -129,8 +65,14 @@ class ScenarioRun:
     config: EngineConfig
     core: EngineCore
     recorder: Recorder
+    with_model: bool = False
     tokenize: Tokenize | None = None
+    eos_token_id: int | None = None
+    vocab_size: int | None = None
     _arrived: int = field(default=0)
+    _hang_up: dict[str, int] = field(default_factory=dict)
+    """Caller's id → the number of tokens after which it goes away."""
+    _said: Counter[str] = field(default_factory=Counter)
 
     @property
     def done(self) -> bool:
@@ -144,42 +86,63 @@ class ScenarioRun:
                 break
             self._arrived += 1
             self.core.add_request(self._message(request, self._arrived))
-        self.core.step()
+        outputs = self.core.step().outputs
+        for output in outputs if self.with_model else ():
+            self._said[output.request_id] += len(output.new_token_ids)
+            if self._said[output.request_id] >= self._hang_up.get(output.request_id, math.inf):
+                self.core.abort_request(output.request_id, Reason.CLIENT)
 
-    def run(self) -> ScenarioRun:
-        """Step to the end. Raises ScenarioError when there is none in 10,000 steps."""
+    def run(self, max_steps: int = 0) -> ScenarioRun:
+        """Step to the end. Raises ScenarioError when there is none in ``max_steps`` (0: 10,000)."""
+        limit = max_steps or MAX_STEPS
         while not self.done:
-            if self.core.scheduler.current_step >= MAX_STEPS:
-                raise ScenarioError(f"{self.scenario.name} has not ended after {MAX_STEPS} steps")
+            if self.core.scheduler.current_step >= limit:
+                raise ScenarioError(f"{self.scenario.name} has not ended after {limit} steps")
             self.step()
         self.recorder.flush()
         return self
 
     def _message(self, request: ScenarioRequest, number: int) -> EngineCoreRequest:
-        ids = request.prompt_token_ids or self._tokenize(request)
+        n, request_id = request.output_tokens, f"{self.scenario.name}-{number}"
+        limit = request.max_tokens or n
+        eos, ends_early = self.eos_token_id, limit > n
+        if ends_early and self.with_model:
+            self._hang_up[request_id] = n
+        elif ends_early:
+            eos = END_TOKEN
         params = SamplingParams(
             temperature=0.0,
-            max_tokens=request.output_tokens,
-            min_tokens=request.output_tokens,
-            ignore_eos=True,
+            max_tokens=limit,
+            min_tokens=limit if self.with_model else n,
+            ignore_eos=self.with_model or not ends_early,
         )
         return EngineCoreRequest(
-            request_id=f"{self.scenario.name}-{number}",
-            prompt_token_ids=ids,
+            request_id=request_id,
+            prompt_token_ids=self._prompt(request),
             sampling_params=params,
-            eos_token_id=self.eos_token_id,
+            eos_token_id=eos,
             priority=request.priority,
         )
 
-    eos_token_id: int | None = None
+    def _prompt(self, request: ScenarioRequest) -> list[int]:
+        if request.prompt_token_ids:
+            return self._in_vocabulary(request.prompt_token_ids)
+        if self.tokenize is not None and request.prompt is not None:
+            return self.tokenize(request.prompt)
+        if request.stand_in_ids:
+            return self._in_vocabulary(request.stand_in_ids)
+        raise ScenarioError(
+            f"scenario {self.scenario.name} has prompts without prompt_token_ids or "
+            "prompt_tokens: it runs with a model only"
+        )
 
-    def _tokenize(self, request: ScenarioRequest) -> list[int]:
-        if self.tokenize is None or request.prompt is None:
+    def _in_vocabulary(self, ids: list[int]) -> list[int]:
+        if self.vocab_size is not None and max(ids) >= self.vocab_size:
             raise ScenarioError(
-                f"scenario {self.scenario.name} has prompts without prompt_token_ids: "
-                "it runs with a model only"
+                f"scenario {self.scenario.name} has token id {max(ids)}; this model knows "
+                f"{self.vocab_size} tokens: run it without a model, or with a larger one"
             )
-        return self.tokenize(request.prompt)
+        return ids
 
 
 def start(
@@ -201,8 +164,10 @@ def start(
     log = TraceLog(header, trace_path, steps=config.trace.retention)
     recorder = Recorder(log, token_text=tokenizer.text_after if tokenizer else _texts(scenario))
     run = ScenarioRun(scenario, config, EngineCore(config, engine, recorder), recorder)
+    run.with_model = executor is not None
     if tokenizer is not None:
         run.tokenize, run.eos_token_id = tokenizer.encode, tokenizer.eos_token_id
+        run.vocab_size = tokenizer.vocab_size
     return run
 
 
@@ -225,10 +190,15 @@ def make_header(config: EngineConfig, executor: Executor, name: str = "") -> Hea
 
 
 def _scripted(scenario: Scenario, config: EngineConfig) -> ScriptedExecutor:
-    given = {f"r{i}": r.output_token_ids for i, r in enumerate(scenario.request, start=1)}
+    said = {f"r{i}": request for i, request in enumerate(scenario.request, start=1)}
 
     def next_token(req_id: str, index: int) -> int:
-        ids = given.get(req_id)
+        request = said.get(req_id)
+        if request is None:  # one that somebody else sent
+            return counting_tokens(req_id, index)
+        if index == request.output_tokens - 1 and (request.max_tokens or 0) > index + 1:
+            return END_TOKEN
+        ids = request.output_token_ids
         return ids[index] if ids else counting_tokens(req_id, index)
 
     return ScriptedExecutor(config, next_token)

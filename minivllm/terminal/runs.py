@@ -192,7 +192,7 @@ def open_run(target: str, engine: dict[str, Any], with_model: bool = False) -> R
         executor, tokenizer = _model(engine.get("model", ModelConfig().model))
         run = start(scenario, executor=executor, tokenizer=tokenizer, trace_path=path, **engine)
         return ScenarioSteps(run)
-    if any(not request.prompt_token_ids for request in scenario.request):
+    if any(request.needs_model for request in scenario.request):
         raise ScenarioError(
             f"scenario {scenario.name} has prompts without token ids, so it needs a model: "
             "add --with-model"

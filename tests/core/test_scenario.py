@@ -74,7 +74,10 @@ REQUEST = '\n[[request]]\narrives = 1\noutput_tokens = 2\nprompt = "a"\n'
         ('name = "x"\nfoo = 1' + REQUEST, "unknown field `foo`"),
         ('name = "x"' + REQUEST + "colour = 1", "unknown field `colour`"),
         ('name = "x"\nengine = 3' + REQUEST, r"Expected `object`, got `int`.*engine"),
-        ('name = "x"' + REQUEST.replace("1", '"one"'), r"Expected `int`.*arrives"),
+        (
+            'name = "x"' + REQUEST.replace("1", '"one"'),
+            r"Expected `int.*got `str`.*request 1, field `arrives`",
+        ),
         ('name = "x"' + REQUEST.replace("arrives = 1", "arrives = 0"), "steps count from 1"),
         ('name = "x"' + REQUEST.replace("= 2", "= 0"), "request 1: output_tokens = 0; at least 1"),
         ('name = "x"' + REQUEST.replace('"a"', '""'), "needs a prompt or prompt_token_ids"),
