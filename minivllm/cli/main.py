@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from minivllm import __version__
-from minivllm.cli import chat, demo, fork, generate, replay, serve, step, trace
+from minivllm.cli import chat, compare, demo, fork, generate, replay, serve, step, trace
 from minivllm.errors import (
     ConfigError,
     MiniVLLMError,
@@ -76,12 +76,14 @@ for command in (
     step.step,
     replay.replay,
     fork.fork,
+    compare.compare,
 ):
     app.command(command.__name__, cls=HelpByTopic)(interruptible(command))
-for info in trace.app.registered_commands:
-    assert info.callback is not None
-    info.callback, info.cls = interruptible(info.callback), HelpByTopic
-app.add_typer(trace.app, name="trace")
+for name, group in (("trace", trace.app),):
+    for info in group.registered_commands:
+        assert info.callback is not None
+        info.callback, info.cls = interruptible(info.callback), HelpByTopic
+    app.add_typer(group, name=name)
 
 
 def _version(wanted: bool) -> None:

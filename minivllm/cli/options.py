@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
@@ -342,3 +343,30 @@ def _parsed(flag: Flag) -> Callable[[str | None], Any]:
     parse = flag.parse
     assert parse is not None
     return lambda text: None if text is None else parse(text)
+
+
+def parse_flags(text: str, where: str) -> dict[str, Any]:
+    """The engine's flags in one string (``--block-size 8 --batching static``) → field → value.
+
+    ``where`` names the option that the string came by. Raises ConfigError.
+    """
+    found: dict[str, Any] = {}
+
+    def take(engine: dict[str, Any]) -> None:
+        found.update(engine)
+
+    reader = typer.Typer(add_completion=False)
+    reader.command(add_help_option=False)(engine_flags(take))
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(where, text, f"flags as the shell takes them ({error})") from error
+    try:
+        typer.main.get_command(reader).main(words, prog_name="minivllm", standalone_mode=False)
+    except _UsageError as error:
+        problem = error.format_message()  # type: ignore[attr-defined]
+        raise ConfigError(where, text, f"the engine's flags. {problem}") from error
+    return found
+
+
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # typer or click has it, by version

@@ -13,7 +13,17 @@ from minivllm.errors import ConfigError
 from tests.conftest import RunPython
 
 CLI = "import sys; from minivllm.cli.main import main; main(sys.argv[1:])"
-COMMANDS = ["demo", "serve", "chat", "generate", "step", "replay", "fork", "trace"]
+COMMANDS = [
+    "demo",
+    "serve",
+    "chat",
+    "generate",
+    "step",
+    "replay",
+    "fork",
+    "compare",
+    "trace",
+]
 RUN_AN_ENGINE = ["demo", "serve", "chat", "generate", "trace record"]
 
 
@@ -25,7 +35,11 @@ def test_the_commands_are_these() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", *COMMANDS, *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "schema"])],
+    [
+        "",
+        *COMMANDS,
+        *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "schema"]),
+    ],
 )
 def test_help_works_without_torch(command: str, python_without: RunPython) -> None:
     run = python_without(CLI, *command.split(), "--help")
