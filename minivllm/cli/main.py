@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from minivllm import __version__
-from minivllm.cli import chat, compare, demo, fork, generate, replay, serve, step, trace
+from minivllm.cli import bench, chat, compare, demo, fork, generate, replay, serve, step, trace
 from minivllm.errors import (
     ConfigError,
     MiniVLLMError,
@@ -79,7 +79,7 @@ for command in (
     compare.compare,
 ):
     app.command(command.__name__, cls=HelpByTopic)(interruptible(command))
-for name, group in (("trace", trace.app),):
+for name, group in (("trace", trace.app), ("bench", bench.app)):
     for info in group.registered_commands:
         assert info.callback is not None
         info.callback, info.cls = interruptible(info.callback), HelpByTopic

@@ -85,5 +85,3 @@ def test_flags_are_read_as_on_the_command_line() -> None:
     assert parse_flags("", "--a") == {}
     with pytest.raises(ConfigError, match="512MiB"):
         parse_flags("--kv-cache-memory many", "--a")
-
-

@@ -23,6 +23,7 @@ COMMANDS = [
     "fork",
     "compare",
     "trace",
+    "bench",
 ]
 RUN_AN_ENGINE = ["demo", "serve", "chat", "generate", "trace record"]
 
@@ -39,6 +40,7 @@ def test_the_commands_are_these() -> None:
         "",
         *COMMANDS,
         *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "schema"]),
+        *(f"bench {s}" for s in ["kv-waste", "scheduler", "trace"]),
     ],
 )
 def test_help_works_without_torch(command: str, python_without: RunPython) -> None:
