@@ -131,7 +131,7 @@ def load_scenario(name_or_path: str) -> Scenario:
     """A shipped scenario by name, or one from a file. Raises ScenarioError."""
     path = Path(name_or_path)
     if path.suffix not in SUFFIXES:
-        path = shipped_scenarios().get(name_or_path, path)
+        path = _shipped().get(name_or_path, path)
         if path.suffix not in SUFFIXES:
             shipped = ", ".join(shipped_scenarios())
             raise ScenarioError(
@@ -159,8 +159,12 @@ def load_scenario(name_or_path: str) -> Scenario:
     return _expand(top, file.request, where, str(path))
 
 
-def shipped_scenarios() -> dict[str, Path]:
-    """Name → file of those that come with the package."""
+def shipped_scenarios() -> list[str]:
+    """The names of those that come with the package."""
+    return list(_shipped())
+
+
+def _shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SCENARIO_DIR.iterdir()) if path.suffix in SUFFIXES}
 
 

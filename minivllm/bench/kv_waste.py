@@ -11,10 +11,11 @@ no clock, only what scheduler and pool do with requests of such lengths.
     contiguous, oracle           for prompt + exactly what it will say, which nobody can know
     paged                        a block whenever one is needed
 
-The pool has 15,696 slots, about what the paper's 13B model had on its GPU. The requests all wait
-from the first step on, so that memory is always short; only steps in which somebody waits for
-memory are counted. Lengths are drawn from log-normal distributions with a fixed seed; their means,
-161 and 338 tokens before they are cut at 1,024, are those that the paper gives for ShareGPT.
+The pool has 15,696 slots, enough for seven sequences of the longest. The requests all wait from
+the first step on, so that memory is short for long; only steps in which somebody waits for memory
+are counted. Lengths are drawn from log-normal distributions with a fixed seed: short prompts,
+longer answers and a long tail, as in ShareGPT's conversations; means of 161 and 338 tokens before
+they are cut at 1,024.
 """
 
 from __future__ import annotations

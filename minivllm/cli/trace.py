@@ -23,7 +23,8 @@ app = typer.Typer(
 @engine_flags
 def record(
     scenario: Annotated[
-        str, typer.Argument(help="A scenario that comes with the package, or a .toml file.")
+        str,
+        typer.Argument(help="A scenario that comes with the package, or a .toml or .jsonl file."),
     ],
     out: Annotated[
         Path | None,
