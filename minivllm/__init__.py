@@ -28,6 +28,7 @@ _HOME = {
     "OutputKind": "minivllm.outputs",
     "RequestOutput": "minivllm.outputs",
     "SamplingParams": "minivllm.sampling_params",
+    "StructuredOutputsParams": "minivllm.structured_output.params",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "OutputKind",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
 ]
 

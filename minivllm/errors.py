@@ -28,6 +28,15 @@ class SamplingParamsError(MiniVLLMError, ValueError):
         super().__init__(f"{param} must be {allowed}, got {given!r}")
 
 
+class StructuredOutputError(SamplingParamsError):
+    """A schema, regex, choice or grammar cannot be taken. ``param``: ``structured_outputs``, or
+    a field of it (``structured_outputs.regex``). What was given may be large: it is not told."""
+
+    def __init__(self, field: str, allowed: str) -> None:
+        super().__init__(f"structured_outputs.{field}".rstrip("."), None, allowed)
+        self.args = (f"{self.param} must be {allowed}",)
+
+
 class PromptError(MiniVLLMError, ValueError):
     """A prompt cannot be taken: empty, not text or token ids, or ids outside the vocabulary."""
 

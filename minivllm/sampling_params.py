@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from minivllm.errors import SamplingParamsError
+from minivllm.structured_output.params import StructuredOutputsParams
 
 MAX_N = 128
 MAX_LOGPROBS = 20
@@ -65,6 +66,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
     """The same for each position of the prompt. Such a request takes nothing from the prefix cache:
     a position that is not run has no logits."""
+    structured_outputs: StructuredOutputsParams | None = None
+    """The form that the text must have."""
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
 
@@ -103,6 +106,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise SamplingParamsError(name, getattr(self, name), "true or false")
+        form = self.structured_outputs
+        if form is not None and not isinstance(form, StructuredOutputsParams):
+            allowed = "made as StructuredOutputsParams(...)"
+            raise SamplingParamsError("structured_outputs", form, allowed)
         msgspec.structs.force_setattr(self, "logit_bias", _clamped(self.logit_bias))
 
     @property

@@ -58,6 +58,8 @@ class Tokenizer:
         self.bos_token_id: int | None = self._id_of(config.bos_token)
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
+        self.added_token_ids: set[int] = set(self._added)
+        """All that stand beside the vocabulary, the special ones among them."""
         self.all_special_ids: set[int] = {i for i, token in added.items() if token.special}
 
     def _id_of(self, token: str | None) -> int | None:

@@ -47,6 +47,7 @@ BAD: dict[str, list[Any]] = {
     "bad_words_token_ids": [None, 3, [3], [[]], [[1], []], [[-1]], [["a"]], [[True]]],
     "logprobs": [-1, 21, True, 1.5],
     "prompt_logprobs": [-1, 21, True, 1.5],
+    "structured_outputs": ["regex", {"regex": "a"}, True],
     "include_stop_str_in_output": [0, None],
     "skip_special_tokens": ["yes", None],
 }

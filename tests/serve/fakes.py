@@ -34,6 +34,7 @@ class FakeTokenizer:
     eos_token_id: int | None = EOS
     other_eos_token_ids: list[int] = []
     all_special_ids = set(range(len(_BYTES) - 3, len(_BYTES)))
+    added_token_ids = all_special_ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         data, ids = text.encode(), []

@@ -1,0 +1,210 @@
+"""What is refused before anything is compiled: too large, too deep, or not what would come out.
+
+A compiler is a program that strangers feed (vLLM's advisories CVE-2025-48942 to -48944 and
+xgrammar's CVE-2025-57809 are of this kind), so sizes are bounded first. And xgrammar passes over
+some keywords of JSON Schema with a warning in its log: the text would then not keep to the schema,
+and nobody would know. Such a schema is refused here by name.
+
+Counterpart in vLLM: ``has_xgrammar_unsupported_json_features`` in
+``vllm/v1/structured_output/backend_xgrammar.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from minivllm.errors import StructuredOutputError
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_GRAMMAR_BYTES = 64 * 1024
+MAX_REGEX_CHARACTERS = 4096
+MAX_CHOICES = 1024
+MAX_CHOICE_BYTES = 64 * 1024
+MAX_NESTING = 64
+"""Levels of objects and lists in a schema, of parentheses in a regex or a grammar."""
+
+_IGNORED_BY_XGRAMMAR = (
+    "multipleOf", "uniqueItems", "contains", "minContains", "maxContains", "not", "if", "then",
+    "else", "dependentRequired", "dependentSchemas", "dependencies", "$dynamicRef",
+    "$recursiveRef",
+)  # fmt: skip
+_NEEDS_TYPE = (
+    "minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "minItems", "maxItems", "required", "minProperties", "maxProperties",
+)  # fmt: skip
+_TELLS_TYPE = ("type", "properties", "items", "prefixItems", "additionalProperties")
+_COMBINES = ("$ref", "allOf", "anyOf", "oneOf", "enum", "const")
+_STRUCTURE = (*_NEEDS_TYPE, *_COMBINES, "properties", "items", "prefixItems",
+              "additionalProperties", "patternProperties", "propertyNames")  # fmt: skip
+
+_NEEDS_ESCAPE = re.compile(r'"|\\[\\nrtfvbxuc0]')
+"""xgrammar would write such a character into the string as it is, and end it there."""
+
+_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
+_SCHEMAS_IN_LIST = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SCHEMA = ("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems")
+
+
+def check_schema(given: Any) -> None:
+    """A JSON Schema, as an object or as its text."""
+    if not isinstance(given, (dict, str)):
+        raise StructuredOutputError("json", "a JSON Schema: an object, or its text")
+    if isinstance(given, str):
+        _check_size("json", given, MAX_SCHEMA_BYTES)
+        # Before Python's parser sees it, which is recursive.
+        if nesting(given, "{[", "}]", quote='"', classes=False) > MAX_NESTING:
+            raise _too_deep()
+        try:
+            schema = json.loads(given)
+        except ValueError as error:
+            raise StructuredOutputError("json", f"a JSON Schema; it is no JSON: {error}") from None
+        if not isinstance(schema, dict):
+            raise StructuredOutputError("json", "a JSON Schema that is an object")
+    else:
+        schema = given
+        try:
+            text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        except RecursionError:
+            raise _too_deep() from None
+        except (TypeError, ValueError) as error:
+            raise StructuredOutputError("json", f"a JSON Schema: {error}") from None
+        _check_size("json", text)
+        _check_depth(schema)
+    for where, part in _schemas(schema, "#"):
+        problem = _problem(part)
+        if problem is not None:
+            allowed = f"a schema that can be kept to; at {where}: {problem}"
+            raise StructuredOutputError("json", allowed)
+
+
+def check_regex(given: Any) -> None:
+    if not isinstance(given, str) or not given:
+        raise StructuredOutputError("regex", "a regular expression, not empty")
+    if len(given) > MAX_REGEX_CHARACTERS:
+        allowed = f"at most {MAX_REGEX_CHARACTERS} characters long, got {len(given)}"
+        raise StructuredOutputError("regex", allowed)
+    _check_size("regex", given)
+    if nesting(given, "(", ")") > MAX_NESTING:
+        raise StructuredOutputError("regex", f"nested at most {MAX_NESTING} parentheses deep")
+
+
+def check_choice(given: Any) -> None:
+    if not isinstance(given, list) or not 0 < len(given) <= MAX_CHOICES:
+        raise StructuredOutputError("choice", f"a list of 1 to {MAX_CHOICES} texts")
+    if not all(isinstance(text, str) and text for text in given):
+        raise StructuredOutputError("choice", "a list of texts that are not empty")
+    _check_size("choice", "".join(given), MAX_CHOICE_BYTES)
+
+
+def check_grammar(given: Any) -> None:
+    if not isinstance(given, str) or not given.strip():
+        raise StructuredOutputError("grammar", "an EBNF grammar, not empty")
+    _check_size("grammar", given, MAX_GRAMMAR_BYTES)
+    if nesting(given, "(", ")", quote='"') > MAX_NESTING:
+        raise StructuredOutputError("grammar", f"nested at most {MAX_NESTING} parentheses deep")
+
+
+def nesting(text: str, opening: str, closing: str, quote: str = "", classes: bool = True) -> int:
+    """How deep brackets stand in one another, apart from those that are escaped, quoted, or in a
+    ``[class]``."""
+    depth = deepest = 0
+    inside = ""  # the character that ends what we are in
+    escaped = False
+    for c in text:
+        if escaped or c == "\\":
+            escaped = not escaped
+        elif inside:
+            inside = "" if c == inside else inside
+        elif quote and c == quote:
+            inside = quote
+        elif classes and c == "[":
+            inside = "]"
+        elif c in opening:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif c in closing:
+            depth -= 1
+    return deepest
+
+
+def _too_deep() -> StructuredOutputError:
+    return StructuredOutputError("json", f"nested at most {MAX_NESTING} levels deep")
+
+
+def _check_size(name: str, text: str, most: int = MAX_SCHEMA_BYTES) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise StructuredOutputError(name, "text without lone surrogates") from None
+    if size > most:
+        raise StructuredOutputError(name, f"at most {most} bytes long, got {size}")
+
+
+def _check_depth(given: Any) -> None:
+    """Level by level, so that no depth can exhaust Python's own stack."""
+    level, depth = [given], 0
+    while level := [
+        child
+        for parent in level
+        if isinstance(parent, (dict, list))
+        for child in (parent.values() if isinstance(parent, dict) else parent)
+    ]:
+        depth += 1
+        if depth > MAX_NESTING:
+            raise _too_deep()
+
+
+def _schemas(schema: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The schema and all in it, each with its JSON pointer. What only looks like one, in ``enum``
+    or ``default``, is data."""
+    if not isinstance(schema, dict):
+        return
+    yield where, schema
+    names = schema.get("propertyNames")
+    if isinstance(names, dict):
+        yield from _schemas({"type": "string", **names}, f"{where}/propertyNames")
+    for key in _SCHEMA:
+        yield from _schemas(schema.get(key), f"{where}/{key}")
+    for key in _SCHEMAS_BY_NAME:
+        named = schema.get(key)
+        for name, part in named.items() if isinstance(named, dict) else ():
+            yield from _schemas(part, f"{where}/{key}/{name}")
+    for key in _SCHEMAS_IN_LIST:
+        parts = schema.get(key)
+        for i, part in enumerate(parts) if isinstance(parts, list) else ():
+            yield from _schemas(part, f"{where}/{key}/{i}")
+
+
+def _problem(schema: dict[str, Any]) -> str | None:
+    """What of this schema the grammar would not keep to."""
+    for key in _IGNORED_BY_XGRAMMAR:
+        if schema.get(key, False) is not False:
+            return f"{key} is not supported"
+    ref = schema.get("$ref")
+    if ref is not None and not (isinstance(ref, str) and (ref == "#" or ref.startswith("#/"))):
+        return "$ref must point into this schema (#/…)"
+    if len(schema.get("allOf") or ()) > 1:
+        return "allOf with more than one schema is not supported"
+    combines = next((key for key in _COMBINES[:4] if key in schema), None)
+    if combines is not None:
+        beside = [key for key in (*_STRUCTURE, "type") if key in schema and key != combines]
+        if beside:
+            return f"{beside[0]} beside {combines} is not supported: put it inside"
+    if "pattern" in schema and ("minLength" in schema or "maxLength" in schema):
+        return "pattern together with minLength or maxLength is not supported"
+    for pattern in (schema.get("pattern"), *(schema.get("patternProperties") or ())):
+        if isinstance(pattern, str) and _NEEDS_ESCAPE.search(pattern):
+            return f"the pattern {pattern[:40]!r} names a character that JSON must escape"
+    limit = next((key for key in _NEEDS_TYPE if key in schema), None)
+    if limit is not None and not any(key in schema for key in _TELLS_TYPE):
+        return f"{limit} without type has no effect; give the type"
+    required, properties = schema.get("required"), schema.get("properties")
+    if isinstance(required, list):
+        known = properties if isinstance(properties, dict) else {}
+        unknown = [name for name in required if isinstance(name, str) and name not in known]
+        if unknown:
+            return f"{unknown[0]!r} is required and is not among the properties"
+    return None
