@@ -52,6 +52,8 @@ class CompletionOutput:
     """``stop`` | ``length`` | ``abort`` | ``error``; None while it goes on."""
     stop_reason: int | str | None = None
     """The stop id or stop string that ended it; None for EOS; for ``error``, the message."""
+    refused: bool = False
+    """With ``error``: the request itself was at fault, as where its grammar cannot be compiled."""
 
     @property
     def finished(self) -> bool:
@@ -107,3 +109,4 @@ def _append(older: CompletionOutput, newer: CompletionOutput) -> None:
     older.cumulative_logprob = newer.cumulative_logprob
     older.finish_reason = newer.finish_reason
     older.stop_reason = newer.stop_reason
+    older.refused = newer.refused

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from minivllm.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from minivllm.core.interfaces import Grammar
 
 
 class RequestStatus(str, Enum):
     WAITING = "waiting"
+    WAITING_FOR_GRAMMAR = "waiting_for_grammar"  # in the waiting queue, passed over
     RUNNING = "running"
     PREEMPTED = "preempted"  # stands in the waiting queue again
     FINISHED = "finished"
@@ -55,6 +60,13 @@ class Request:
     block_hashes: list[bytes] = field(default_factory=list)
     """One per full block of ``token_ids``; grown by the KV cache manager."""
     known_to_worker: bool = False
+    grammar: Grammar | None = None
+    """Where it stands in the grammar that its text must follow. It stays over a preemption: every
+    output token moves it once, when it was sampled."""
+
+    @property
+    def waits_for_grammar(self) -> bool:
+        return self.status is RequestStatus.WAITING_FOR_GRAMMAR
 
     @property
     def num_tokens(self) -> int:
@@ -80,9 +92,12 @@ class Request:
     def check_stop(self, max_model_len: int) -> tuple[str, int | None] | None:
         """Why the output ends with its newest token, as (finish_reason, stop_reason); or None.
 
-        The order is EOS, stop ids, length. ``min_tokens`` holds back the first two.
+        The order is EOS, stop ids, length. ``min_tokens`` holds back the first two. Under a grammar
+        EOS is sampled where that is complete and nothing else may follow, so it always counts.
         """
         params, token_id = self.sampling_params, self.token_ids[-1]
+        if token_id == self.eos_token_id and params.structured_outputs is not None:
+            return "stop", None
         if self.num_output_tokens >= params.min_tokens:
             if token_id == self.eos_token_id and not params.ignore_eos:
                 return "stop", None

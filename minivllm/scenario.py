@@ -24,6 +24,7 @@ import msgspec
 
 from minivllm import __version__
 from minivllm.config import EngineConfig, make_config
+from minivllm.core.interfaces import GrammarSource
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.errors import ScenarioError
@@ -150,6 +151,7 @@ def start(
     *,
     executor: Callable[[EngineConfig], Executor] | None = None,
     tokenizer: Any = None,
+    grammars: GrammarSource | None = None,
     trace_path: str | None = None,
     **knobs: Any,
 ) -> ScenarioRun:
@@ -163,7 +165,8 @@ def start(
     header = make_header(config, engine, name=scenario.name)
     log = TraceLog(header, trace_path, steps=config.trace.retention)
     recorder = Recorder(log, token_text=tokenizer.text_after if tokenizer else _texts(scenario))
-    run = ScenarioRun(scenario, config, EngineCore(config, engine, recorder), recorder)
+    core = EngineCore(config, engine, recorder, grammars)
+    run = ScenarioRun(scenario, config, core, recorder)
     run.with_model = executor is not None
     if tokenizer is not None:
         run.tokenize, run.eos_token_id = tokenizer.encode, tokenizer.eos_token_id

@@ -1,4 +1,4 @@
-"""Admission: may the head of the waiting queue start in this step, and with how many tokens?
+"""Admission: may a waiting request start in this step, and with how many tokens?
 
 Counterpart in vLLM: the second half of ``Scheduler.schedule`` and the first of
 ``KVCacheManager.allocate_slots`` (``full_sequence_must_fit``). The answer is a value, either
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from minivllm.config import SchedulerConfig
 from minivllm.core.interfaces import KVManager, PrefixHit
@@ -28,13 +29,23 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """``need`` and ``have`` are blocks, tokens or requests, as the reason says."""
+    """``need`` and ``have`` are blocks, tokens, requests or grammars, as the reason says."""
 
     reason: Reason
     need: int
     have: int
     num_hit_tokens: int = 0
     num_kept: int = 0  # free blocks that ``have`` leaves out
+
+    def told(self) -> dict[str, Any]:
+        """As ``sched.skip`` tells it."""
+        return {
+            "reason": self.reason,
+            "need": self.need,
+            "have": self.have,
+            "hit": self.num_hit_tokens,
+            "kept": self.num_kept,
+        }
 
 
 class Admission:
@@ -45,6 +56,8 @@ class Admission:
     def examine(self, request: Request, running: list[Request], step: Step) -> Admitted | Refused:
         """The checks, cheapest first."""
         budget = step.budget  # tokens that are left
+        if request.waits_for_grammar:
+            return Refused(Reason.WAITING_FOR_GRAMMAR, need=1, have=0)
         if self.config.batching == "static" and step.num_running_before:
             return Refused(Reason.STATIC_BATCH, need=step.num_running_before, have=0)
         if len(running) >= self.config.max_num_seqs:

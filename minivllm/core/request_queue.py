@@ -33,18 +33,15 @@ class RequestQueue(ABC):
         """Which of the running requests gives way when one of them finds no block: the last in
         this policy's order. It may be the one that asked."""
 
-    @abstractmethod
-    def pop(self) -> Request:
-        """Take the head."""
-
     def line_up(self, requests: Iterable[Request]) -> RequestQueue:
         """All of them, as if they arrived now, one after the other; returns the queue."""
         for request in sorted(requests, key=lambda request: request.ordinal):
             self.add(request)
         return self
 
-    def peek(self) -> Request:
-        return self._requests[0]
+    def peek(self, position: int = 0) -> Request:
+        """The request at ``position`` (0 = head)."""
+        return self._requests[position]
 
     def remove(self, request: Request) -> None:
         self._requests.remove(request)
@@ -74,9 +71,6 @@ class FCFSQueue(RequestQueue):
     def victim(self, running: Sequence[Request]) -> Request:
         return running[-1]
 
-    def pop(self) -> Request:
-        return self._requests.popleft()
-
 
 class PriorityQueue(RequestQueue):
     """By :meth:`order`. The running request that is last in this order gives way.
@@ -101,9 +95,6 @@ class PriorityQueue(RequestQueue):
 
     def victim(self, running: Sequence[Request]) -> Request:
         return max(running, key=self.order)
-
-    def pop(self) -> Request:
-        return self._requests.pop(0)
 
 
 QUEUES: dict[str, Callable[[], RequestQueue]] = {"fcfs": FCFSQueue, "priority": PriorityQueue}

@@ -197,39 +197,34 @@ class Scheduler:
     # --- waiting requests ----------------------------------------------------------------------
 
     def _schedule_waiting(self, step: Step) -> None:
-        """Admit from the head of the queue, up to the first that may not start.
+        """Admit from the head, up to the first that may not start; past who has no grammar yet.
 
         Nobody is admitted in a step that preempted: the blocks that came back are for those who
         run, and the victim would be let in again at once.
         """
         if step.preempted:
             return self._stop_waiting(step, Reason.PREEMPTED_THIS_STEP)
-        while self.waiting:
-            request = self.waiting.peek()
+        position = 0
+        while position < len(self.waiting):
+            request = self.waiting.peek(position)
             if self._outgrew_pool(request, request.num_tokens):  # it filled the pool when it ran
                 continue
             answer = self.admission.examine(request, self.running, step)
             if isinstance(answer, Admitted):
                 self._admit(step, request, answer)
                 continue
-            self.trace.emit(
-                ev.SchedSkip,
-                request.req_id,
-                reason=answer.reason,
-                need=answer.need,
-                have=answer.have,
-                hit=answer.num_hit_tokens,
-                kept=answer.num_kept,
-            )
+            self.trace.emit(ev.SchedSkip, request.req_id, **answer.told())
             step.account(request, 0, answer.reason)
-            return self._stop_waiting(step, answer.reason)
+            if answer.reason is not Reason.WAITING_FOR_GRAMMAR:
+                return self._stop_waiting(step, answer.reason)
+            position += 1
 
     def _admit(self, step: Step, request: Request, admitted: Admitted) -> None:
         n, hit = admitted.num_new_tokens, admitted.hit.num_tokens
         new_block_ids = self.kv.allocate_slots(request, n, admitted.hit)
         if isinstance(new_block_ids, Shortage):
             raise RuntimeError(f"{request.req_id} was admitted without room: {new_block_ids}")
-        self.waiting.pop()
+        self.waiting.remove(request)
         self.running.append(request)
         request.num_computed_tokens = hit
         num_tokens = request.num_tokens
@@ -246,7 +241,7 @@ class Scheduler:
     def _stop_waiting(self, step: Step, reason: Reason) -> None:
         step.stopped_by = reason
         if self.trace.on:
-            head, *behind = (request.req_id for request in self.waiting)
+            head, *behind = (r.req_id for r in self.waiting if not r.waits_for_grammar)
             self.trace.emit(ev.SchedStop, None, reason=reason, head=head, behind=behind)
 
     # --- a grant -------------------------------------------------------------------------------

@@ -59,6 +59,9 @@ class SchedulerOutput:
     """Rows to compute on for nobody: what static batching wastes."""
     scheduled_spec_decode_tokens: dict[str, list[int]] = field(default_factory=dict)
     """Drafts that run behind a request's last token; ``num_scheduled_tokens`` counts them."""
+    grammar_bitmask: dict[str, bytes] = field(default_factory=dict)
+    """Which tokens may be sampled, for each request with a grammar that is sampled in this step:
+    (ceil(vocab / 32),) int32 words, a set bit is a token that may."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -11,6 +11,9 @@ because most proposers need the device; looking n-grams up needs the tokens only
 
 A draft is accepted while it equals what its position samples with its ordinary noise. So the
 tokens are the very same with and without speculation; only the number of steps changes.
+
+A request with a grammar gets no drafts: each position would need a mask of its own, and the matcher
+a way back (vLLM does both).
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ class Speculation:
     def propose(self, request: Request) -> None:
         """Drafts for the next step. No more than the request may still say: the token that is
         sampled behind the last draft must fit, too."""
+        if request.sampling_params.structured_outputs is not None:
+            return
         most = min(
             self.config.speculative_ngram,
             request.max_tokens - request.num_output_tokens - 1,

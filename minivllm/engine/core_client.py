@@ -71,6 +71,8 @@ class InprocClient:
         self._wake = threading.Event()
         self._stopping = False
         self._dead: BaseException | None = None
+        if core.grammars.source is not None:
+            core.grammars.source.on_ready(self._wake.set)
         self._thread = threading.Thread(target=self._loop, name="engine-core", daemon=True)
         self._thread.start()
 
@@ -123,11 +125,11 @@ class InprocClient:
         try:
             while not self._stopping:
                 self._apply_inputs()
-                if not self.core.has_requests():
+                if not self.core.can_step():
                     self._sleep()
                 elif self.gate.may_step(timeout=0.2) and not self._stopping:
                     self._apply_inputs()  # what came while the gate held belongs to this step
-                    if self.core.has_requests():
+                    if self.core.can_step():
                         self._hand_out(self.core.step())
         except BaseException as error:
             self.gate.close()  # nobody waits on a dead engine, not even the engine itself
@@ -167,12 +169,14 @@ class InprocClient:
             self._hand_out(EngineCoreOutputs(step=step, outputs=[refused]))
 
     def _sleep(self) -> None:
+        """Until a message comes, or a grammar that everybody waits for is ready or out of time."""
         self._wake.clear()
-        if self._inputs.empty() and not self._stopping:
+        if self._inputs.empty() and not self._stopping and not self.core.can_step():
             self.core.trace.phase = "idle"
             self.core.trace.emit(RunIdle, None)
             self.core.trace.flush()
-            self._wake.wait()
+            source = self.core.grammars.source
+            self._wake.wait(source.seconds_left() if source is not None else None)
 
     def _hand_out(self, outputs: EngineCoreOutputs) -> None:
         ended = {o.request_id for o in outputs.outputs if o.finish_reason is not None}

@@ -17,11 +17,12 @@ import msgspec
 
 from minivllm.config import STEP_KNOBS, EngineConfig, make_config
 from minivllm.core.contiguous import ContiguousKVManager
-from minivllm.core.interfaces import KVManager, SchedulerInterface
+from minivllm.core.interfaces import GrammarSource, KVManager, SchedulerInterface
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.own_class import find_class, name_of
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SampleDetail, SchedulerOutput
+from minivllm.engine.grammars import Grammars
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import ConfigError, DuplicateRequestError
 from minivllm.executor.base import Executor
@@ -39,7 +40,13 @@ KV_MANAGERS = {"paged": KVCacheManager, "contiguous": ContiguousKVManager}
 class EngineCore:
     """One engine: scheduler, KV bookkeeping and executor, and the inputs between two steps."""
 
-    def __init__(self, config: EngineConfig, executor: Executor, trace: Tracer = OFF) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        trace: Tracer = OFF,
+        grammars: GrammarSource | None = None,
+    ) -> None:
         self.config = config
         self.executor = executor
         self.trace = trace
@@ -53,6 +60,7 @@ class EngineCore:
         self.scheduler: SchedulerInterface = scheduler_cls(
             config.scheduler, self.kv, self.max_model_len, trace
         )
+        self.grammars = Grammars(grammars, trace)
         self.at_phase: Callable[[str], None] | None = None
         """Called before ``execute`` and before ``update``: the gate may hold the engine there."""
         self._req_ids: dict[str, str] = {}  # the caller's id → core name, while it lives
@@ -117,7 +125,7 @@ class EngineCore:
             )
         self.scheduler.add_request(request)
         self._req_ids[message.request_id] = name
-        problem = self._why_it_never_runs(request)
+        problem = self._why_it_never_runs(request) or self.grammars.start(request)
         if problem is not None:
             self.scheduler.fail(request, problem, num_unsound=0)
         return name
@@ -130,7 +138,9 @@ class EngineCore:
         self._begin_input()
         self.trace.emit(ev.CoreInput, name, op="abort", why=why)
         self.trace.emit(ev.ReqAbort, name, why=why)
-        self.scheduler.finish(self.scheduler.requests[name], "abort", why=why)
+        request = self.scheduler.requests[name]
+        self.grammars.cancel(request)
+        self.scheduler.finish(request, "abort", why=why)
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached blocks. Refuses (False) while any block is in use."""
@@ -168,6 +178,10 @@ class EngineCore:
     def has_requests(self) -> bool:
         return bool(self.scheduler.requests)
 
+    def can_step(self) -> bool:
+        """Is there anything to do? Not while every request waits for its grammar."""
+        return self.has_requests() and not self.grammars.all_wait(len(self.scheduler.requests))
+
     def take_outputs(self) -> EngineCoreOutputs:
         """Outputs that need no step: requests that ended by an input."""
         self.trace.flush()
@@ -176,7 +190,15 @@ class EngineCore:
     # --- one step ------------------------------------------------------------------------------
 
     def step(self) -> EngineCoreOutputs:
-        """Run one step. An error of the executor ends the requests in it, not the engine."""
+        """Run one step. An error of the executor ends the requests in it, not the engine.
+
+        Where every request waits for its grammar, it waits, too: the core's own loop does not come
+        here then (see :meth:`can_step`), and whoever steps by hand has nothing else to do.
+        """
+        if self.grammars.source is not None and not self.can_step() and self.has_requests():
+            self.grammars.source.wait()
+        self._begin_input()
+        self.grammars.take_in(self.scheduler)
         begin = time.perf_counter_ns()
         trace, scheduler = self.trace, self.scheduler
         trace.step = scheduler.current_step + 1
@@ -194,11 +216,13 @@ class EngineCore:
         schedule_ns = time.perf_counter_ns() - begin
 
         begin = self._begin_phase("execute")
+        self.grammars.mask(scheduled, scheduler.requests)
         result = self._execute(scheduled)
         execute_ns = time.perf_counter_ns() - begin
 
         begin = self._begin_phase("update")
         if isinstance(result, ModelRunnerOutput):
+            self.grammars.advance(result, scheduler.requests)
             outputs = scheduler.update_from_output(scheduled, result)
         else:
             outputs = scheduler.fail_step(scheduled, result)
@@ -320,6 +344,9 @@ class EngineCore:
         for output in outputs:
             # An id that was free again at once may belong to a request that lives.
             name = self._req_ids.get(output.request_id)
+            if output.request_id in self.grammars.refused:
+                self.grammars.refused.discard(output.request_id)
+                output.refused = True
             if output.finish_reason is not None and name not in self.scheduler.requests:
                 self._req_ids.pop(output.request_id, None)
         return EngineCoreOutputs(step=self.scheduler.current_step, outputs=outputs)

@@ -40,6 +40,8 @@ class EngineCoreOutput(msgspec.Struct, kw_only=True):
     """``stop`` | ``length`` | ``abort`` | ``error``, or None while it goes on."""
     stop_reason: int | str | None = None
     """The stop id that ended it; None for EOS; for ``error`` the message."""
+    refused: bool = False
+    """With ``error``: the request itself was at fault, as where its grammar cannot be compiled."""
     num_cached_tokens: int = 0
     """Prompt tokens that were found in the prefix cache at first admission."""
 

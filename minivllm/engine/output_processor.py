@@ -40,6 +40,7 @@ class _Sample:
     """Tokens (and rows of logprobs) that an earlier delta has told."""
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    refused: bool = False
 
 
 @dataclass(slots=True)
@@ -163,6 +164,7 @@ class OutputProcessor:
         if stop_string is not None:
             self._end(sample, "stop", stop_string)
         elif output.finish_reason is not None:
+            sample.refused = output.refused
             self._end(sample, output.finish_reason, output.stop_reason)
         if before is not None:
             self._tell_held_back(sample, *before)
@@ -239,4 +241,5 @@ def _completion(sample: _Sample, kind: OutputKind) -> CompletionOutput:
         logprobs=sample.logprobs[start:] if wanted else None,
         finish_reason=sample.finish_reason,
         stop_reason=sample.stop_reason,
+        refused=sample.refused,
     )

@@ -57,6 +57,7 @@ class Reason(Vocabulary):
     PREEMPTED = "preempted"
     STATIC_BATCH = "static_batch"
     FRAGMENTED = "fragmented"
+    WAITING_FOR_GRAMMAR = "waiting_for_grammar"
     # Why budget was left over (sched.ledger).
     NOTHING_WAITS = "nothing_waits"
     # Why a prefix lookup ended where it did (kv.miss).
@@ -87,6 +88,7 @@ REASONS: dict[Reason, str] = {
     Reason.PREEMPTED: "it was preempted in this step",
     Reason.STATIC_BATCH: "batching is static: nobody joins until the whole batch has ended",
     Reason.FRAGMENTED: "enough blocks are free, but too few of them are neighbours",
+    Reason.WAITING_FOR_GRAMMAR: "its grammar is still being compiled; it blocks nobody",
     Reason.NOTHING_WAITS: "nothing waits",
     Reason.NEVER_CACHED: "no block with this content is cached",
     Reason.LAST_TOKEN: "the last token must run, to give logits, so its block is not reused",
@@ -240,7 +242,7 @@ class RunSource(Data):
 
 
 class RunIdle(Data):
-    """Nothing is left to run; the engine sleeps until a request comes."""
+    """Nothing can run; the engine sleeps until a request comes, or a grammar is ready."""
 
     KIND = "run.idle"
 
@@ -282,7 +284,8 @@ class CoreInput(Data):
     """One message the core consumed, applied before the step that follows.
 
     ``op``: ``add`` (the ``req.arrive`` right after it has the contents) | ``abort`` |
-    ``reset_prefix_cache`` | ``set_knobs`` (the ``run.knob`` events after it have the contents).
+    ``reset_prefix_cache`` | ``set_knobs`` (the ``run.knob`` events after it have the contents) |
+    ``grammar_ready`` | ``grammar_failed`` (``req.error`` says why).
     """
 
     KIND = "core.input"
@@ -389,6 +392,20 @@ class ReqEnqueue(Data):
 
     KIND = "req.enqueue"
     position: int
+
+
+class ReqGrammarWait(Data):
+    """*Moves*: the request, which stands in the queue, waits for its grammar and is passed over."""
+
+    KIND = "req.grammar_wait"
+    form: str
+    """``json`` | ``json_object`` | ``regex`` | ``choice`` | ``grammar``."""
+
+
+class ReqGrammarReady(Data):
+    """*Moves*: the grammar is there; the request waits as all others do."""
+
+    KIND = "req.grammar_ready"
 
 
 class ReqAdmit(Data):
@@ -511,7 +528,7 @@ class SchedSkip(Data):
     reason: Reason
     need: int
     """Blocks (no_free_blocks, larger_than_pool; fragmented: neighbours), tokens (no_budget,
-    chunking_off), requests (max_num_seqs; static_batch: those that must end first)."""
+    chunking_off), requests (max_num_seqs; static_batch: those that must end first), grammars."""
     have: int
     """Of the same; fragmented: the longest run of free neighbours."""
     hit: int
@@ -691,6 +708,19 @@ class SpecReject(Data):
 
 
 # --- batch, execution, sampling ----------------------------------------------------------------
+
+
+class MaskRow(msgspec.Struct, frozen=True, kw_only=True):
+    req: str
+    masked: int
+    """Tokens of the vocabulary that may not come next."""
+
+
+class GrammarMask(Data):
+    """The requests that are sampled under a grammar in this step."""
+
+    KIND = "grammar.mask"
+    rows: list[MaskRow]
 
 
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,7 +36,8 @@ class RequestState(msgspec.Struct):
     parent: str | None
     priority: int
     status: str
-    """``arrived`` | ``waiting`` | ``running`` | ``preempted`` (waits again) | ``finished``."""
+    """``arrived`` | ``waiting`` | ``waiting_for_grammar`` (in the queue, passed over) |
+    ``running`` | ``preempted`` (waits again) | ``finished``."""
     num_prompt_tokens: int
     max_tokens: int
     tokens: list[int]
@@ -181,6 +182,17 @@ def _req_arrive(state: State, event: Event) -> None:
 def _req_enqueue(state: State, event: Event) -> None:
     state.waiting.insert(event.data.position, _req(event))
     state.requests[_req(event)].status = "waiting"
+
+
+def _req_grammar_wait(state: State, event: Event) -> None:
+    request = state.requests[_req(event)]
+    request.status = ev.Reason.WAITING_FOR_GRAMMAR.value
+
+
+def _req_grammar_ready(state: State, event: Event) -> None:
+    request = state.requests[_req(event)]
+    request.status = "waiting"
+    request.wait = None
 
 
 def _req_admit(state: State, event: Event) -> None:
@@ -341,6 +353,8 @@ HANDLERS: dict[str, Callable[[State, Event], None]] = {
     "step.begin": _step_begin,
     "req.arrive": _req_arrive,
     "req.enqueue": _req_enqueue,
+    "req.grammar_wait": _req_grammar_wait,
+    "req.grammar_ready": _req_grammar_ready,
     "req.admit": _req_admit,
     "req.resume": _req_admit,
     "req.preempt": _req_preempt,

@@ -44,6 +44,8 @@ def _input(req: str | None, d: Any) -> str:
         "abort": f"{req} is called back ({d.why.value if d.why else 'no reason'})",
         "reset_prefix_cache": "the prefix cache is to be forgotten",
         "set_knobs": "knobs are changed",
+        "grammar_ready": f"the grammar of {req} is there",
+        "grammar_failed": f"{req} will have no grammar",
     }.get(d.op, d.op)
 
 
@@ -83,6 +85,8 @@ WORDS: dict[str, Say] = {
     "core.input": _input,
     "req.arrive": lambda r, d: f"{r} arrives with {count(len(d.prompt_token_ids), 'token')}",
     "req.enqueue": lambda r, d: f"{r} stands as number {d.position + 1} in waiting",
+    "req.grammar_wait": lambda r, d: f"{r} waits for its grammar ({d.form})",
+    "req.grammar_ready": lambda r, d: f"{r} has its grammar and may be admitted",
     "req.admit": lambda r, d: f"{r} is admitted, {d.hit} of its {d.tokens} tokens reused",
     "req.resume": lambda r, d: f"{r} resumes, {d.hit} of its {d.tokens} tokens reused",
     "req.preempt": lambda r, d: (
@@ -133,6 +137,9 @@ WORDS: dict[str, Say] = {
     "spec.accept": lambda r, d: f"{d.n} of {count(d.of, 'draft')} of {r} were right",
     "spec.reject": lambda r, d: f"{count(d.n, 'token')} of {r} were run in vain ({d.why.value})",
     "batch.compose": lambda r, d: f"the batch is {_rows(d.rows)}",
+    "grammar.mask": lambda r, d: join(
+        [f"{count(row.masked, 'token')} may not come next in {row.req}" for row in d.rows]
+    ),
     "exec.forward": lambda r, d: f"{count(d.tokens, 'token')} run through the model",
     "sample": lambda r, d: _sample(d),
 }

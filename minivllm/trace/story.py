@@ -215,7 +215,8 @@ def _waits(facts: Facts) -> Iterator[str]:
         if old is not None and old.behind is None and old.reason == data.reason:
             continue
         sentence = f"{event.req} waits: {_wait_reason(facts, data)}."
-        newly = [req for req in (stop.behind if stop else []) if not _stood_behind(facts, req)]
+        behind = stop.behind if stop and stop.head == event.req else []
+        newly = [req for req in behind if not _stood_behind(facts, req)]
         if newly:
             sentence += f" {_listed(newly)} {'wait' if len(newly) > 1 else 'waits'} behind it."
         yield sentence
@@ -311,6 +312,8 @@ def _also(facts: Facts, decodes: bool) -> str:
         parts.append(f"{count(taken, 'block')} taken")
     if facts.of("kv.evict"):
         parts.append(f"{len(facts.of('kv.evict'))} evicted")
+    if ready := facts.of("req.grammar_ready"):
+        parts.append(f"grammar of {_names(ready)} ready")
     parts.append(f"{facts.num_free} free")
     return " · ".join(parts)
 

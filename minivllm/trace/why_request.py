@@ -181,6 +181,9 @@ def _skipped(
         )
     elif data.reason == Reason.MAX_NUM_SEQS:
         why.append(f"{len(state.running)} requests run.")
+    elif data.reason == Reason.WAITING_FOR_GRAMMAR:
+        now = "Waits for its grammar, and is passed over."
+        why.append("It is compiled beside the engine; who stands behind goes on.")
     return Told(now, why, skip, data.reason)
 
 
@@ -204,7 +207,11 @@ def _behind(
 def _nothing_said(
     record: Record, events: Sequence[Event], state: State, req: str, request: RequestState
 ) -> Told | None:
-    place = {"waiting": "in the waiting queue", "running": "in running"}
+    place = {
+        "waiting": "in the waiting queue",
+        "waiting_for_grammar": "in the waiting queue, without its grammar",
+        "running": "in running",
+    }
     now = f"It is {place.get(request.status, request.status)}; no event of this step is about it."
     return Told(now, [], None)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minivllm.config import CacheConfig, make_config
+from minivllm.core.interfaces import GrammarSource
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
@@ -138,12 +139,13 @@ class Engine:
         self,
         next_token: NextToken = counting_tokens,
         executor: Callable[..., Executor] = ScriptedExecutor,
+        grammars: GrammarSource | None = None,
         **knobs: Any,
     ) -> None:
         config = make_config(**{**SMALL, **knobs})
         self.trace = recorder()
         self.executor = executor(config, next_token)
-        self.core = EngineCore(config, self.executor, self.trace)
+        self.core = EngineCore(config, self.executor, self.trace, grammars)
         self.outputs: dict[str, list[EngineCoreOutput]] = {}
 
     def add(self, request_id: str, prompt: list[int] | int, **fields: Any) -> str:

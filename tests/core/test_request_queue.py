@@ -23,7 +23,9 @@ def test_fcfs_keeps_the_order_of_arrival() -> None:
     queue = FCFSQueue()
     filled(queue, 5, 1, 3)
     assert names(queue) == ["r1", "r2", "r3"] and len(queue) == 3
-    assert [queue.peek().req_id, queue.pop().req_id, queue.pop().req_id] == ["r1", "r1", "r2"]
+    assert [queue.peek().req_id, queue.peek(1).req_id] == ["r1", "r2"]
+    queue.remove(queue.peek())
+    assert names(queue) == ["r2", "r3"]
 
 
 def test_fcfs_says_at_which_place_a_request_stands() -> None:
@@ -42,7 +44,7 @@ def test_priority_serves_the_smallest_number_and_then_the_oldest() -> None:
     queue = PriorityQueue()
     filled(queue, 2, 0, 2, 1, 0)
     assert names(queue) == ["r2", "r5", "r4", "r1", "r3"]
-    assert [queue.pop().req_id for _ in range(5)] == ["r2", "r5", "r4", "r1", "r3"]
+    assert [queue.peek().req_id, queue.peek(4).req_id] == ["r2", "r3"]
 
 
 def test_priority_says_at_which_place_a_request_stands() -> None:

@@ -55,7 +55,7 @@ def test_waits_are_those_of_the_state_after_each_step(counted: tuple[Trace, Stat
         stops = [e.data for e in trace.steps.get(step, []) if e.kind == "sched.stop"]
         waiting += sum(len({d.head, *d.behind}) for d in stops)
         waiting += sum(
-            e.kind == "sched.skip" and e.data.reason == "larger_than_pool"
+            e.kind == "sched.skip" and e.data.reason in ("larger_than_pool", "waiting_for_grammar")
             for e in trace.steps.get(step, [])
         )
     assert sum(stats.waits.values()) == waiting > 0

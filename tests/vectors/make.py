@@ -18,11 +18,13 @@ from minivllm.engine.messages import EngineCoreRequest
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import Scenario, ScenarioRun, load_scenario, start
+from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.fold import apply, new_state, to_json
 from minivllm.trace.story import story
 from tests.helpers import trace_of
+from tests.structured.fakes import AnyToken, ScriptedGrammars
 
 HERE = Path(__file__).parent
 
@@ -66,6 +68,36 @@ def speculation() -> ScenarioRun:
     for i in (1, 2, 3):
         run.core.add_request(request(f"q{i}", 3, 14, 0))
     while run.core.has_requests():
+        run.core.step()
+    return run
+
+
+def grammars() -> ScenarioRun:
+    """Grammars that are ready soon, late, never; one is called off, one request is preempted."""
+    engine = {
+        "num_kv_blocks": 8,
+        "block_size": 4,
+        "max_num_batched_tokens": 12,
+        "max_num_seqs": 3,
+        "max_model_len": 64,
+    }
+    source = ScriptedGrammars(
+        {
+            "r1": (2, AnyToken()),
+            "r3": (5, AnyToken()),
+            "r4": (4, "structured_outputs.regex must be smaller"),
+            "r5": (99, AnyToken()),
+        }
+    )
+    scenario = Scenario(name="grammars", engine=engine, request=[])
+    run = start(scenario, grammars=source)
+    source.step = lambda: run.core.scheduler.current_step + 1
+    for i in range(1, 6):
+        form = None if i == 2 else StructuredOutputsParams(regex="a+")
+        run.core.add_request(request(f"q{i}", 4, 13, 0, form))
+    while run.core.has_requests():
+        if run.core.scheduler.current_step == 5:
+            run.core.abort_request("q5", Reason.CLIENT)
         run.core.step()
     return run
 
@@ -125,11 +157,19 @@ def knobs_changed() -> ScenarioRun:
     return run
 
 
-def request(request_id: str, num_prompt: int, max_tokens: int, priority: int) -> EngineCoreRequest:
+def request(
+    request_id: str,
+    num_prompt: int,
+    max_tokens: int,
+    priority: int,
+    form: StructuredOutputsParams | None = None,
+) -> EngineCoreRequest:
     return EngineCoreRequest(
         request_id=request_id,
         prompt_token_ids=[100 + i for i in range(num_prompt)],
-        sampling_params=SamplingParams(max_tokens=max_tokens, ignore_eos=True),
+        sampling_params=SamplingParams(
+            max_tokens=max_tokens, ignore_eos=True, structured_outputs=form
+        ),
         priority=priority,
     )
 
@@ -165,6 +205,7 @@ VECTORS: dict[str, Callable[[], ScenarioRun]] = {
     "no-caching": no_caching,
     "static-contiguous": static_contiguous,
     "speculation": speculation,
+    "grammars": grammars,
     "priorities-aborts-reset": priorities_aborts_reset,
     "knobs-changed": knobs_changed,
 }

@@ -156,6 +156,16 @@ const HANDLERS = {
     state.requests[req].status = "waiting";
   },
 
+  "req.grammar_wait"(state, _data, { req }) {
+    state.requests[req].status = "waiting_for_grammar";
+  },
+
+  "req.grammar_ready"(state, _data, { req }) {
+    const r = state.requests[req];
+    r.status = "waiting";
+    r.wait = null;
+  },
+
   "req.admit": admit,
   "req.resume": admit,
 

@@ -13,6 +13,7 @@ export const REASONS = {
   preempted: "it was preempted in this step",
   static_batch: "batching is static: nobody joins until the whole batch has ended",
   fragmented: "enough blocks are free, but too few of them are neighbours",
+  waiting_for_grammar: "its grammar is still being compiled; it blocks nobody",
   nothing_waits: "nothing waits",
   never_cached: "no block with this content is cached",
   last_token: "the last token must run, to give logits, so its block is not reused",
@@ -65,6 +66,8 @@ export function waitText(req, wait, config, facts) {
       return `${plural(wait.need, "request")} of the batch must end first`;
     case "fragmented":
       return `needs ${plural(wait.need, "neighbouring block")}, at most ${are(wait.have)} free in a row`;
+    case "waiting_for_grammar":
+      return "its grammar is being compiled; it blocks nobody";
     default:
       return explain(wait.reason);
   }

@@ -164,12 +164,13 @@ function cameBack(back, cached) {
 
 // Only a reason that was not the same in the step before.
 function waits(facts) {
-  const behind = facts.of("sched.stop")[0]?.data.behind ?? [];
+  const stop = facts.of("sched.stop")[0]?.data;
   const said = [];
   for (const { req, data } of facts.of("sched.skip")) {
     const old = facts.before.requests[req]?.wait ?? null;
     if (data.reason === "larger_than_pool") continue;
     if (old !== null && old.behind === null && old.reason === data.reason) continue;
+    const behind = stop?.head === req ? stop.behind : [];
     const newly = behind.filter((other) => !stoodBehind(facts, other));
     const tail = newly.length ? ` ${list(newly)} ${newly.length > 1 ? "wait" : "waits"} behind it.` : "";
     said.push(`${req} waits: ${waitReason(facts, data)}.${tail}`);
@@ -269,6 +270,8 @@ function also(facts, withDecodes) {
   else if (taken) parts.push(`${count(taken, "block")} taken`);
   const gone = facts.of("kv.evict").length;
   if (gone) parts.push(`${gone} evicted`);
+  const ready = facts.of("req.grammar_ready");
+  if (ready.length) parts.push(`grammar of ${names(ready)} ready`);
   parts.push(`${facts.numFree} free`);
   return parts.join(" · ");
 }
