@@ -66,8 +66,12 @@ def bad_words(scores: torch.Tensor, row: SampleRow) -> None:
 
 
 def min_tokens(scores: torch.Tensor, row: SampleRow) -> None:
-    """EOS and the stop ids, while the output is too short."""
-    scores[_index(row.stop_token_ids, scores)] = -math.inf
+    """EOS and the stop ids, while the output is too short; unless a grammar takes nothing else."""
+    ids = _index(row.stop_token_ids, scores)
+    kept = scores[ids]
+    scores[ids] = -math.inf
+    if row.grammar_bitmask is not None and not bool(scores.max() > -math.inf):
+        scores[ids] = kept
 
 
 # --- changes -------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class ModelRunner:
         hidden = self._forward(flat)  # (num_tokens, hidden)
         for rows in flat.prompt_rows:
             self._score_prompt(hidden, rows)
-        return self._sample(hidden, flat.sampled)
+        return self._sample(hidden, flat.sampled, scheduler_output.grammar_bitmask)
 
     def _forward(self, flat: FlatBatch) -> torch.Tensor:
         metadata = AttentionMetadata(
@@ -117,7 +117,9 @@ class ModelRunner:
                 logits, logits.logsumexp(-1), tokens, num_top
             )
 
-    def _sample(self, hidden: torch.Tensor, sampled: list[SampledRows]) -> ModelRunnerOutput:
+    def _sample(
+        self, hidden: torch.Tensor, sampled: list[SampledRows], masks: dict[str, bytes]
+    ) -> ModelRunnerOutput:
         output = ModelRunnerOutput(sampled_token_ids={})
         if not sampled:
             return output
@@ -129,7 +131,9 @@ class ModelRunner:
             for s in sampled
             for k in range(s.count)
         ]
-        result = sample(logits, rows, explain=self.explain)
+        owners = [s.req_id for s in sampled for _ in range(s.count)]
+        bitmask = self._bitmask(owners, masks, logits.shape[1])
+        result = sample(logits, rows, bitmask, explain=self.explain)
         first = 0
         for one in sampled:
             self._keep(one, result, first, output)
@@ -161,3 +165,21 @@ class ModelRunner:
             if token_ids[-1] != draft:
                 break
         request.token_ids += token_ids
+
+    def _bitmask(
+        self, req_ids: list[str], masks: dict[str, bytes], vocab_size: int
+    ) -> torch.Tensor | None:
+        """(num_rows, ceil(vocab / 32)) int32; a row without a grammar is all ones.
+
+        The masks are as wide as the tokenizer's vocabulary. Of the model's, what goes beyond it
+        (padding) is masked; what it lacks is cut off.
+        """
+        if not masks:
+            return None
+        width = -(-vocab_size // 32)
+        bitmask: np.ndarray = np.full((len(req_ids), width), -1, dtype=np.int32)
+        for row, req_id in zip(bitmask, req_ids, strict=True):
+            if req_id in masks:
+                words = np.frombuffer(masks[req_id], dtype="<i4")[:width]
+                row[: len(words)], row[len(words) :] = words, 0
+        return self._tensor(bitmask)

@@ -121,6 +121,15 @@ def test_stop_ids_are_masked_until_min_tokens_are_there(said: int, banned: set[i
     assert masked(process(random_logits(1)[0], asking)) == banned
 
 
+def test_stop_id_stays_where_a_grammar_takes_nothing_else() -> None:
+    """min_tokens cannot make a complete grammar go on; while there is a choice, it holds."""
+    asking = row(output=[1], stop=[4], min_tokens=5)
+    asking.grammar_bitmask = bitmask([{4}])[0]
+    assert masked(process(random_logits(1)[0], asking)) == set(range(VOCAB)) - {4}
+    asking.grammar_bitmask = bitmask([{4, 9}])[0]
+    assert masked(process(random_logits(1)[0], asking)) == set(range(VOCAB)) - {9}
+
+
 def test_bias_is_added() -> None:
     logits = random_logits(1)[0]
     scores = process(logits, row(logit_bias={3: 2.5, 7: -100.0, VOCAB + 9: 3.0}))
@@ -182,7 +191,10 @@ def reference(logits: list[float], asking: SampleRow, grammar: set[int] | None) 
         for word in params.bad_words_token_ids:
             if [*said, i][-len(word) :] == word:
                 scores[i] = -INF
-        if len(said) < params.min_tokens and i in asking.stop_token_ids:
+    ends = set(asking.stop_token_ids) if len(said) < params.min_tokens else set()
+    others = any(score > -INF for i, score in enumerate(scores) if i not in ends)
+    for i in range(len(scores)):
+        if i in ends and (others or grammar is None):
             scores[i] = -INF
         scores[i] += params.logit_bias.get(i, 0.0)
         if i in asking.token_ids:

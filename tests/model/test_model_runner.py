@@ -265,3 +265,18 @@ def test_sampled_rows_alone_reach_the_head(
     d.step({"r1": 20, "r2": 5})
     d.step({"r1": 28, "r2": 1})
     assert rows == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_words", "vocab", "row"),
+    [(2, 64, [5, 6]), (2, 96, [5, 6, 0]), (3, 64, [5, 6]), (2, 65, [5, 6, 0])],
+    ids=["equal", "the model's is padded", "the tokenizer's is larger", "by a token"],
+)
+def test_grammar_masks_take_the_width_of_the_models_vocabulary(
+    model: CausalLM, tokenizer_words: int, vocab: int, row: list[int]
+) -> None:
+    """What the tokenizer does not know is masked; who has no grammar has all ones."""
+    words = b"".join(n.to_bytes(4, "little") for n in (5, 6, 7)[:tokenizer_words])
+    bitmask = driver(model).runner._bitmask(["a", "b"], {"b": words}, vocab)
+    assert bitmask is not None and bitmask.tolist() == [[-1] * len(row), row]
+    assert driver(model).runner._bitmask(["a"], {}, vocab) is None
