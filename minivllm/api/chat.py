@@ -1,7 +1,7 @@
 """``/v1/chat/completions``: how a chat's choices and chunks are written.
 
 Counterpart in vLLM: ``vllm/entrypoints/openai/chat_completion/serving.py``. Left out: tools,
-structured outputs, reasoning, images and sound.
+reasoning, images and sound.
 """
 
 from __future__ import annotations

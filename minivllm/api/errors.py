@@ -23,9 +23,11 @@ from minivllm.errors import (
     ConfigError,
     DuplicateRequestError,
     EngineDeadError,
+    MissingExtraError,
     PromptError,
     PromptTooLongError,
     SamplingParamsError,
+    StructuredOutputError,
 )
 
 logger = logging.getLogger(__name__)
@@ -77,17 +79,22 @@ def json_response(body: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, mimetype="application/json")
 
 
-def to_api_error(error: Exception, prompt_field: str | None = None) -> ApiError:
-    """The answer for any exception. ``prompt_field``: what this route calls its prompt."""
+def to_api_error(
+    error: Exception, prompt_field: str | None = None, form_field: str | None = None
+) -> ApiError:
+    """The answer for any exception. ``prompt_field``, ``form_field``: what this route calls its
+    prompt, and this request its ``structured_outputs``."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLongError):
         return ApiError(400, str(error), param=prompt_field, code="context_length_exceeded")
     if isinstance(error, PromptError):
         return ApiError(400, str(error), param=prompt_field)
+    if isinstance(error, StructuredOutputError) and form_field is not None:
+        return ApiError(400, f"{form_field} must be {error.allowed}", param=form_field)
     if isinstance(error, SamplingParamsError):
         return ApiError(400, str(error), param=error.param)
-    if isinstance(error, (DuplicateRequestError, ConfigError)):
+    if isinstance(error, (DuplicateRequestError, ConfigError, MissingExtraError)):
         return ApiError(400, str(error))
     if isinstance(error, EngineDeadError):
         return ApiError(500, "The engine is not running any more.", code="engine_dead")

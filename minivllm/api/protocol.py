@@ -12,14 +12,15 @@ Counterpart in vLLM: ``vllm/entrypoints/openai/chat_completion/protocol.py`` and
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from flask import Request
 
 from minivllm.api.errors import ApiError
-from minivllm.errors import SamplingParamsError
+from minivllm.errors import SamplingParamsError, StructuredOutputError
 from minivllm.sampling_params import MAX_LOGPROBS, SamplingParams
+from minivllm.structured_output.params import StructuredOutputsParams
 
 MAX_PROMPTS = 1024
 MAX_SEQUENCES = 1024
@@ -43,8 +44,6 @@ _NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "modalities": (["text"],),
     "prompt_embeds": (),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none",),
     "truncate_prompt_tokens": (),
@@ -57,6 +56,45 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     """Send a last chunk with the usage."""
     continuous_usage_stats: bool | None = False
     """Send the usage so far with every chunk (a vLLM extension)."""
+
+
+class JsonSchema(msgspec.Struct, kw_only=True):
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    """Always: a text that keeps to the schema keeps to it strictly."""
+
+
+class ResponseFormat(msgspec.Struct, kw_only=True):
+    """OpenAI's way to ask for a form."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def to_params(self) -> StructuredOutputsParams | None:
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return StructuredOutputsParams(json_object=True)
+        if self.json_schema is None or self.json_schema.schema is None:
+            raise StructuredOutputError("json", "a schema, under json_schema.schema")
+        return StructuredOutputsParams(json=self.json_schema.schema)
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """vLLM's. A field that is not known may be a form that is not built: it is refused."""
+
+    json: dict[str, Any] | str | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    disable_any_whitespace: bool | None = None
+
+    def to_params(self) -> StructuredOutputsParams:
+        given = msgspec.structs.asdict(self)
+        return StructuredOutputsParams(**{k: v for k, v in given.items() if v is not None})
 
 
 class GenerationFields(msgspec.Struct, kw_only=True):
@@ -75,6 +113,7 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     """JSON has no other keys than strings; these are token ids."""
+    response_format: ResponseFormat | None = None
     # Extensions of vLLM.
     top_k: int | None = None
     min_p: float | None = None
@@ -82,6 +121,7 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = False
+    structured_outputs: StructuredOutputs | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
     prompt_logprobs: int | None = None
@@ -131,6 +171,7 @@ class GenerationFields(msgspec.Struct, kw_only=True):
             "allowed_token_ids": self.allowed_token_ids,
             "bad_words": self.bad_words,
             "prompt_logprobs": self.prompt_logprobs,
+            "structured_outputs": self._form(),
             "min_tokens": self.min_tokens,
             "ignore_eos": self.ignore_eos,
             "include_stop_str_in_output": self.include_stop_str_in_output,
@@ -138,6 +179,19 @@ class GenerationFields(msgspec.Struct, kw_only=True):
         }
         kept: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, **kept)
+
+    def _form(self) -> StructuredOutputsParams | None:
+        form = self.response_format.to_params() if self.response_format else None
+        if self.structured_outputs is None:
+            return form
+        if form is not None:
+            raise StructuredOutputError("", "absent beside response_format: give one of them")
+        return self.structured_outputs.to_params()
+
+    @property
+    def form_field(self) -> str | None:
+        """What the caller calls ``structured_outputs``, if by another name."""
+        return "response_format" if self.response_format and not self.structured_outputs else None
 
 
 def _by_token_id(logit_bias: dict[str, float] | None) -> dict[int, float] | None:

@@ -86,7 +86,7 @@ class Service:
         ids, prefix = g.call, "chatcmpl"
         body = self._receive(prefix)
         asked = parse(body, ChatCompletionRequest)
-        g.prompt_field = "messages"
+        g.prompt_field, g.form_field = "messages", asked.form_field
         params = asked.to_sampling_params(self.llm.max_model_len)
         format = ChatFormat(self.llm.tokenizer, params.logprobs)
         return self._answer(ids, prefix, asked, params, [asked.messages], format)
@@ -95,7 +95,7 @@ class Service:
         ids, prefix = g.call, "cmpl"
         body = self._receive(prefix)
         asked = parse(body, CompletionRequest)
-        g.prompt_field = "prompt"
+        g.prompt_field, g.form_field = "prompt", asked.form_field
         params = asked.to_sampling_params(self.llm.max_model_len)
         return self._answer(ids, prefix, asked, params, asked.prompts(), CompletionFormat())
 
@@ -204,7 +204,7 @@ def create_blueprint(
 
     @bp.app_errorhandler(Exception)
     def refuse(error: Exception) -> Response:
-        failure = to_api_error(error, g.get("prompt_field"))
+        failure = to_api_error(error, g.get("prompt_field"), g.get("form_field"))
         request_id = g.get("request_id")
         if request_id is not None:
             async_llm.tracer.emit(

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from minivllm.errors import SamplingParamsError
+from minivllm.structured_output.params import StructuredOutputsParams
 
 _PANEL = "Sampling"
 
@@ -91,6 +93,28 @@ def _flags(
             "--bad-words", help="A text that may not be said; may be repeated.", metavar="TEXT"
         ),
     ] = None,
+    json_schema: Annotated[
+        Path | None,
+        _option(
+            "--json-schema", help="The text is JSON that keeps to this JSON Schema.", metavar="FILE"
+        ),
+    ] = None,
+    json_object: Annotated[
+        bool, _option("--json-object", help="The text is a JSON object, of any form.")
+    ] = False,
+    regex: Annotated[str | None, _option("--regex", help="The whole text matches this.")] = None,
+    choice: Annotated[
+        list[str] | None,
+        _option(
+            "--choice",
+            help="The text is this one, or another given so; may be repeated.",
+            metavar="TEXT",
+        ),
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        _option("--grammar", help="The text keeps to this EBNF grammar.", metavar="FILE"),
+    ] = None,
     min_tokens: Annotated[
         int,
         _option(
@@ -148,11 +172,29 @@ def sampling_flags(max_tokens: int) -> Callable[[Callable[..., None]], Callable[
 
 
 def _as_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """Without what was not given; the biases as a map."""
+    """Without what was not given; the biases as a map, the form as one field."""
+    names = ("json_schema", "json_object", "regex", "choice", "grammar")
+    form = {name: given.pop(name) for name in names}
+    for name in ("json_schema", "grammar"):
+        if form[name] is not None:
+            form[name] = _read(name, form[name])
+    form = {name: value for name, value in form.items() if value}
     fields = {name: value for name, value in given.items() if value is not None and value != []}
     if "logit_bias" in fields:
         fields["logit_bias"] = dict(_bias(text) for text in fields["logit_bias"])
+    if form:
+        if "json_schema" in form:
+            form["json"] = form.pop("json_schema")
+        fields["structured_outputs"] = StructuredOutputsParams(**form)
     return fields
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        flag, why = f"--{name.replace('_', '-')}", getattr(error, "strerror", None) or str(error)
+        raise SamplingParamsError(flag, str(path), f"a file that can be read ({why})") from None
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -22,6 +22,7 @@ from minivllm.engine.detokenizer import ByteTokenizer
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.errors import PromptError, PromptTooLongError, SamplingParamsError
 from minivllm.sampling_params import SamplingParams, check_priority
+from minivllm.structured_output.manager import GrammarCheck
 from minivllm.trace.events import ReqTokenize
 from minivllm.trace.tracer import OFF, Tracer
 
@@ -41,6 +42,8 @@ class TokenizerLike(ByteTokenizer, Protocol):
     def eos_token_id(self) -> int | None: ...
     @property
     def other_eos_token_ids(self) -> Sequence[int]: ...
+    @property
+    def added_token_ids(self) -> set[int]: ...
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
     def token_text(self, token_id: int) -> str: ...
@@ -71,6 +74,7 @@ class InputProcessor:
         tracer: Tracer = OFF,
     ) -> None:
         """``num_kv_blocks`` counts the null block, as the pool itself does."""
+        self._check_form = GrammarCheck(tokenizer.eos_token_id)
         self.tokenizer = tokenizer
         self.max_model_len = max_model_len
         self._usable_blocks = num_kv_blocks - 1
@@ -86,7 +90,8 @@ class InputProcessor:
         priority: int = 0,
         cache_salt: str | None = None,
     ) -> ProcessedInput:
-        """Raises PromptError, PromptTooLongError or SamplingParamsError; spends nothing then."""
+        """Raises PromptError, PromptTooLongError, SamplingParamsError or MissingExtraError; spends
+        nothing then."""
         params = self._check_params(params)
         check_priority(priority)
         _check_cache_salt(cache_salt)
@@ -219,6 +224,8 @@ class InputProcessor:
         self._check_vocabulary("allowed_token_ids", params.allowed_token_ids or [])
         for token_ids in params.bad_words_token_ids:
             self._check_vocabulary("bad_words_token_ids", token_ids)
+        if params.structured_outputs is not None:
+            self._check_form(params.structured_outputs)
         return params
 
     def _check_vocabulary(self, name: str, token_ids: Iterable[int]) -> None:

@@ -16,6 +16,7 @@ from minivllm.engine.input_processor import InputProcessor, TokenizerLike
 from minivllm.engine.output_processor import OutputProcessor
 from minivllm.errors import ConfigError, MissingExtraError
 from minivllm.executor.base import Executor
+from minivllm.structured_output.manager import StructuredOutputManager
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.tracer import OFF, Tracer
@@ -66,7 +67,9 @@ def build(
         tokenizer = _load_tokenizer(config)
     executor = (executor_factory or _model_executor)(config)
     recorder, log = _start_trace(config, executor, tokenizer)
-    client = InprocClient(EngineCore(config, executor, recorder or OFF), gate)
+    grammars = StructuredOutputManager.of(tokenizer)
+    core = EngineCore(config, executor, recorder or OFF, grammars)
+    client = InprocClient(core, gate)
     parts = join(client, tokenizer, recorder.sibling("api") if recorder else OFF)
     parts.trace_log = log
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from minivllm.cli.main import app
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.engine.llm import LLM
 from minivllm.sampling_params import SamplingParams
+from minivllm.structured_output.params import StructuredOutputsParams
 from tests.serve.fakes import FakeClient, FakeTokenizer
 
 FLAGS: dict[str, tuple[list[str], Any]] = {
@@ -78,6 +80,7 @@ def test_every_parameter_has_a_flag_or_a_reason_to_have_none() -> None:
         "prompt_logprobs",
         "include_stop_str_in_output",
         "skip_special_tokens",
+        "structured_outputs",  # a flag for each form, see below
     }
     assert set(SamplingParams.__struct_fields__) - set(FLAGS) == without
 
@@ -92,3 +95,34 @@ def test_a_bias_that_is_none_is_refused_with_an_example(client: FakeClient, bias
     run = CliRunner().invoke(app, ["generate", "a", "--logit-bias", bias])
     assert run.exit_code != 0 and not client.requests
     assert "ID=BIAS" in str(run.exception) and repr(bias) in str(run.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "form"),
+    [
+        (["--json-schema", "FILE"], {"json": '{"type": "null"}'}),
+        (["--json-object"], {"json_object": True}),
+        (["--regex", "a+"], {"regex": "a+"}),
+        (["--choice", "a", "--choice", "b"], {"choice": ["a", "b"]}),
+        (["--grammar", "FILE"], {"grammar": 'root ::= "a"'}),
+    ],
+)
+def test_a_flag_for_each_form(
+    client: FakeClient, tmp_path: Path, arguments: list[str], form: dict[str, Any]
+) -> None:
+    path = tmp_path / "form"
+    path.write_text(str(form.get("json") or form.get("grammar")))
+    given = [str(path) if argument == "FILE" else argument for argument in arguments]
+    params = asked(client, "generate", *given)
+    assert params.structured_outputs == StructuredOutputsParams(**form)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--json-schema", "/no/file"], ["--regex", "(a"], ["--regex", "a", "--json-object"]],
+)
+def test_a_bad_form_is_an_error_before_anything_runs(
+    client: FakeClient, arguments: list[str]
+) -> None:
+    run = CliRunner().invoke(app, ["generate", "a", *arguments])
+    assert run.exit_code != 0 and client.requests == []

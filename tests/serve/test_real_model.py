@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 
+import jsonschema
 import openai
 import pytest
 from hypothesis import given, settings
@@ -228,3 +229,26 @@ def test_text_survives_the_way_through_its_tokens_one_by_one(llm, text):
         pieces.append(detokenizer.take())
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_chat_in_a_given_form_through_the_official_client(client):
+    """OpenAI's way and vLLM's, plain and streamed, in one server."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "colour": {"enum": ["red", "green"]},
+            "n": {"type": "integer", "maximum": 9},
+        },
+        "required": ["colour"],
+    }
+    by_schema = {"type": "json_schema", "json_schema": {"name": "colour", "schema": schema}}
+    chat = {"model": MODEL, "messages": USER, "temperature": 0, "max_tokens": 60}
+    answer = client.chat.completions.create(**chat, response_format=by_schema).choices[0]
+    jsonschema.validate(json.loads(answer.message.content), schema)
+    assert answer.finish_reason == "stop"
+    stream = client.chat.completions.create(**chat, response_format=by_schema, stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert streamed == answer.message.content
+    wanted = {"structured_outputs": {"choice": ["red", "blue"]}}
+    chosen = client.chat.completions.create(**chat, extra_body=wanted).choices[0]
+    assert chosen.message.content in ("red", "blue")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import socket
@@ -18,6 +19,11 @@ from tests.serve.fakes import FakeClient, FakeTokenizer
 USER = [{"role": "user", "content": "a"}]
 CHAT = {"model": MODEL, "messages": USER}
 TEXT = {"model": MODEL, "prompt": "a"}
+NESTED = functools.reduce(lambda inner, _: {"type": "array", "items": inner}, range(70), {})
+
+
+def SCHEMA(schema):
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
 @pytest.mark.parametrize(
@@ -63,12 +69,30 @@ TEXT = {"model": MODEL, "prompt": "a"}
         ({"bad_words": ["  "]}, "bad_words"),
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"prompt_logprobs": -1}, "prompt_logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": SCHEMA({"type": "strin"})}, "response_format"),
+        ({"response_format": SCHEMA({"type": "number", "multipleOf": 2})}, "response_format"),
+        ({"response_format": SCHEMA([1])}, "response_format"),
+        ({"response_format": SCHEMA(NESTED)}, "response_format"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"structural_tag": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": 7}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"grammar": "a"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+        ),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"echo": True}, "echo"),
         ({"suffix": "b"}, "suffix"),
-        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"guided_json": {}}, "guided_json"),
         ({"chat_template": "{{ x }}"}, "chat_template"),
     ],
 )
