@@ -7,6 +7,7 @@ real scheduler and pool, without a model, anywhere, in moments.
 
     recording.py    one engine's stream, taken apart into those inputs
     executors.py    what stands in the model's place
+    grammars.py     what stands in the grammar compiler's
     verify.py       again, and the same? the first event that is not
     fork.py         again, with other knobs
     model.py        again, with the model as well (``--tokens recompute``)

@@ -28,6 +28,8 @@ from minivllm.engine.engine_core import EngineCore
 from minivllm.errors import ConfigError, ReplayError
 from minivllm.executor.base import Executor
 from minivllm.replay.executors import ForkedExecutor
+from minivllm.replay.grammars import RecordedGrammars
+from minivllm.replay.model import grammar_of
 from minivllm.replay.recording import Input, Recording, apply_input, ran
 from minivllm.scenario import make_header
 from minivllm.trace.events import Header, Reason, RunConfig
@@ -99,7 +101,9 @@ def fork(
     log = TraceLog(header, trace_path)
     trace = Recorder(log, recording.stream, text or recording.text)
     try:
-        core = EngineCore(config, engine, trace)
+        grammars = RecordedGrammars(recording, grammar_of(engine))
+        core = EngineCore(config, engine, trace, grammars)
+        grammars.next_step = lambda: core.scheduler.current_step + 1
         _Run(recording, core, at_step, knobs).to_the_end()
     finally:
         engine.shutdown()

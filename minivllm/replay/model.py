@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from minivllm.config import EngineConfig, make_config
+from minivllm.core.interfaces import Grammar
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import MissingExtraError, ModelError, ReplayError
 from minivllm.executor.base import Executor
 from minivllm.replay.executors import recorded_result
 from minivllm.replay.recording import Recording
+from minivllm.structured_output.backend_xgrammar import Vocabulary, XGrammarBackend
+from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Event
 from minivllm.trace.texts import TokenText
 
@@ -21,9 +24,16 @@ from minivllm.trace.texts import TokenText
 class RecomputingExecutor:
     """A model's executor, with the recorded failures of the steps before ``until``."""
 
-    def __init__(self, inner: Executor, steps: dict[int, list[Event]]) -> None:
+    def __init__(
+        self, inner: Executor, steps: dict[int, list[Event]], vocabulary: Vocabulary
+    ) -> None:
         self.inner = inner
         self.steps = steps
+        self._backend = XGrammarBackend(vocabulary)
+
+    def grammar(self, params: StructuredOutputsParams) -> Grammar:
+        """What masks the model's tokens as it did. Raises MissingExtraError."""
+        return self._backend.matcher(self._backend.compile(params.spec()))
 
     def describe(self) -> dict[str, object]:
         return self.inner.describe()
@@ -83,6 +93,13 @@ def with_model(
 
     def make(config: EngineConfig) -> Executor:
         exact: dict[str, Any] = {"model": named, "dtype": "float32"}
-        return RecomputingExecutor(UniprocExecutor(make_config(config, **exact)), steps)
+        inner = UniprocExecutor(make_config(config, **exact))
+        return RecomputingExecutor(inner, steps, tokenizer)
 
-    return make, get_tokenizer(source).text_after
+    tokenizer = get_tokenizer(source)
+    return make, tokenizer.text_after
+
+
+def grammar_of(executor: Executor) -> Callable[[StructuredOutputsParams], Grammar] | None:
+    """What compiles grammars where this executor runs a model; None where it does not."""
+    return executor.grammar if isinstance(executor, RecomputingExecutor) else None

@@ -155,6 +155,8 @@ def _is_last_word(event: Event) -> bool:
 def _inputs(events: list[Event]) -> list[Input]:
     inputs: list[Input] = []
     for event in events:
+        if event.kind == "core.input" and event.data.op.startswith("grammar_"):
+            continue  # comes by itself (``grammars.py``)
         if event.kind == "core.input":
             inputs.append(Input(event.data.op, event.req, event.data.why))
         elif event.kind == "req.arrive":

@@ -16,6 +16,8 @@ from minivllm.config import EngineConfig
 from minivllm.engine.engine_core import EngineCore
 from minivllm.executor.base import Executor
 from minivllm.replay.executors import RecordedExecutor
+from minivllm.replay.grammars import RecordedGrammars
+from minivllm.replay.model import grammar_of
 from minivllm.replay.recording import Recording, apply_input, ran, sources_of
 from minivllm.trace.events import Event
 from minivllm.trace.file import decode_event, is_structural, structural_fields
@@ -126,7 +128,9 @@ class Again:
         config = recording.config
         stand_in = executor(config) if executor else RecordedExecutor(config, recording)
         self._trace = Recorder(log, recording.stream, text or recording.text)
-        self._core = EngineCore(config, stand_in, self._trace)
+        grammars = RecordedGrammars(recording, grammar_of(stand_in))
+        self._core = EngineCore(config, stand_in, self._trace, grammars)
+        grammars.next_step = lambda: self._core.scheduler.current_step + 1
 
     def step(self, number: int) -> list[Event]:
         """Apply the step's inputs, and run it if it ran; returns what was told."""
