@@ -34,6 +34,7 @@ ENGINE_PACKAGES = (
     "numpy",
     "huggingface_hub",
     "triton",
+    "xgrammar",
 )
 
 

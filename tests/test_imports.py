@@ -26,6 +26,8 @@ CORE = (
     "minivllm/errors.py",
     "minivllm/request.py",
     "minivllm/sampling_params.py",
+    "minivllm/structured_output/limits.py",
+    "minivllm/structured_output/params.py",
 )
 ENGINE = (
     "minivllm/engine",
@@ -34,6 +36,7 @@ ENGINE = (
     "minivllm/models",
     "minivllm/attention",
     "minivllm/sample",
+    "minivllm/structured_output",
     "minivllm/trace",
     "minivllm/replay",
     "minivllm/scenario.py",
@@ -134,6 +137,27 @@ def test_set_up_imports_the_standard_library_alone() -> None:
         and not name.startswith("huggingface_hub")  # for hub ids, asked for inside the function
     ]
     assert foreign == []
+
+
+def test_one_file_imports_xgrammar_and_only_when_it_is_asked() -> None:
+    files = [f"minivllm/{path.name}" for path in (ROOT / "minivllm").iterdir()]
+    found = offences((*files, "viz"), ("xgrammar",))
+    assert found and all("backend_xgrammar.py" in offence for offence in found)
+
+
+def test_an_engine_without_structured_requests_never_loads_xgrammar(
+    python_without: RunPython,
+) -> None:
+    code = """
+import sys
+from minivllm import AsyncLLM, LLM, SamplingParams, StructuredOutputsParams
+import minivllm.api.server, minivllm.cli.main, minivllm.structured_output.manager
+SamplingParams(structured_outputs=StructuredOutputsParams(regex="a"))
+print([name for name in sys.modules if name.split(".")[0] in ("xgrammar", "tvm_ffi")])
+"""
+    run = python_without(code, blocked=())
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
 
 
 # What runs without the extra `engine`: everything but the rooms that touch tensors.

@@ -19,7 +19,7 @@ from minivllm.errors import SetupError
 from minivllm.setup.pip import downloaded_package, run_pip
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = {"base": ".", "engine": ".[engine]", "dev": ".[engine,dev]"}
+STAGES = {"base": ".", "engine": ".[engine]", "dev": ".[engine,structured,dev]"}
 """Each stage with what pip is asked for; a later one contains the earlier ones."""
 VENV_BYTES = 50 * 2**20
 """An empty virtual environment with pip takes half of this."""
