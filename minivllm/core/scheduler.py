@@ -28,7 +28,7 @@ from minivllm.core.interfaces import KVManager, Shortage
 from minivllm.core.request_queue import QUEUES, RequestQueue
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.core.speculation import Speculation
-from minivllm.core.step import Grant, Step
+from minivllm.core.step import Grant, Step, kind_of_work
 from minivllm.engine.messages import EngineCoreOutput
 from minivllm.request import Request, RequestStatus
 from minivllm.trace import events as ev
@@ -130,7 +130,7 @@ class Scheduler:
             new_block_ids = self._allocate_or_preempt(request, n, step)
             if new_block_ids is None:  # it gave way itself
                 break
-            self._grant(step, request, n, limited_by, self._why(request, n), new_block_ids)
+            self._grant(step, request, n, limited_by, kind_of_work(request, n), new_block_ids)
             # A victim may have stood before it; then everybody has moved up.
             index = self.running.index(request) + 1 if step.preempted else index + 1
         limit = Reason.NO_BUDGET if step.budget == 0 else Reason.PREEMPTED_THIS_STEP
@@ -234,7 +234,7 @@ class Scheduler:
         else:
             self.trace.emit(ev.ReqAdmit, request.req_id, hit=hit, tokens=num_tokens)
             request.num_cached_tokens = hit
-            why = self._why(request, n)
+            why = kind_of_work(request, n)
         request.status = RequestStatus.RUNNING
         self._grant(step, request, n, admitted.limited_by, why, new_block_ids)
 
@@ -263,17 +263,6 @@ class Scheduler:
         if start + n < request.num_tokens:
             lacking = request.num_tokens - start
             self.trace.emit(ev.SchedChunk, request.req_id, n=n, of=lacking)
-
-    @staticmethod
-    def _why(request: Request, n: int) -> GrantWhy:
-        """A name for the work, for people; the scheduler itself makes no difference."""
-        lacking = request.num_tokens - request.num_computed_tokens
-        if n < lacking:
-            return GrantWhy.CHUNK
-        if lacking == 1 and request.num_output_tokens:
-            return GrantWhy.DECODE
-        started = request.status is RequestStatus.RUNNING
-        return GrantWhy.LAST_CHUNK if started else GrantWhy.PREFILL
 
     # --- after execution -----------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from minivllm.core.interfaces import KVManager
 from minivllm.core.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
-from minivllm.request import Request
+from minivllm.request import Request, RequestStatus
 from minivllm.trace import events as ev
 from minivllm.trace.events import GrantWhy, LedgerRow, Reason
 
@@ -26,6 +26,17 @@ class Grant:
     new_block_ids: list[int]
     drafts: list[int]
     """Its last tokens, where they are guesses."""
+
+
+def kind_of_work(request: Request, n: int) -> GrantWhy:
+    """A name for what ``n`` more tokens are, for people; the scheduler makes no difference."""
+    lacking = request.num_tokens - request.num_computed_tokens
+    if n < lacking:
+        return GrantWhy.CHUNK
+    if lacking == 1 and request.num_output_tokens:
+        return GrantWhy.DECODE
+    started = request.status is RequestStatus.RUNNING
+    return GrantWhy.LAST_CHUNK if started else GrantWhy.PREFILL
 
 
 @dataclass(slots=True)
