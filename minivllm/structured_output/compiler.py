@@ -2,9 +2,10 @@
 
 A grammar takes a millisecond or minutes, and which of the two cannot be told by looking at it. So
 the engine never compiles: it asks here, and later asks what is ready. Python cannot end a thread; a
-compilation that is out of time is therefore given up, not stopped. Its requests fail, another
-worker takes the place of its own, and should it end after all, its result is kept for the next who
-asks. As long as too many of these run, whoever would need a worker is refused at once.
+compilation that is out of time is therefore given up, not stopped. Its requests fail, its thread
+gets the lowest priority and another takes its place, and should it end after all, its result is
+kept for the next who asks. As long as too many of these run, whoever would need a worker is refused
+at once.
 
 Counterpart in vLLM: the ThreadPoolExecutor in ``vllm/v1/structured_output/__init__.py``, which has
 no time limit, and the cache in xgrammar's own compiler.
@@ -12,7 +13,10 @@ no time limit, and the cache in xgrammar's own compiler.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -60,6 +64,8 @@ class Compilation:
     """``compiled`` or ``error`` is there."""
     given_up: bool = False
     """Out of time, and still at work."""
+    thread_id: int = 0
+    """The system's, of the thread that compiles it."""
 
 
 class GrammarCompiler:
@@ -117,6 +123,7 @@ class GrammarCompiler:
                     job.spec.kind,
                     f"smaller: compiling it took longer than {self.time_limit_s:g} seconds",
                 )
+                _make_slow(job.thread_id)
                 self._workers -= 1
                 self._given_up += 1
                 self._add_worker()
@@ -166,7 +173,7 @@ class GrammarCompiler:
                     self._workers -= 1
                     return
                 job = self._queue.popleft()
-                job.started = time.monotonic()
+                job.started, job.thread_id = time.monotonic(), threading.get_native_id()
                 self.changed.notify_all()
             self.on_done()  # a time limit runs from now on
             compiled, error = self._compile(job.spec)
@@ -175,13 +182,12 @@ class GrammarCompiler:
                 if compiled is not None:
                     self._keep(job.spec, compiled)
                 self.changed.notify_all()
-                if job.given_up:
+                if job.given_up:  # its thread was made slow, another has taken its place
                     self._given_up -= 1
-                    if self._workers >= self.num_workers:
-                        return
-                    self._workers += 1
-                else:
-                    job.compiled, job.error, job.done = compiled, error, True
+                    if self._queue:
+                        self._add_worker()
+                    return
+                job.compiled, job.error, job.done = compiled, error, True
             self.on_done()
 
     def _compile(self, spec: GrammarSpec) -> tuple[Any, StructuredOutputError | None]:
@@ -200,6 +206,13 @@ class GrammarCompiler:
         size = self.backend.size_bytes
         while len(self._cache) > 1 and sum(map(size, self._cache.values())) > self.cache_bytes:
             self._cache.popitem(last=False)
+
+
+def _make_slow(thread_id: int) -> None:
+    """What nobody waits for gets the cores that nobody wants. Linux has priorities for threads."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread_id, 19)
 
 
 def _busy(spec: GrammarSpec) -> StructuredOutputError:
