@@ -42,10 +42,14 @@ RARE = [
 
 def test_whatever_is_done_rules_and_promises_hold() -> None:
     SEEN.clear()
-    begin = time.process_time()
-    settings = random_runs(max_examples=MACHINES)
-    run_state_machine_as_test(EngineMachine, settings=settings)
-    took = time.process_time() - begin
-    print(f"\n{SEEN['steps']} steps, {SEEN['steps'] / took:.0f} a second")
-    lacking = [what for what in RARE if not SEEN[what]]
+    # Hypothesis draws on constants of whatever modules are loaded, so what is rare is not met in
+    # every company; where something lacks, it looks further before that counts as a failure.
+    for machines in (MACHINES, 5 * MACHINES):
+        begin, before = time.process_time(), SEEN["steps"]
+        run_state_machine_as_test(EngineMachine, settings=random_runs(max_examples=machines))
+        took, steps = time.process_time() - begin, SEEN["steps"] - before
+        print(f"\n{steps} steps, {steps / took:.0f} a second")
+        lacking = [what for what in RARE if not SEEN[what]]
+        if not lacking:
+            break
     assert not lacking, f"the machine never came upon {lacking}"
