@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,22 +25,17 @@ import tokenizers
 
 from minivllm.errors import ModelFileError, PromptError
 from minivllm.models.source import ModelSource, cache_dir
+from minivllm.tokenizer_config import (
+    TokenizerConfig,
+    config_of_directory,
+    json_object,
+    saved_config,
+)
 from minivllm.trace.texts import text_after
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizerConfig:
-    """What stands beside the vocabulary."""
-
-    chat_template: str | None
-    bos_token: str | None
-    eos_token: str | None
-    generation_eos_ids: tuple[int, ...] = ()
-    """What ``generation_config.json`` says ends a text; a chat model often names several."""
 
 
 class Tokenizer:
@@ -221,14 +216,26 @@ _BYTE_OF = _bytes_of_characters()
 def get_tokenizer(source: ModelSource) -> Tokenizer:
     """The model's tokenizer, converted at first use if it must be.
 
-    Raises ModelFileError if the files hold none that can be read.
+    Raises ModelFileError if the files hold none that can be read, or one of another model.
     """
+    tokenizer = _from_files(source)
+    if source.kind == "safetensors":
+        _check_vocabulary(tokenizer, source.path)
+    return tokenizer
+
+
+def _from_files(source: ModelSource) -> Tokenizer:
     if source.kind == "safetensors" and (source.path / "tokenizer.json").is_file():
-        return Tokenizer(source.path / "tokenizer.json", _config_of_directory(source.path))
+        return Tokenizer(source.path / "tokenizer.json", config_of_directory(source.path))
     directory = _converted_directory(source.path)
     if (directory / "config.json").is_file():
-        return _open_converted(directory)
+        try:
+            return _open_converted(directory)
+        except ModelFileError as error:  # cut short by a crash, say: what was made can be made anew
+            logger.warning("%s; it is made again", error)
     try:
+        if directory.exists():
+            shutil.rmtree(directory)
         _convert(source, directory)
     except OSError as error:  # a read-only or full disk: only the next start is slower for it
         logger.warning(
@@ -237,15 +244,36 @@ def get_tokenizer(source: ModelSource) -> Tokenizer:
             directory.parent,
             error.strerror or error,
         )
-        with tempfile.TemporaryDirectory(prefix="minivllm-") as name:
-            _convert(source, Path(name) / "tokenizer")
-            return _open_converted(Path(name) / "tokenizer")
+        return _convert_for_once(source)
     return _open_converted(directory)
 
 
+def _convert_for_once(source: ModelSource) -> Tokenizer:
+    try:
+        with tempfile.TemporaryDirectory(prefix="minivllm-") as name:
+            _convert(source, Path(name) / "tokenizer")
+            return _open_converted(Path(name) / "tokenizer")
+    except OSError as error:
+        raise ModelFileError(
+            f"the tokenizer of {source.path} cannot be converted: no directory can be written "
+            f"({error.strerror or error})\nwhat to do: free 10 MB, or name another directory in "
+            "MINIVLLM_HOME or TMPDIR"
+        ) from error
+
+
+def _check_vocabulary(tokenizer: Tokenizer, directory: Path) -> None:
+    """An id beyond the embedding would fail the step of everybody who is in it. A vocabulary that
+    is padded, so larger than the tokenizer's, is fine."""
+    rows = json_object(directory / "config.json").get("vocab_size")
+    if type(rows) is int and tokenizer.vocab_size > rows:
+        raise ModelFileError(
+            f"{directory} holds a tokenizer of {tokenizer.vocab_size} tokens and a model of only "
+            f"{rows} (vocab_size in config.json): they do not belong together. Fetch it again"
+        )
+
+
 def _open_converted(directory: Path) -> Tokenizer:
-    saved = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return Tokenizer(directory / "tokenizer.json", TokenizerConfig(**saved))
+    return Tokenizer(directory / "tokenizer.json", saved_config(directory / "config.json"))
 
 
 def _converted_directory(path: Path) -> Path:
@@ -263,7 +291,8 @@ def _convert(source: ModelSource, target: Path) -> None:
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix="convert-"))
     try:
         converted = _through_transformers(source)
-        converted.backend_tokenizer.save(str(work / "tokenizer.json"))
+        text = converted.backend_tokenizer.to_str()  # its own save() hides what the disk says
+        (work / "tokenizer.json").write_text(text, encoding="utf-8")
         config = TokenizerConfig(
             converted.chat_template if isinstance(converted.chat_template, str) else None,
             converted.bos_token,
@@ -286,47 +315,10 @@ def _through_transformers(source: ModelSource) -> Any:
         GGUFFile(source.path)  # says of a damaged file what transformers would not
     from transformers import AutoTokenizer
 
+    directory, options = source.path, {"trust_remote_code": False}  # unsaid, it asks the terminal
+    if source.kind == "gguf":
+        directory, options = source.path.parent, {**options, "gguf_file": source.path.name}
     try:
-        if source.kind == "gguf":
-            return AutoTokenizer.from_pretrained(source.path.parent, gguf_file=source.path.name)
-        return AutoTokenizer.from_pretrained(source.path)
+        return AutoTokenizer.from_pretrained(directory, **options)
     except Exception as error:  # whatever the conversion stumbles over, the file is why
         raise ModelFileError(f"{source.path} has no tokenizer that can be read: {error}") from error
-
-
-def _config_of_directory(directory: Path) -> TokenizerConfig:
-    """``tokenizer_config.json``, and the template in a file of its own where there is one."""
-    path, template_path = directory / "tokenizer_config.json", directory / "chat_template.jinja"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        template = config.get("chat_template")
-        if template_path.is_file():
-            template = template_path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"the tokenizer's files in {directory} are damaged: {error}") from None
-    if isinstance(template, list):  # several templates by name
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return TokenizerConfig(
-        template,
-        _text_of(config.get("bos_token")),
-        _text_of(config.get("eos_token")),
-        _generation_eos_ids(directory / "generation_config.json"),
-    )
-
-
-def _generation_eos_ids(path: Path) -> tuple[int, ...]:
-    """``eos_token_id`` of a ``generation_config.json``: an id, a list of them, or nothing."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        given = config.get("eos_token_id")
-        ids = given if isinstance(given, list) else [] if given is None else [given]
-        if not all(type(i) is int and i >= 0 for i in ids):
-            raise ValueError(f"eos_token_id is {given!r}; allowed: an id or a list of ids")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}") from None
-    return tuple(ids)
-
-
-def _text_of(token: Any) -> str | None:
-    """A token in ``tokenizer_config.json`` is a text, or an object with ``content``."""
-    return token.get("content") if isinstance(token, dict) else token

@@ -41,6 +41,7 @@ ENGINE = (
     "minivllm/replay",
     "minivllm/scenario.py",
     "minivllm/tokenizer.py",
+    "minivllm/tokenizer_config.py",
     "minivllm/outputs.py",
 )
 

@@ -7,6 +7,8 @@ is told there, with its remedy; the recording plays on.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sys
 import threading
@@ -130,14 +132,9 @@ class Background:
                 return
             self._board.set(EngineStatus.loading())
             self._load()
-        except MiniVLLMError as error:
+        except Exception as error:  # the page plays on, whatever it was
             if not self._stopping.is_set() and self._board.get().state != "failed":
-                remedy = "see the terminal, then start the demo again"
-                self._board.set(EngineStatus.failed(str(error), remedy))
-        except Exception as error:  # a package that is broken, say: the page plays on
-            what = f"{type(error).__name__}: {error}"
-            remedy = "delete .venv and start the demo again"
-            self._board.set(EngineStatus.failed(what, remedy))
+                self._board.set(EngineStatus.failed(*told(error)))
         else:
             if not self._stopping.is_set():
                 self._board.set(EngineStatus.ready())
@@ -155,6 +152,24 @@ class Background:
         self._llm = AsyncLLM(make_config(**knobs), gate=gate)
         if not self._stopping.is_set():
             self._app.attach_engine(DashboardEngine(self._llm, gate))
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """What failed, and a remedy that fits it: nobody shall delete what a full disk has spared."""
+    what, _, remedy = str(error).partition("\nwhat to do: ")
+    if isinstance(error, MiniVLLMError):
+        return what, remedy or "mend that, then start the demo again"
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return what, "free some space (300 MB for the model), then start the demo again"
+        return what, "check the file it names, then start the demo again"
+    if isinstance(error, ImportError):  # a package is there, but not whole
+        return what, "delete .venv and start the demo again"
+    if isinstance(error, MemoryError):
+        return what, "close other programs, or give a smaller --kv-cache-memory"
+    logging.getLogger(__name__).error("the engine could not be started", exc_info=error)
+    return what, "this is a fault of minivllm: report it with what the terminal says"
 
 
 def _open_browser(url: str) -> None:

@@ -23,6 +23,7 @@ from minivllm.models.spec import ModelSpec
 
 ROPE_FREQS = "rope_freqs.weight"
 """Llama 3.1's divisors of the rotary frequencies: the converter's one tensor that is no weight."""
+_TOKENS = "tokenizer.ggml.tokens"
 
 _TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -84,10 +85,16 @@ class GGUFCheckpoint:
                 f"{self.file.path} scales its rotary frequencies ({scaling}); supported in GGUF: "
                 f"none, and Llama 3.1's ({ROPE_FREQS})"
             )
+        rows, names_of_tokens = tensors["token_embd.weight"].shape[0], metadata.get(_TOKENS)
+        if isinstance(names_of_tokens, list) and len(names_of_tokens) > rows:
+            raise ModelFileError(
+                f"{self.file.path} holds a tokenizer of {len(names_of_tokens)} tokens and a model "
+                f"of only {rows}: they do not belong together. Fetch it again"
+            )
         prefix = f"{self._architecture}."
         return ModelSpec(
             architecture=names[self._architecture],
-            vocab_size=tensors["token_embd.weight"].shape[0],
+            vocab_size=rows,
             hidden_size=hidden_size,
             intermediate_size=int(self._field("feed_forward_length")),
             num_layers=int(self._field("block_count")),

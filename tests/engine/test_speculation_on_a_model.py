@@ -31,7 +31,7 @@ SETS = {"greedy": GREEDY, "drawn": DRAWN, "fussy": FUSSY}
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
-    save_hf(reference_llama(seed=3, max_position_embeddings=256), path)
+    save_hf(reference_llama(seed=3, vocab_size=272, max_position_embeddings=256), path)
     save_tokenizer(path)
     return path
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from minivllm.errors import ModelError, ModelFileError, UnsupportedModelError
 from minivllm.models.gguf import undo_permutation
 from minivllm.models.gguf_file import GGUFFile
-from minivllm.models.loader import load_model
+from minivllm.models.loader import load_model, open_checkpoint
 from minivllm.models.source import ModelSource
 from tests.model.builders import (
     CPU,
@@ -176,3 +176,11 @@ def test_unknown_tensor_type_lists_the_supported_ones(whole: bytes, tmp_path: Pa
     broken = whole[:at] + struct.pack("<I", 9999) + whole[at + 4 :]
     with pytest.raises(UnsupportedModelError, match="9999; supported: F32, F16"):
         load_bytes(broken, tmp_path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused(
+    tmp_path: Path,
+) -> None:
+    source = save_gguf(reference_llama(vocab_size=200), tmp_path / "m.gguf", tokenizer=True)
+    with pytest.raises(ModelFileError, match="tokenizer of 260 tokens and a model of only 200"):
+        open_checkpoint(source)

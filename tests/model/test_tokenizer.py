@@ -253,6 +253,40 @@ def test_damaged_files_are_named(name: str, tmp_path: Path) -> None:
         get_tokenizer(source)
 
 
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("[]", "no JSON object"),
+        ('{"chat_template": [1]}', "chat_template is"),
+        ('{"chat_template": 5}', "chat_template is 5; allowed: a text"),
+        ('{"chat_template": [{"name": "default", "template": 5}]}', "chat_template is 5"),
+        ('{"eos_token": 2}', "eos_token is 2"),
+        ('{"bos_token": {"content": []}}', "bos_token is"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named_with_its_file(
+    written: str, says: str, tmp_path: Path
+) -> None:
+    source = save_small(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(written)
+    with pytest.raises(ModelFileError, match=f"tokenizer_config.json is damaged: .*{says}"):
+        get_tokenizer(source)
+
+
+@pytest.mark.parametrize(("rows", "fits"), [(100, False), (258, False), (259, True), (320, True)])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(
+    rows: int, fits: bool, tmp_path: Path
+) -> None:
+    """Else an id beyond the embedding ends everybody in its step. Padded models are usual."""
+    source = save_small(tmp_path)
+    (tmp_path / "config.json").write_text(f'{{"vocab_size": {rows}}}')
+    if fits:
+        assert get_tokenizer(source).vocab_size == 259
+        return
+    with pytest.raises(ModelFileError, match=f"259 tokens and a model of only {rows}"):
+        get_tokenizer(source)
+
+
 # --- conversion and cache ------------------------------------------------------------------------
 
 
@@ -326,6 +360,70 @@ def test_two_processes_that_convert_at_once_both_succeed(
 
     monkeypatch.setattr(module, "_through_transformers", slower)
     assert get_tokenizer(source).encode("ok")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", '{"chat_temp'),
+        ("config.json", "{}"),
+        ("config.json", "[]"),
+        ("config.json", None),
+        ("tokenizer.json", '{"version"'),
+        ("tokenizer.json", None),
+    ],
+)
+def test_a_damaged_conversion_is_made_again(
+    file: str, content: str | None, converting: list[ModelSource], tmp_path: Path
+) -> None:
+    source = gguf_source(tmp_path)
+    get_tokenizer(source)
+    damaged = module._converted_directory(source.path) / file
+    damaged.unlink() if content is None else damaged.write_text(content)
+    for _ in range(2):
+        small = get_tokenizer(source)
+        assert (small.eos_token_id, small.decode(small.encode("é!"))) == (257, "é!")
+    assert len(converting) == 2  # and the second time it was whole
+
+
+def disk_is_full(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Nothing can be written below ``place``; directories can still be made there."""
+    real = Path.write_text
+
+    def write_text(path: Path, *args: Any, **kwargs: Any) -> int:
+        if str(path).startswith(place):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+
+
+def test_a_full_cache_disk_costs_a_warning(
+    converting: list[ModelSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    disk_is_full(monkeypatch, str(tmp_path / "home"))
+    small = get_tokenizer(gguf_source(tmp_path))
+    assert small.decode(small.encode("é!")) == "é!"
+    (record,) = caplog.records
+    assert "No space left on device" in record.getMessage()
+    assert list((tmp_path / "home" / "tokenizers").iterdir()) == []
+
+
+def test_where_no_disk_has_room_the_error_says_what_to_do(
+    converting: list[ModelSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = gguf_source(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    save_small(tmp_path / "converted")  # what the stand-in of the conversion reads
+    monkeypatch.setattr(module, "_through_transformers", lambda source: kept)
+    kept = Converted(tmp_path / "converted")
+    disk_is_full(monkeypatch, str(tmp_path))
+    with pytest.raises(ModelFileError, match=r"No space left(.|\n)*what to do: free 10 MB"):
+        get_tokenizer(source)
 
 
 @pytest.mark.parametrize("fails", ["mkdtemp", "rename"])
