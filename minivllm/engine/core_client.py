@@ -111,8 +111,8 @@ class InprocClient:
         return self.core.facts()
 
     def shutdown(self) -> None:
-        """End the loop after its current step, be it held or not. Open requests get no further
-        output."""
+        """End the loop after its current step, be it held or not; requests that are open then end
+        by ``abort``."""
         self._stopping = True
         self._wake.set()
         self.gate.close()
@@ -131,6 +131,9 @@ class InprocClient:
                     self._apply_inputs()  # what came while the gate held belongs to this step
                     if self.core.can_step():
                         self._hand_out(self.core.step())
+            self._apply_inputs()  # an abort that was told before the end is in the trace
+            self.core.abort_all(Reason.SHUTDOWN)
+            self._hand_out(self.core.take_outputs())
         except BaseException as error:
             self.gate.close()  # nobody waits on a dead engine, not even the engine itself
             logger.exception("the engine's loop has ended by an error")

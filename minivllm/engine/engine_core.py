@@ -142,6 +142,11 @@ class EngineCore:
         self.grammars.cancel(request)
         self.scheduler.finish(request, "abort", why=why)
 
+    def abort_all(self, why: Reason) -> None:
+        """End every request, in order of arrival."""
+        for request_id in list(self._req_ids):
+            self.abort_request(request_id, why)
+
     def reset_prefix_cache(self) -> bool:
         """Forget all cached blocks. Refuses (False) while any block is in use."""
         self._begin_input()

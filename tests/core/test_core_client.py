@@ -17,7 +17,8 @@ from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput
 from minivllm.errors import DuplicateRequestError, EngineDeadError
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
-from minivllm.trace.events import Event
+from minivllm.trace.events import Event, Reason
+from minivllm.trace.fold import fold
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder
 from tests.core.builders import SMALL, message, recorder
@@ -248,6 +249,27 @@ def test_shutdown_ends_the_loop_and_the_trace() -> None:
     assert not one.client._thread.is_alive()
     events = events_of(one.trace)
     assert events[-1].kind == "run.end" and not one.told("run.error")
+
+
+def test_shutdown_ends_each_open_request_in_the_trace_with_its_reason() -> None:
+    one = Client(Gate(paused=True))
+    one.add("runs", max_tokens=50)
+    one.add("waits", num_prompt=30)  # SMALL's budget holds it back at first
+    one.gate.step(1)
+    one.until(lambda: len(one.told("step.end")) == 1)
+    one.add("comes late")
+    one.client.abort_requests(["runs"], Reason.SHUTDOWN)  # as AsyncLLM does
+    one.client.shutdown()
+    ended = [(e.req, e.data.why) for e in one.told("req.abort")]
+    assert sorted(ended) == [(f"r{i}", Reason.SHUTDOWN) for i in (1, 2, 3)]
+    assert [e.req for e in one.told("req.finish")] == [req for req, _ in ended]
+    state = fold(events_of(one.trace))
+    assert not state.running and not state.waiting and len(state.free) == len(state.blocks) - 1
+    outputs = one.client.get_output(timeout=PATIENCE)
+    while outputs is not None:  # whoever waits for an output gets the end
+        one.got += outputs.outputs
+        outputs = one.client.get_output(timeout=0.05)
+    assert {one.ended(name) for name in ("runs", "waits", "comes late")} == {"abort"}
 
 
 def test_after_shutdown_a_request_is_refused_rather_than_never_answered() -> None:
