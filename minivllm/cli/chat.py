@@ -10,6 +10,7 @@ import typer
 
 from minivllm.cli.options import engine_flags
 from minivllm.cli.sampling import sampling_flags
+from minivllm.cli.stdin import lines_of_stdin
 from minivllm.errors import PromptError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _answer(llm: AsyncLLM, params: SamplingParams, messages: list[dict[str, str]
 def _reader() -> Callable[[], str | None]:
     """Reads one line, without surrounding space; None at the end of the input."""
     if not sys.stdin.isatty():
-        lines = iter(sys.stdin)
+        lines = lines_of_stdin()
         return lambda: next((line.strip() for line in lines), None)
 
     from prompt_toolkit import PromptSession

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 import time
-import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,7 @@ import typer
 
 import minivllm
 from minivllm.cli.options import engine_flags
-from minivllm.cli.serving import check_port, until_interrupted, wait
+from minivllm.cli.serving import check_port, open_browser, until_interrupted, wait
 from minivllm.errors import MiniVLLMError, TraceError
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def demo(
                 unwatch = board.subscribe(TerminalReporter())
                 background.start()
             if browser:
-                _open_browser(server.url)
+                open_browser(server.url)
             wait(stop)
             typer.echo("\nending", err=True)
         finally:
@@ -170,15 +169,3 @@ def told(error: Exception) -> tuple[str, str]:
         return what, "close other programs, or give a smaller --kv-cache-memory"
     logging.getLogger(__name__).error("the engine could not be started", exc_info=error)
     return what, "this is a fault of minivllm: report it with what the terminal says"
-
-
-def _open_browser(url: str) -> None:
-    """In a graphical browser, if there is one: a text browser would take over this terminal."""
-    try:
-        found = webbrowser.get()
-    except webbrowser.Error:
-        return
-    if not isinstance(found, webbrowser.GenericBrowser) or isinstance(
-        found, webbrowser.BackgroundBrowser
-    ):
-        threading.Thread(target=found.open, args=(url,), daemon=True).start()

@@ -10,6 +10,7 @@ import typer
 
 from minivllm.cli.options import engine_flags
 from minivllm.cli.sampling import sampling_flags
+from minivllm.cli.stdin import lines_of_stdin
 from minivllm.errors import PromptError
 
 
@@ -70,7 +71,7 @@ def generate(
 def _lines_of_stdin() -> list[str]:
     if sys.stdin.isatty():
         raise PromptError('no prompt: give one, as in `minivllm generate "Once upon a time"`')
-    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    lines = [line for line in lines_of_stdin() if line.strip()]
     if not lines:
         raise PromptError("no prompt: standard input has no line with text")
     return lines

@@ -16,7 +16,19 @@ import typer
 from typer.core import TyperCommand
 
 from minivllm import __version__
-from minivllm.cli import bench, chat, compare, demo, fork, generate, replay, serve, step, trace
+from minivllm.cli import (
+    bench,
+    chat,
+    compare,
+    demo,
+    fork,
+    generate,
+    replay,
+    serve,
+    step,
+    trace,
+    view,
+)
 from minivllm.errors import (
     ConfigError,
     MiniVLLMError,
@@ -70,6 +82,7 @@ app = typer.Typer(
 )
 for command in (
     demo.demo,
+    view.view,
     serve.serve,
     chat.chat,
     generate.generate,

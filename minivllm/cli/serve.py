@@ -51,7 +51,9 @@ def serve(
     ] = 0.0,
     open_trace: Annotated[
         list[Path] | None,
-        typer.Option("--open", metavar="TRACE", help="Also show this recorded run in the page."),
+        typer.Option(
+            "--open", metavar="TRACE", help="Also show this recorded run (no engine: see `view`)."
+        ),
     ] = None,
     *,
     engine: dict[str, Any],

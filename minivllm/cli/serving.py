@@ -1,11 +1,13 @@
-"""What ``serve`` and ``demo`` share: a port that is free, and an end that is clean."""
+"""What ``serve``, ``demo`` and ``view`` share: a port that is free, and an end that is clean."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import threading
+import webbrowser
 from collections.abc import Iterator
 
 from minivllm.errors import ConfigError
@@ -24,7 +26,14 @@ def check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(
+            "--host", host, f"a name or an address of this machine, such as 0.0.0.0 ({error})"
+        ) from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            allowed = "an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+            raise ConfigError("--host", host, allowed) from error
         reason = error.strerror or str(error)
         remedy = f"a free one: try --port {port + 1 if port < 65535 else 8000}"
         raise ConfigError("--port", port, f"{remedy} ({host}: {reason})") from error
@@ -54,3 +63,15 @@ def wait(stop: threading.Event) -> None:
     """Sleep until ``stop``; in short naps, since a plain wait can hold back a signal's handler."""
     while not stop.wait(1.0):
         pass
+
+
+def open_browser(url: str) -> None:
+    """In a graphical browser, if there is one: a text browser would take over this terminal."""
+    try:
+        found = webbrowser.get()
+    except webbrowser.Error:
+        return
+    if not isinstance(found, webbrowser.GenericBrowser) or isinstance(
+        found, webbrowser.BackgroundBrowser
+    ):
+        threading.Thread(target=found.open, args=(url,), daemon=True).start()

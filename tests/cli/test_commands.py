@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -101,6 +103,10 @@ def test_schema_is_json(tmp_path: Path) -> None:
         (["generate", "x", "--model", "gpt-900"], 1, "smollm2-135m"),
         (["generate", "x", "--max-num-sequences", "3"], 2, "--max-num-seqs"),
         (["generate"], 1, "no prompt"),
+        (["serve", "--host", "nope.invalid"], 2, "--host: got 'nope.invalid'; allowed: a name or"),
+        (["serve", "--host", "192.0.2.1"], 2, "--host: got '192.0.2.1'; allowed: an address of"),
+        (["view", "no-such-file"], 1, "no-such-file: no such trace file"),
+        (["view", "README.md"], 1, "README.md"),
         (["serve", "--port", "70000"], 2, "--port: got 70000; allowed: 0 (any free one) to 65535"),
     ],
 )
@@ -109,6 +115,22 @@ def test_an_error_is_one_line_with_a_status(arguments: list[str], status: int, s
     assert run.returncode == status, run.stderr
     assert says in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_standard_input_that_is_no_text_is_told_in_one_line(tiny_model: Path) -> None:
+    """Prompts are read before the model is loaded, the lines of a chat after."""
+    for command in (["generate"], ["chat", "--model", str(tiny_model), "--num-kv-blocks", "64"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "minivllm", *command],
+            input=b"caf\xe9\n",
+            capture_output=True,
+            timeout=240,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        )
+        said = run.stderr.decode()
+        assert run.returncode == 1 and "Traceback" not in said
+        assert "standard input is not utf-8 text: it holds the byte 0xe9" in said
 
 
 @pytest.mark.parametrize("command", ["generate hello", "chat", "serve --port 0"])
@@ -130,7 +152,7 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-@pytest.mark.parametrize("command", ["serve", "demo --no-browser"])
+@pytest.mark.parametrize("command", ["serve", "demo --no-browser", "view --no-browser"])
 def test_a_taken_port_says_what_to_do(command: str, taken_port: int) -> None:
     run = minivllm(*command.split(), "--port", str(taken_port))
     assert run.returncode == 2
@@ -171,6 +193,32 @@ def test_the_demo_opens_without_torch_and_ctrl_c_ends_it(sign: signal.Signals) -
         with urllib.request.urlopen(url, timeout=20) as answer:
             assert b"<html" in answer.read().lower()
         process.send_signal(sign)
+        _, rest = process.communicate(timeout=30)
+        assert process.returncode in (0, 130)
+        assert "Traceback" not in rest
+    finally:
+        process.kill()
+
+
+def test_view_shows_the_traces_it_is_given_without_torch(recording: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "Mine.trace.jsonl.gz"
+    packed.write_bytes(gzip.compress(recording.read_bytes()))
+    block = f"import sys; sys.modules.update(dict.fromkeys({ENGINE_PACKAGES!r}))\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", block + CLI, "view", "--no-browser", "--port", "0"]
+        + [str(packed), "tiny-pressure"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        line = first_line(process, "http://127.0.0.1:")
+        url = next(word for word in line.split() if word.startswith("http://"))
+        with urllib.request.urlopen(url + "api/runs", timeout=20) as answer:
+            assert [run["id"] for run in json.load(answer)] == ["mine", "tiny-pressure"]
+        with urllib.request.urlopen(url + "api/runs/mine/events?from=1&to=9", timeout=20) as answer:
+            assert [event["seq"] for event in json.load(answer)] == list(range(1, 10))
+        process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=30)
         assert process.returncode in (0, 130)
         assert "Traceback" not in rest

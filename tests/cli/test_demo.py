@@ -17,7 +17,11 @@ from minivllm.errors import ConfigError, ModelFileError
         (OSError(errno.EACCES, "Permission denied", "/m.gguf"), "/m.gguf", "check the file"),
         (ImportError("libtorch.so: cannot open"), "libtorch.so", "delete .venv"),
         (MemoryError(), "MemoryError", "--kv-cache-memory"),
-        (ModelFileError("m is broken\nwhat to do: fetch it again"), "m is broken", "fetch it again"),
+        (
+            ModelFileError("m is broken\nwhat to do: fetch it again"),
+            "m is broken",
+            "fetch it again",
+        ),
         (ConfigError("block_size", 0, "1 or more"), "block_size: got 0", "start the demo again"),
         (KeyError("x"), "KeyError: 'x'", "report it"),
     ],

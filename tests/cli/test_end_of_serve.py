@@ -1,4 +1,4 @@
-"""Pitfall: SIGTERM waits for an open websocket. ``serve`` ends while a page and a stream are open."""
+"""Pitfall: SIGTERM waits for an open websocket. Here ``serve`` ends while pages are open."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from simple_websocket import Client
 from minivllm.trace.file import read_trace
 from tests.cli.test_commands import first_line
 from tests.conftest import ROOT
-from tests.model.builders import reference_llama, save_hf, save_tokenizer
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    save_hf(reference_llama(vocab_size=272), path)
-    save_tokenizer(path, eos_token=None)
-    return path
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def server(tiny_model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """``serve`` at a step a second: what it was asked for would take minutes."""
     process = subprocess.Popen(
         [sys.executable, "-m", "minivllm", "serve", "--port", "0", "--rate", "1"]
-        + ["--model", str(model), "--num-kv-blocks", "64", "--trace", str(tmp_path / "t.jsonl")],
+        + [
+            "--model",
+            str(tiny_model),
+            "--num-kv-blocks",
+            "64",
+            "--trace",
+            str(tmp_path / "t.jsonl"),
+        ],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -55,7 +53,7 @@ def test_serve_ends_under_an_open_page_and_open_streams(
     streams = []
     for _ in range(2):
         connection = http.client.HTTPConnection(address, timeout=60)
-        body = json.dumps({"prompt": "ab", "max_tokens": 400, "stream": True})
+        body = json.dumps({"prompt": "ab", "max_tokens": 400, "stream": True, "ignore_eos": True})
         connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
         streams.append(connection.getresponse())
         assert streams[-1].readline().startswith(b"data: ")

@@ -15,6 +15,7 @@ from tests.conftest import RunPython
 CLI = "import sys; from minivllm.cli.main import main; main(sys.argv[1:])"
 COMMANDS = [
     "demo",
+    "view",
     "serve",
     "chat",
     "generate",

@@ -1,0 +1,49 @@
+"""``minivllm view``: recorded runs on the dashboard. No torch, no model, no engine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from minivllm.cli.serving import check_port, open_browser, until_interrupted, wait
+
+
+def view(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Traces: .jsonl, or packed as .jsonl.gz, or gallery names. None: the gallery.",
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine; 0: any free one.")] = 8000,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+) -> None:
+    """Show recorded runs on the dashboard; the first one opens, a list at the top has the others.
+
+    Whatever writes a trace will do: --trace of generate, chat and serve, or `minivllm trace
+    record`. The page can also open files itself: the key O, or drop one on it.
+
+    \b
+    Example: minivllm trace record tiny-pressure --num-kv-blocks 24 -o roomy.jsonl
+             minivllm view roomy.jsonl tiny-pressure
+    """
+    from minivllm.trace.gallery import find_recording, gallery
+    from viz.server import Server, create_app
+
+    check_port("127.0.0.1", port)
+    app = create_app([find_recording(file) for file in files or gallery()])
+    for run in app.catalogue.all():
+        run.header()  # a file that is no trace is told here, not in the page
+    with until_interrupted() as stop:
+        server = Server(app, port=port).start()
+        try:
+            typer.echo(f"minivllm view: {server.url}   (Ctrl-C ends)", err=True)
+            if browser:
+                open_browser(server.url)
+            wait(stop)
+        finally:
+            server.stop()
