@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import test from "node:test";
+import { gzipSync } from "node:zlib";
 
 const root = new URL("../../", import.meta.url);
 const core = (name) => import(new URL(`viz/static/core/${name}`, root));
@@ -17,6 +18,7 @@ const palette = await core("palette.js");
 const { Clock, REST, beatAt, nextSpeed, planBeats } = await core("clock.js");
 const { Player } = await core("player.js");
 const { HueAssigner } = await core("hues.js");
+const { nameOf, parseTrace, textOf } = await core("file.js");
 const { formatHash, parseHash } = await core("url.js");
 const { whyCard } = await core("why.js");
 const { find } = await core("find.js");
@@ -331,6 +333,31 @@ test("an address names run, step, event and what is chosen, and survives nonsens
   assert.equal(formatHash({ run: "a b", step: 8, req: "r4" }), "#/run/a%20b/step/8/req/r4");
   assert.equal(parseHash("#/run/x/step/-1/block/9e9").step, null);
   assert.equal(parseHash("").run, null);
+  assert.equal(parseHash("#/%E0%A4%A").run, null);
+  assert.equal(parseHash("#/run/%E0%A4%A/step/3").run, "%E0%A4%A");
+});
+
+test("a trace file is read in the page as the server reads it", async () => {
+  const bytes = readFileSync(new URL("minivllm/gallery/tiny-pressure.trace.jsonl", root));
+  const file = new File([bytes], "Mine.trace.jsonl");
+  const { header, events } = parseTrace(await textOf(file));
+  assert.equal(header.name, "tiny-pressure");
+  assert.equal(nameOf(file.name), "mine");
+  const store = new TraceStore();
+  store.ingest(events);
+  assert.equal(store.lastStep, 17);
+  const packed = new File([gzipSync(bytes)], "mine.trace.jsonl.gz");
+  assert.deepEqual(parseTrace(await textOf(packed)).events, events);
+});
+
+test("a file that is no trace, or is cut, is told with its line", () => {
+  const text = readFileSync(new URL("minivllm/gallery/tiny-pressure.trace.jsonl", root), "utf8");
+  const lines = text.split("\n");
+  assert.throws(() => parseTrace(""), /no header/);
+  assert.throws(() => parseTrace("# minivllm"), /Line 1 is no JSON/);
+  assert.throws(() => parseTrace('{"schema": "minivllm.trace/2.0"}'), /no header/);
+  assert.throws(() => parseTrace(text.slice(0, lines[0].length + 50)), /Line 2 is no JSON: the file is cut/);
+  assert.throws(() => parseTrace(`${lines[0]}\n{}\n`), /Line 2 is no event/);
 });
 
 // --- time --------------------------------------------------------------------------------------

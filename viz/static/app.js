@@ -119,6 +119,20 @@ board.refreshRuns = () => runs.refresh();
 
 board.openRun = (id, place) => runs.open(id, place);
 
+// The file is read here; nothing of it is sent anywhere.
+const chooser = document.getElementById("file");
+board.chooseFile = () => chooser.click();
+chooser.addEventListener("change", () => {
+  if (chooser.files[0]) runs.openFile(chooser.files[0]);
+  chooser.value = ""; // or the same file could not be chosen again
+});
+
+function takeDropped(event) {
+  if (!event.dataTransfer?.types.includes("Files")) return;
+  event.preventDefault(); // else the browser leaves the page for the file
+  if (event.type === "drop") runs.openFile(event.dataTransfer.files[0]);
+}
+
 board.focusPrompt = () => root.querySelector(".prompt textarea").focus();
 
 board.cutBack = () => {
@@ -172,6 +186,8 @@ async function start() {
   for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"]) {
     addEventListener(kind, touched, { capture: true, passive: true });
   }
+  addEventListener("dragover", takeDropped);
+  addEventListener("drop", takeDropped);
   root.addEventListener("pointerover", pointAt);
   root.addEventListener("focusin", pointAt);
   root.addEventListener("pointerleave", () => board.focus.point(null));

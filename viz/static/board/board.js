@@ -15,6 +15,7 @@ import { Knobs } from "#board/knobs.js";
 import { Focus } from "#board/focus.js";
 import { Travel } from "#board/travel.js";
 
+const TITLES = { "smollm2-135m": "SmolLM2-135M" }; // the alias, as its makers write it
 const BEAT_OF = { schedule: 1, blocks: 2, run: 3, output: 4 };
 
 export class Board {
@@ -50,6 +51,7 @@ export class Board {
     this.recall = () => null;
     this.resized = () => {};
     this.focusPrompt = () => {};
+    this.chooseFile = () => {};
   }
 
   // --- the run ---------------------------------------------------------------------------------
@@ -103,6 +105,12 @@ export class Board {
     this.changed();
   }
 
+  // The problem has been read; what was open goes on.
+  settle() {
+    this.problem = null;
+    this.changed();
+  }
+
   // --- the place -------------------------------------------------------------------------------
 
   get step() {
@@ -128,7 +136,7 @@ export class Board {
   // Go where a link asked to, as soon as that step is here; not if the reader has moved meanwhile.
   arrive(complete = false) {
     const { wanted, player } = this;
-    if (!wanted || !this.store.config) return;
+    if (!wanted || !this.store?.config) return;
     const { step, event, req, block } = wanted;
     if (step !== null && step !== undefined) {
       if (step > this.lastStep && !complete) return;
@@ -154,7 +162,7 @@ export class Board {
     if (!this.isLive) {
       const { model, device, fidelity } = this.run.header ?? {};
       const known = (name) => name && name !== "none";
-      const who = known(model) ? model : "no model";
+      const who = known(model) ? (TITLES[model] ?? model) : "no model";
       const how = fidelity === "given" ? " · given tokens" : known(device) ? ` · ${device.toUpperCase()}` : "";
       return { live: false, text: `RECORDED · ${who}${how}`, behind: 0 };
     }

@@ -50,6 +50,7 @@ function actionFor(board, event, root) {
     j: () => board.travel.jump(1),
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
+    o: () => board.chooseFile(),
     p: () => board.enlarge(!board.enlarged),
     x: () => board.knobs.open(),
   };

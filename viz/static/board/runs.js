@@ -1,37 +1,43 @@
 // Opening runs: a recording is fetched whole; a live run is followed, and its past fetched behind it.
+// A trace file of the reader's own is read in the page, and stays there.
 
 import { TraceStore } from "#core/store.js";
+import { nameOf, parseTrace, textOf } from "#core/file.js";
 import { Tour } from "#board/tour.js";
 import { listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
 
 export class Runs {
   constructor(board) {
     this.board = board;
+    this.own = []; // runs read from the reader's own files
+    this.missed = null; // {id, place} of a run that was asked for before it was there
   }
 
   async refresh() {
     const { board } = this;
     try {
-      board.runs = await listRuns();
+      board.runs = [...(await listRuns()), ...this.own];
       board.run = board.runs.find((run) => run.id === board.run?.id) ?? board.run;
     } catch (error) {
       board.fail("The list of runs could not be read.", error.message);
     }
     board.changed();
+    const { missed } = this;
+    if (missed && board.runs.some((run) => run.id === missed.id)) await this.open(missed.id, missed.place);
   }
 
   async open(id, place = {}) {
     const { board } = this;
     const run = board.runs.find((item) => item.id === id);
-    if (!run) {
-      const known = board.runs.map((item) => item.id).join(", ") || "none";
-      return board.fail(`There is no run “${id}”.`, `There are: ${known}.`);
-    }
+    this.missed = run ? null : { id, place };
+    if (!run) return this.#notThere(id);
     board.engine.channel.leave();
     board.begin(run);
     board.wanted = place;
     if (run.error) return board.fail("This trace cannot be read.", run.error);
-    if (run.kind === "live") {
+    if (run.events) {
+      board.take(run.events);
+    } else if (run.kind === "live") {
       board.player.following = (place.step ?? null) === null;
       board.engine.channel.follow(run.id);
     } else {
@@ -41,6 +47,33 @@ export class Runs {
     if (run.tour) await this.#offerTour(run, place);
     board.arrive(true);
     return board.resized();
+  }
+
+  #notThere(id) {
+    const { board } = this;
+    const [other] = board.runs;
+    const action = other ? { text: `Open ${other.id}`, run: () => this.open(other.id) } : null;
+    const known = `There ${board.runs.length === 1 ? "is" : "are"}: ${board.runs.map((item) => item.id).join(", ") || "none"}.`;
+    if (id !== "live") return board.fail(`There is no run “${id}”.`, known, false, action);
+    return board.fail("The engine is not there yet.", "The page goes there as soon as it is.", false, action);
+  }
+
+  // From the file chooser, or dropped on the page.
+  async openFile(file) {
+    const { board } = this;
+    try {
+      const { header, events } = parseTrace(await textOf(file));
+      const taken = (id) => id === "live" || board.runs.some((run) => run.id === id);
+      const name = nameOf(file.name);
+      let id = name;
+      for (let n = 2; taken(id); n += 1) id = `${name}-${n}`;
+      this.own.push({ id, kind: "recorded", header, events });
+      board.runs = [...board.runs, this.own.at(-1)];
+      await this.open(id);
+    } catch (error) {
+      const action = { text: "Go on", run: () => board.settle() };
+      board.fail(`${file.name} cannot be shown.`, error.message, false, action);
+    }
   }
 
   // The first visit begins with the tour; a link to a certain place does not.

@@ -48,9 +48,19 @@ export class Tour {
     return this.script.stops.find((step) => step > this.board.step) ?? null;
   }
 
+  // Is this stop the last? Then the button leads to the end card.
+  get atLast() {
+    return this.#nextStop === null;
+  }
+
+  // The question stands before one step; who has gone elsewhere is no longer asked.
+  get asking() {
+    return this.state === "asking" && this.board.step === this.script.question.before - 1;
+  }
+
   // The button, and Space.
   next() {
-    if (this.state === "asking") return this.answer(null);
+    if (this.asking) return this.answer(null);
     if (this.state === "playing") return this.#arrive();
     const stop = this.#nextStop;
     if (stop === null) return this.#enter("end");

@@ -2,7 +2,7 @@
 
 export function parseHash(hash) {
   const [path] = hash.replace(/^#\/?/, "").split("?");
-  const parts = path.split("/").map(decodeURIComponent);
+  const parts = path.split("/").map(decoded);
   const place = { run: null, step: null, event: null, req: null, block: null };
   for (let i = 0; i + 1 < parts.length; i += 2) {
     const [key, value] = [parts[i], parts[i + 1]];
@@ -12,6 +12,15 @@ export function parseHash(hash) {
     }
   }
   return place;
+}
+
+// An address that somebody cut short is taken as it stands: it leads to no run, and is said so.
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 export function formatHash({ run, step, event, req, block }) {

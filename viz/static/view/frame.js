@@ -15,6 +15,7 @@ export function topBar(board) {
     ${runPill(board)}
     <span class="space"></span>
     ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { text: html`<kbd>X</kbd> knobs` })}
+    ${keyButton("open a trace file", "O", () => board.chooseFile(), { text: html`<kbd>O</kbd> open` })}
     ${keyButton("find", "/", () => board.open("find"), { text: html`<kbd>/</kbd> find` })}
     ${keyButton("help and legend", "?", () => board.open("help"), { text: html`<kbd>?</kbd> help` })}
     ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd>◐</kbd> theme` })}

@@ -78,6 +78,7 @@ const KEYS = [
   ["Home End", "first step, last step (live: follow)"],
   ["[ ]", "slower, faster"],
   ["G", "go to a step"],
+  ["O", "open a trace file, or drop one on the page; it is read here and sent nowhere"],
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
   ["D", "read out the whole state"],

@@ -6,8 +6,8 @@ import { html, nothing } from "lit-html";
 export function tourButton(board) {
   const { tour } = board;
   if (!tour?.on) return nothing;
-  const first = tour.state === "ready";
-  const text = first ? "▶ Play" : tour.state === "asking" ? "Skip" : "Next stop";
+  const first = tour.state === "ready" && board.step === board.firstStep;
+  const text = first ? "▶ Play" : tour.asking ? "Skip" : tour.atLast ? "To the end" : "Next stop";
   return html`<div class="tour">
     ${tour.state === "end" ? nothing : html`<button class="tool primary" data-tour="next" @click=${() => tour.next()}>
       <span class="ring" ?hidden=${!tour.alone || tour.state === "playing"}></span>${text} <kbd>Space</kbd></button>`}
@@ -21,7 +21,7 @@ export function tourButton(board) {
 // In place of the sentence, before the step that answers it.
 export function tourQuestion(board) {
   const { tour } = board;
-  if (tour?.state !== "asking") return null;
+  if (!tour?.asking) return null;
   const { ask, choices } = tour.script.question;
   return html`<p class="headline">${ask}</p>
     <p class="choices">${choices.map((choice) => html`<button class="tool" data-choice=${choice}

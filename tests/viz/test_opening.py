@@ -1,0 +1,155 @@
+"""What can be opened, and when: own files, a run that comes later, addresses gone wrong."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from minivllm.setup.progress import EngineStatus, StatusBoard
+from tests.viz.browser import at_step, headline, open_page, still
+from tests.viz.conftest import MakeEngine
+from viz.server import BoardApp, Server, create_app
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def board(browser: Browser, app: BoardApp, serve: Callable[[BoardApp], Server]) -> Iterator[Page]:
+    with open_page(browser) as page:
+        page.goto(f"{serve(app).url}#/run/tiny-pressure/step/3")
+        at_step(page, 3)
+        still(page)
+        yield page
+
+
+def choose(page: Page, path: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.click("header >> text=open")
+    chooser.value.set_files(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_trace_file_is_opened_in_the_page_and_sent_nowhere(
+    packed: bool, board: Page, tiny_pressure: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / ("Mine.trace.jsonl" + (".gz" if packed else ""))
+    data = tiny_pressure.read_bytes()
+    path.write_bytes(gzip.compress(data) if packed else data)
+    sent: list[str] = []
+    board.on("request", lambda request: sent.append(f"{request.method} {request.url}"))
+    choose(board, path)
+    board.wait_for_url("**#/run/mine/step/0")
+    board.keyboard.press("End")
+    at_step(board, 17)
+    assert headline(board).endswith("All requests are done.")
+    assert [line for line in sent if not line.endswith("/icon.svg")] == []
+    choose(board, path)  # a second one of the same name
+    board.wait_for_url("**#/run/mine-2/step/0")
+    board.select_option(".picker select", "tiny-pressure")  # and back to the server's own
+    board.wait_for_url("**#/run/tiny-pressure/step/0")
+
+
+def test_a_file_that_is_no_trace_leaves_the_page_as_it_was(board: Page, tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"a": 1}\n{"b"')
+    choose(board, path)
+    board.wait_for_selector(".problem >> text=notes.jsonl cannot be shown.")
+    assert "Line 2 is no JSON" in board.inner_text(".problem")
+    board.click(".problem >> text=Go on")
+    assert board.locator(".problem button").count() == 0
+    at_step(board, 3)
+
+
+def test_a_file_can_be_dropped_on_the_page(board: Page, tiny_pressure: Path) -> None:
+    board.evaluate(
+        """text => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([text], "dropped.trace.jsonl"));
+            const on = { dataTransfer, cancelable: true, bubbles: true };
+            if (document.body.dispatchEvent(new DragEvent("drop", on))) throw "not taken";
+        }""",
+        tiny_pressure.read_text(),
+    )
+    board.wait_for_url("**#/run/dropped/step/0")
+
+
+def test_a_link_to_the_live_run_waits_for_the_engine(
+    browser: Browser,
+    tiny_pressure: Path,
+    serve: Callable[[BoardApp], Server],
+    make_engine: MakeEngine,
+) -> None:
+    app = create_app([tiny_pressure], status=StatusBoard(EngineStatus.loading()))
+    with open_page(browser) as page:
+        page.goto(f"{serve(app).url}#/run/live")
+        page.wait_for_selector("text=The engine is not there yet.")
+        assert page.locator(".problem >> text=Open tiny-pressure").count() == 1
+        app.attach_engine(make_engine())
+        page.wait_for_selector(".pill.live")
+        page.wait_for_url("**#/run/live")
+        assert page.locator("text=The engine is not there yet.").count() == 0
+
+
+def test_who_opened_another_run_meanwhile_is_not_moved(
+    browser: Browser,
+    tiny_pressure: Path,
+    serve: Callable[[BoardApp], Server],
+    make_engine: MakeEngine,
+) -> None:
+    app = create_app([tiny_pressure], status=StatusBoard(EngineStatus.loading()))
+    with open_page(browser) as page:
+        page.goto(f"{serve(app).url}#/run/live")
+        page.click(".problem >> text=Open tiny-pressure")
+        page.wait_for_url("**#/run/tiny-pressure/step/0")
+        app.attach_engine(make_engine())
+        page.wait_for_function("() => __viz.board.runs.length === 2")
+        assert page.evaluate("__viz.board.run.id") == "tiny-pressure"
+
+
+@pytest.mark.parametrize("address", ["#/%E0%A4%A", "#/%", "#nonsense", "#/run"])
+def test_an_address_that_is_malformed_opens_the_first_run(
+    address: str, browser: Browser, app: BoardApp, serve: Callable[[BoardApp], Server]
+) -> None:
+    with open_page(browser) as page:
+        page.goto(f"{serve(app).url}{address}")
+        at_step(page, 0)
+        page.evaluate("location.hash = '#/run/tiny-pressure/step/4/req/%E0%A4%A'")
+        at_step(page, 4)
+
+
+def test_at_the_last_stop_the_tours_button_does_not_promise_another(
+    browser: Browser, app: BoardApp, serve: Callable[[BoardApp], Server]
+) -> None:
+    app.catalogue.add_file(GALLERY)
+    with open_page(browser, tour=True, reduced_motion="reduce") as page:
+        page.goto(f"{serve(app).url}#/run/tiny-pressure-2")
+        page.wait_for_selector(".tour >> text=Play")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_selector(".tour >> text=Next stop")
+        page.keyboard.press("End")
+        at_step(page, 17)
+        assert "Next stop" not in page.inner_text(".tour")
+        page.click(".tour >> text=To the end")
+        page.wait_for_selector(".end-card")
+
+
+GALLERY = Path(__file__).parents[2] / "minivllm" / "gallery" / "tiny-pressure.trace.jsonl"
+
+
+def test_a_question_is_not_asked_of_who_has_gone_elsewhere(
+    browser: Browser, app: BoardApp, serve: Callable[[BoardApp], Server]
+) -> None:
+    app.catalogue.add_file(GALLERY)
+    with open_page(browser, tour=True, reduced_motion="reduce") as page:
+        page.goto(f"{serve(app).url}#/run/tiny-pressure-2")
+        page.wait_for_selector(".tour >> text=Play")
+        page.evaluate("__viz.board.travel.seek(6)")
+        page.click(".tour [data-tour=next]")
+        page.wait_for_selector(".choices")
+        page.keyboard.press("End")
+        at_step(page, 17)
+        assert page.locator(".choices").count() == 0
