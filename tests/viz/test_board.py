@@ -65,7 +65,9 @@ def test_stepping_back_and_forth_lands_on_identical_states(board: Page) -> None:
 
 def test_the_picture_is_the_same_on_the_way_back(board: Page) -> None:
     """Not the state alone: the pixels of pool, rows and budget."""
-    pixels = "[...document.querySelectorAll('main canvas')].map(c => c.toDataURL()).join()"
+    # A canvas that has just come is drawn when the next frame has told its size.
+    pixels = """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+        done([...document.querySelectorAll("main canvas")].map(c => c.toDataURL()).join()))))"""
     seen = {}
     for step in range(1, 18):
         board.keyboard.press("ArrowRight")
@@ -91,6 +93,30 @@ def test_step_8_is_drawn_as_the_board_says(browser: Browser, url: str) -> None:
         assert page.inner_text(".done .queue").split() == ["r2", "4", "tokens"]
         chip = "getComputedStyle(document.querySelector('.running .h0')).backgroundColor"
         assert page.evaluate(chip) == "rgb(111, 204, 255)"
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 800), (1024, 768), (820, 1180)])
+def test_the_legend_the_pool_and_the_free_queue_are_whole_without_scrolling(
+    size: tuple[int, int], browser: Browser, url: str
+) -> None:
+    inside = """([inner, outer]) => {
+        const box = document.querySelector(outer).getBoundingClientRect();
+        return [...document.querySelectorAll(inner)].every((element) => {
+            const { left, right, top, bottom } = element.getBoundingClientRect();
+            return left >= box.left && right <= box.right
+                && top >= box.top - 1 && bottom <= box.bottom + 1;
+        });
+    }"""
+    with open_page(browser, size=size) as page:
+        page.goto(f"{url}#/run/tiny-pressure/step/13")
+        at_step(page, 13)
+        assert page.locator(".legend span:has(b), .legend span:has(vz-token)").count() == 12
+        assert page.evaluate(inside, [".legend span", ".detail"])
+        assert page.evaluate(inside, ["vz-pool, .free, .queued", "main"])
+        assert page.locator(".queued").count() == 12
+        page.evaluate("__viz.board.travel.seek(6)")
+        at_step(page, 6)
+        assert page.evaluate(inside, [".rows li", ".rows"])  # three of them run
 
 
 def test_the_why_card_tells_reason_numbers_name_and_source(browser: Browser, url: str) -> None:

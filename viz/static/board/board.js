@@ -39,6 +39,7 @@ export class Board {
     this.enlarged = false;
     this.keysOff = false;
     this.narrow = false;
+    this.low = false;
     this.sizes = { rows: 640, rowsHeight: 440, poolWidth: 440, pool: 400 };
     this.memos = new Map();
     // Set by the page.

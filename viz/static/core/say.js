@@ -45,9 +45,9 @@ export function sayBlock(face) {
 export const LEGEND_TOKENS = [
   { flags: FILLED, text: "prompt" },
   { flags: FILLED | OUTPUT, text: "output" },
-  { flags: REUSED, text: "reused, not computed" },
-  { flags: FILLED | OUTPUT | RAN, text: "ran in this step" },
-  { flags: OUTPUT, text: "known, not computed yet" },
+  { flags: REUSED, text: "reused, not computed", short: "reused" },
+  { flags: FILLED | OUTPUT | RAN, text: "ran in this step", short: "ran now" },
+  { flags: OUTPUT, text: "known, not computed yet", short: "not computed yet" },
 ];
 
 // One line for each term of a sentence.

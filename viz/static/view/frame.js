@@ -79,7 +79,7 @@ export function detailLine(board) {
   return html`<div class="detail" aria-hidden="true">${words
     ? html`<p>${words}</p>`
     : html`<p class="legend">${LEGEND_TOKENS.map(
-        ({ flags, text }) => html`<span><vz-token .data=${flags}></vz-token>${text}</span>`,
+        ({ flags, text, short }) => html`<span><vz-token .data=${flags}></vz-token>${short ?? text}</span>`,
       )}<span class="apart"></span>${Object.entries(MARKS).map(([mark, text]) => html`<span><b>${mark}</b>${text}</span>`)}
       <span><b>◆</b>cached</span></p>`}
     ${board.focus.cells ? html`<span class="mode">cells · Esc leaves</span>` : nothing}</div>`;

@@ -22,7 +22,7 @@ const SIZES = { narrow: 60, usual: 72, enlarged: 144 };
 
 function grid(board, scene) {
   const { pool } = scene;
-  const large = SIZES[board.enlarged ? "enlarged" : board.narrow ? "narrow" : "usual"];
+  const large = SIZES[board.enlarged ? "enlarged" : board.narrow || board.low ? "narrow" : "usual"];
   const data = board.memo("pool", () => ({
     faces: pool.faces,
     layout: poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, large),

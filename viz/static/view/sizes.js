@@ -10,6 +10,7 @@ export const THEMES = [
 
 const NARROW = 700;
 const WIDE = 1280;
+const LOW = 640; // below this height the pool's blocks are as small as on a phone
 
 // A phone is no projector: it keeps its size.
 export function applyTheme(palette, { name, projector }) {
@@ -26,8 +27,11 @@ export function measure(board, root, draw) {
   const rows = root.querySelector(".rows");
   const pool = root.querySelector(".pool");
   if (!rows) return;
-  const wide = document.documentElement.dataset.width === "wide";
-  const tall = wide || board.enlarged ? pool.clientHeight / scale - 168 : 320;
+  const middle = document.documentElement.dataset.width === "middle";
+  board.low = middle && pool.parentElement.clientHeight / scale < LOW;
+  const own = pool.clientHeight / scale - 168;
+  const below = pool.parentElement.clientHeight / scale / 2 - 96; // half the Board, with its queue
+  const tall = board.enlarged ? own : board.narrow ? 320 : middle ? below : own;
   board.sizes = {
     rows: (rows.clientWidth - 12) / scale,
     rowsHeight: (rows.clientHeight - 12) / scale,
