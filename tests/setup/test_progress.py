@@ -49,3 +49,15 @@ def test_a_terminal_counts_in_place_and_keeps_other_lines() -> None:
     reporter(EngineStatus.ready())
     assert out.getvalue().count("\n") == 2
     assert out.getvalue().endswith("engine: loading\nengine: ready\n")
+
+
+def test_a_download_that_is_done_or_ends_early_leaves_the_line_to_others() -> None:
+    out = Terminal()
+    reporter = TerminalReporter(out)
+    reporter(EngineStatus.model(93_000_000, 93_000_000))
+    reporter.close()
+    assert out.getvalue() == "engine: model 93 of 93 MB\n"
+    reporter(EngineStatus.model(1_000_000, 93_000_000))
+    reporter.close()
+    reporter.close()
+    assert out.getvalue().endswith("engine: model 1 of 93 MB\n")
