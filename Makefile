@@ -10,7 +10,7 @@ BOOTSTRAP := sh minivllm/setup/find_python.sh
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-setup: ## .venv, the base package, the engine (torch ...) and the model (98 MB, checked)
+setup: ## .venv, the base package, the engine (torch ...) and the model (93 MB, checked)
 	@$(BOOTSTRAP) setup
 
 demo: ## open the dashboard on a recorded run; the live engine follows. ARGS="--port 8001"

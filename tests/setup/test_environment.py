@@ -144,3 +144,31 @@ def test_a_python_that_is_too_old_gets_a_sentence(tmp_path: Path) -> None:
     assert run.returncode != 0
     assert "no Python 3.10 to 3.14 was found" in run.stderr and "Python 3.8.18" in run.stderr
     assert "what to do" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_a_python_whose_path_has_spaces_is_taken_as_one(tmp_path: Path) -> None:
+    directory = tmp_path / "my pythons"
+    directory.mkdir()
+    script = directory / "python3"
+    script.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\necho "$# arguments: $3 $4"\n')
+    script.chmod(0o755)
+    run = subprocess.run(
+        ["/bin/sh", Path(environment_module.__file__).with_name("find_python.sh"), "setup", "a b"],
+        env={**os.environ, "PYTHON": str(script)},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (0, "4 arguments: setup a b\n")
+
+
+def test_a_clone_named_minivllm_does_not_hide_the_package(tmp_path: Path) -> None:
+    """Where the clone's parent is the working directory, the clone looks like a package."""
+    (tmp_path / "minivllm").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", "from minivllm import __version__"],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
