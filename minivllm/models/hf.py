@@ -70,7 +70,8 @@ class HFCheckpoint:
         missing = [path.name for path in paths if not path.is_file()]
         if missing or not paths:
             raise ModelFileError(
-                f"{self.directory} lacks {', '.join(missing) or 'any *.safetensors'}"
+                f"{self.directory} lacks {', '.join(missing) or 'any *.safetensors'}. "
+                "Fetch it again"
             )
         return paths
 
@@ -123,6 +124,7 @@ def read_spec(path: Path) -> ModelSpec:
 
 def _architecture(config: dict[str, Any], path: Path) -> str:
     names = config.get("architectures")
+    names = [names] if isinstance(names, str) else names  # some write the one name alone
     name = str(names[0]) if isinstance(names, list) and names else "(none named)"
     if name not in MODELS:
         raise UnsupportedModelError(

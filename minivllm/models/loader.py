@@ -46,8 +46,16 @@ def load_model(source: ModelSource, dtype: str, device: torch.device) -> CausalL
             model = find(checkpoint.spec.architecture).build(checkpoint.spec)
     finally:
         torch.set_default_dtype(previous)
-    with torch.inference_mode():
-        model.load_weights(checkpoint.weights())
+    try:
+        with torch.inference_mode():
+            model.load_weights(checkpoint.weights())
+    except ModelFileError as error:
+        if str(source.path) in str(error):
+            raise
+        raise ModelFileError(
+            f"{source.path}: {error}. It is not whole, or its configuration is another model's. "
+            "Fetch it again"
+        ) from None
     return model
 
 

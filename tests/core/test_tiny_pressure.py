@@ -58,11 +58,12 @@ def table_row(trace: Trace, step: int) -> dict[str, Any]:
         if event.data.reason == "preempted_this_step":
             waits.append(f"{event.data.head} preempted_this_step")
         waits += [f"{req} behind {event.data.head}" for req in event.data.behind]
+    chunks = {e.req: f" of {e.data.of}" for e in of("sched.chunk")}
     free = [f"{b}*" if state.blocks[b].hash else str(b) for b in state.free]
     return {
         "step": step,
         "arrives": ", ".join(event.req for event in of("req.arrive")),
-        "runs": ", ".join(f"{e.req} {e.data.n}" for e in of("sched.grant")),
+        "runs": ", ".join(f"{e.req} {e.data.n}{chunks.get(e.req, '')}" for e in of("sched.grant")),
         "reused": ", ".join(reused),
         "waits": waits,
         "budget": of("sched.ledger")[0].data.used,
@@ -95,6 +96,7 @@ def test_sums(trace: Trace) -> None:
         "evictions": sum(e.kind == "kv.evict" for e in events),
         "preemptions": sum(e.kind == "req.preempt" for e in events),
         "tokens_lost": sum(e.data.tokens_lost for e in events if e.kind == "req.preempt"),
+        "tokens_run_again": tokens_run_again(events),
         "tokens_out": sum(e.kind == "req.token" for e in events),
     }
     assert sums == EXPECTED["sums"]
@@ -103,6 +105,19 @@ def test_sums(trace: Trace) -> None:
         apply(state, event)
     first = {name: request.first_token_step for name, request in state.requests.items()}
     assert first == EXPECTED["first_token_steps"]
+
+
+def tokens_run_again(events: list[Any]) -> int:
+    """Tokens that were computed before their request was preempted, and once more after it."""
+    lost: dict[str, int] = {}  # request → its computed tokens when it was preempted
+    again = 0
+    for event in events:
+        if event.kind == "req.preempt":
+            lost[event.req] = event.data.tokens_lost
+        elif event.kind == "sched.grant" and event.req in lost:
+            end = min(event.data.start + event.data.n, lost[event.req])
+            again += max(end - event.data.start, 0)
+    return again
 
 
 @pytest.mark.parametrize("name", EXPECTED["variants"])

@@ -33,6 +33,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": ({"architectures": ["MambaForCausalLM"]}, ALL),
     "no architecture": ({"architectures": None}, ALL),
     "architecture of a wrong type": ({"architectures": [["LlamaForCausalLM"]]}, ALL),
+    "one name, unknown": ({"architectures": "MambaForCausalLM"}, "architecture MambaForCausalLM"),
     "activation": ({"hidden_act": "gelu"}, "supported: silu"),
     "rope": ({"rope_parameters": {"rope_type": "yarn"}}, "supported: default, llama3"),
     "quantised": ({"quantization_config": {"bits": 4}}, "supported: float32, float16, bfloat16"),
@@ -47,6 +48,11 @@ def test_what_is_not_implemented_is_named_with_what_is(
     change_config(source, lambda config: config.update(fields))
     with pytest.raises(UnsupportedModelError, match=says):
         load_model(source, "float32", CPU)
+
+
+def test_an_architecture_that_is_one_name_and_no_list_is_taken(source: ModelSource) -> None:
+    change_config(source, lambda config: config.update(architectures="LlamaForCausalLM"))
+    assert load_model(source, "float32", CPU).spec.architecture == "LlamaForCausalLM"
 
 
 def test_unknown_kind_of_files_lists_the_known_ones(tmp_path: Path) -> None:
@@ -91,8 +97,9 @@ def rewrite(source: ModelSource, change: Callable[[dict[str, Any]], object]) -> 
 
 def test_missing_tensor_is_named(source: ModelSource) -> None:
     rewrite(source, lambda tensors: tensors.pop("model.layers.1.self_attn.k_proj.weight"))
-    with pytest.raises(ModelFileError, match=r"lacks model\.layers\.1\.self_attn\.k_proj"):
+    with pytest.raises(ModelFileError, match=r"lacks model\.layers\.1\.self_attn\.k_proj") as error:
         load_model(source, "float32", CPU)
+    assert str(source.path) in str(error.value) and "Fetch it again" in str(error.value)
 
 
 def test_unknown_tensor_is_named(source: ModelSource) -> None:
