@@ -8,11 +8,13 @@ No counterpart in vLLM. Left out here: TLS and a production web server; the serv
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engineio.payload import Payload
 from flask import Blueprint, Flask, request
 from flask_socketio import SocketIO
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
@@ -25,6 +27,20 @@ from viz.protocol import Hub
 from viz.runs import Catalogue, LiveRun
 
 LIVE_RUN = "live"
+
+
+Payload.max_decode_packets = 512
+"""By polling, a held key and the acks of a fast run easily are more than the library's 16, and one
+too many loses them all. What a payload may hold is bounded by its bytes."""
+
+
+def _channel_logger() -> logging.Logger:
+    """What a stranger sends is no fault of the server: not worth a traceback for each."""
+    logger = logging.getLogger("viz.channel")
+    logger.setLevel(logging.ERROR)
+    if not logger.filters:
+        logger.addFilter(lambda record: not str(record.msg).startswith("post request handler"))
+    return logger
 
 
 class BoardApp(Flask):
@@ -42,7 +58,11 @@ class BoardApp(Flask):
         self.workbench = workbench
         self.engine: LiveEngine | None = None
         self.socketio = SocketIO(
-            self, async_mode="threading", serve_client=False, max_http_buffer_size=512 * 1024
+            self,
+            async_mode="threading",
+            serve_client=False,
+            max_http_buffer_size=512 * 1024,
+            engineio_logger=_channel_logger(),
         )
         self.hub = Hub(catalogue, self.socketio.emit)
         self.commands = CommandThread(

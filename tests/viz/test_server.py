@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +229,24 @@ def test_with_an_api_key_those_at_the_machine_need_the_code_too(tiny_pressure: P
 def test_a_stream_that_a_run_does_not_have_is_not_found(tiny_pressure: Path) -> None:
     client = create_app([tiny_pressure]).test_client()
     assert client.get("/api/runs/tiny-pressure/snapshot?stream=nobody").status_code == 404
+
+
+def test_polling_takes_many_packets_at_once_and_a_stranger_costs_no_traceback(
+    app: BoardApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = app.test_client()
+    local = {"REMOTE_ADDR": "127.0.0.1"}
+    opened = client.get("/socket.io/?EIO=4&transport=polling", environ_base=local)
+    sid = json.loads(opened.get_data(as_text=True)[1:])["sid"]
+    url = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+    known: list[int] = []
+    app.hub.ack = lambda sid, stream, to: known.append(to)  # type: ignore[method-assign]
+    acks = [f'42["ack",{{"stream":"engine0","to":{i}}}]' for i in range(40)]
+    assert client.post(url, data="\x1e".join(["40", *acks]), environ_base=local).status_code == 200
+    deadline = time.monotonic() + 30
+    while len(known) < 40 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(known) == list(range(40))
+    for body in (b"\xff\xfe", b"\x1e".join([b"40"] * 600)):
+        assert client.post(url, data=body, environ_base=local).status_code in (200, 400)
+    assert not [record for record in caplog.records if record.exc_info]
