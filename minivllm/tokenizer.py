@@ -315,9 +315,10 @@ def _through_transformers(source: ModelSource) -> Any:
         GGUFFile(source.path)  # says of a damaged file what transformers would not
     from transformers import AutoTokenizer
 
-    directory, options = source.path, {"trust_remote_code": False}  # unsaid, it asks the terminal
+    options: dict[str, Any] = {"trust_remote_code": False}  # unsaid, it asks the terminal
+    directory = source.path
     if source.kind == "gguf":
-        directory, options = source.path.parent, {**options, "gguf_file": source.path.name}
+        directory, options["gguf_file"] = source.path.parent, source.path.name
     try:
         return AutoTokenizer.from_pretrained(directory, **options)
     except Exception as error:  # whatever the conversion stumbles over, the file is why

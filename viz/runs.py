@@ -19,8 +19,8 @@ import msgspec
 from minivllm.errors import TraceError
 from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace
 from minivllm.trace.fold import apply, forget_finished, new_state, to_json
+from minivllm.trace.hues import Hues
 from minivllm.trace.recorder import TraceLog
-from viz.hues import HueAssigner
 
 MAX_EVENTS_PER_ANSWER = 5000
 
@@ -155,7 +155,7 @@ class Snapshots:
         self._run, self._stream = run, stream
         self._lock = threading.Lock()
         self._state = new_state()
-        self._hues = HueAssigner()
+        self._hues = Hues()
 
     def behind(self) -> int:
         """Events that are not folded yet."""
@@ -170,10 +170,7 @@ class Snapshots:
                 events.pop()
             for event in events:
                 apply(self._state, event)
-                if event.kind == "run.snapshot":  # what came before it is no longer kept
-                    for req in [*self._state.running, *self._state.waiting]:
-                        self._hues.see("req.arrive", req)
-                self._hues.see(event.kind, event.req)
+            self._hues.see(events)
             if self._run.kind == "live":
                 forget_finished(self._state, FINISHED_KEPT)
 

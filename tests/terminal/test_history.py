@@ -72,12 +72,3 @@ def test_an_abort_after_the_last_step_is_shown_as_a_step_of_its_own() -> None:
     assert history.last == 2
     assert "r1 is aborted" in history.view(2).story.headline
     assert history.view(2).state.finished == ["r1"]
-
-
-def test_hues_are_those_of_the_page(run: ScenarioRun) -> None:
-    from viz.hues import HueAssigner
-
-    page = HueAssigner()
-    for event in trace_of(run).engine_events:
-        page.see(event.kind, event.req)
-    assert history_of(run).view(3).hues == page.of

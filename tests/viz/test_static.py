@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from minivllm.trace.events import REASONS
-from viz.hues import HueAssigner
 from viz.server import STATIC
 
 HERE = Path(__file__).parent
@@ -51,18 +50,6 @@ def test_the_page_knows_every_reason_in_the_same_words() -> None:
     table = text[text.index("export const REASONS") : text.index("};")]
     known = dict(re.findall(r'^  (\w+): "(.*)",$', table, re.MULTILINE))
     assert known == {reason.value: words for reason, words in REASONS.items()}
-
-
-def test_hues_go_to_the_lowest_that_no_living_request_holds() -> None:
-    hues = HueAssigner()
-    for i in range(1, 10):
-        hues.see("req.arrive", f"r{i}")
-    assert [hues.of[f"r{i}"] for i in range(1, 10)] == [0, 1, 2, 3, 4, 5, 6, 7, -1]
-    hues.see("req.finish", "r3")
-    hues.see("req.finish", "r9")
-    hues.see("req.arrive", "r10")
-    hues.see("req.arrive", "r11")
-    assert (hues.of["r3"], hues.of["r10"], hues.of["r11"]) == (2, 2, -1)
 
 
 def test_the_pure_core_passes_its_own_tests() -> None:

@@ -1,6 +1,6 @@
 // Which request has which hue: a pure function of the trace, so scrubbing back and a second viewer
 // show the same. At its arrival a request takes the lowest hue that no living request holds; when
-// none is left it stays grey. Twin of viz/hues.py.
+// none is left it stays grey. Twin of minivllm/trace/hues.py.
 
 export const NUM_HUES = 8;
 export const GREY = -1;
