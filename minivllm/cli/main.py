@@ -128,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(str(error), 2)
     except MiniVLLMError as error:
         _end(str(error), 1)
+    except OSError as error:
+        if error.errno is None:  # not the system's word: a fault of ours
+            raise
+        _end(f"{error.filename or 'writing'}: {os.strerror(error.errno)}", 1)
 
 
 def _end(message: str, status: int) -> None:

@@ -106,7 +106,7 @@ class TraceLog:
         if self._file is None:
             return
         try:
-            self._file.write(b"\n".join(lines) + b"\n")
+            _write_all(self._file, b"\n".join(lines) + b"\n")
             if self._ring is not None and self._ring.num_begun >= self._rewrite_at:
                 self._rewrite_at += self._ring.size
                 self._file = _written_anew(self._file, self.header, self._ring)
@@ -159,6 +159,18 @@ class TraceLog:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    """All of it, or nothing: what a full disk took of it is cut off again. Raises OSError."""
+    whole = file.tell() if file.seekable() else None
+    try:
+        while data:
+            data = data[file.write(data) :]  # a disk that fills up takes a part, then nothing
+    except OSError:
+        if whole is not None:
+            file.truncate(whole)
+        raise
 
 
 def _written_anew(old: IO[bytes], header: Header, ring: StepRing) -> IO[bytes]:

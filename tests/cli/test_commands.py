@@ -62,6 +62,19 @@ def test_replay_tells_each_step_of_the_range(recording: Path) -> None:
     assert steps == ["5", "6", "7", "8"]
 
 
+def test_what_the_system_refuses_is_one_line(recording: Path, tmp_path: Path) -> None:
+    run = minivllm("trace", "schema", "-o", str(tmp_path / "nowhere" / "x"))
+    assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
+    assert str(tmp_path) in run.stderr and "No such file" in run.stderr
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", "minivllm", "replay", str(recording)]
+            told = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60
+            )
+        assert (told.returncode, told.stderr) == (1, "minivllm: writing: No space left on device\n")
+
+
 def test_the_engines_flags_override_the_scenarios_knobs(tmp_path: Path) -> None:
     path = tmp_path / "roomy.jsonl"
     run = minivllm("trace", "record", "tiny-pressure", "--num-kv-blocks", "64", "-o", str(path))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ def test_full_disk_ends_the_file_and_not_the_run(
     class FullDisk:
         name = "t.jsonl"
 
+        def seekable(self) -> bool:
+            return False
+
         def write(self, data: bytes) -> int:
             raise OSError(28, "No space left on device")
 
@@ -42,6 +47,21 @@ def test_full_disk_ends_the_file_and_not_the_run(
         run.run()
     assert run.core.scheduler.current_step == 17
     assert caplog.text.count("No space left on device") == 1  # said once, not at every step
+
+
+def test_what_a_full_disk_left_is_a_trace_of_whole_steps(tmp_path: Path) -> None:
+    """A file may grow to 40 kB in that process: the disk takes a part of a step, then nothing."""
+    path = tmp_path / "t.jsonl"
+    code = (
+        "import resource, sys; from minivllm.cli.main import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000));"
+        f"main(['trace', 'record', 'tiny-pressure', '-o', {str(path)!r}])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "ends here" in run.stderr and "Traceback" not in run.stderr
+    assert 20_000 < path.stat().st_size <= 40_000
+    trace = read_trace(path)
+    assert trace.events[-1].kind == "step.end" and 1 < trace.last_step < 17
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
