@@ -27,8 +27,8 @@ def redacted(data: Data) -> Data:
     if data.KIND == "run.source":
         return data
     changed = _fields(data)
-    if data.KIND.startswith("http.") and hasattr(data, "message"):
-        changed["message"] = TEXT  # a refusal quotes what it refuses
+    if hasattr(data, "message") and data.KIND != "trace.violation":
+        changed["message"] = TEXT  # an error quotes what it refuses: a prompt, a schema
     return msgspec.structs.replace(data, **changed) if changed else data
 
 

@@ -101,6 +101,7 @@ def test_front_ends_events_say_nothing_either() -> None:
         ev.ReqHeldBack(request_id="a", text=SECRET),
         ev.ReqReleased(request_id="a", text=SECRET),
         ev.HttpRejected(request_id="a", status=400, message=f"no: {SECRET}"),
+        ev.ReqError(message=f"the schema {SECRET} cannot be compiled"),
         ev.ReqFinish(
             reason="stop",
             why=None,
