@@ -19,7 +19,7 @@ ADMISSIONS = ("full", "strict")
 BATCHINGS = ("continuous", "static")
 KV_MANAGERS = ("paged", "contiguous")
 RESERVES = ("max_model_len", "request")
-TRACE_LEVELS = ("structure", "sampling")
+TRACE_LEVELS = ("structure", "sampling", "tensors")
 STEP_KNOBS = (
     "max_num_batched_tokens",
     "max_num_seqs",
@@ -187,7 +187,10 @@ class TraceConfig:
     """Keep the events in memory for viewers (the dashboard, the terminal)."""
     level: str = "structure"
     """``structure``: every decision. ``sampling``: also, of each token, the most likely tokens
-    before and after the logits processors, and what each processor did."""
+    before and after the logits processors, and what each processor did. ``tensors``: also the
+    arrays of each step (batch, K and V, attention weights), in files beside the trace."""
+    tensors_limit: int = 256 * 2**20
+    """Bytes of one step's arrays; a run keeps 16 times as many in files, or as many in memory."""
     retention: int | None = None
     """Keep the last so many steps, in memory and in the file; None: the file has all."""
     redact: bool = False
@@ -200,6 +203,13 @@ class TraceConfig:
         if self.retention is not None:
             _check_int("retention", self.retention, 1)
         _check_bool("redact", self.redact)
+        _check_int("tensors_limit", self.tensors_limit, 2**16)
+        if self.redact and self.level == "tensors":
+            raise ConfigError(
+                "level",
+                "tensors",
+                "structure | sampling while redact is on: K, V and token ids are what was said",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,14 @@ class TraceError(MiniVLLMError, ValueError):
     """A trace file cannot be read; the message names the file and the line."""
 
 
+class ArtifactError(TraceError):
+    """A step's arrays cannot be read: the file beside the trace is cut, altered or misnamed."""
+
+
+class MissingArtifactError(ArtifactError):
+    """A step's arrays are not there: never captured, no longer kept, or moved away."""
+
+
 class ReplayError(TraceError):
     """A trace can be read and not be run again; the message says what it lacks."""
 

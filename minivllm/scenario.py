@@ -163,7 +163,8 @@ def start(
     config = make_config(**{**scenario.engine, **knobs})
     engine = executor(config) if executor else _scripted(scenario, config)
     header = make_header(config, engine, name=scenario.name)
-    log = TraceLog(header, trace_path, steps=config.trace.retention)
+    trace = config.trace
+    log = TraceLog(header, trace_path, steps=trace.retention, tensors_limit=trace.tensors_limit)
     recorder = Recorder(log, token_text=tokenizer.text_after if tokenizer else _texts(scenario))
     core = EngineCore(config, engine, recorder, grammars)
     run = ScenarioRun(scenario, config, core, recorder)

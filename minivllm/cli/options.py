@@ -16,6 +16,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -52,11 +53,11 @@ class Flag:
     metavar: str | None = None
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, field: str = "kv_cache_memory") -> int:
     """``512MiB``, ``2GB`` or plain bytes → bytes. Raises ConfigError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     if not found or found[2].lower() not in UNITS:
-        raise ConfigError("kv_cache_memory", text, "a size such as 512MiB, 2GB or 536870912")
+        raise ConfigError(field, text, "a size such as 512MiB, 2GB or 536870912")
     return int(float(found[1]) * UNITS[found[2].lower()])
 
 
@@ -269,8 +270,19 @@ FLAGS = (
         "--trace-level",
         _TRACE,
         "structure: every decision. sampling: also the likeliest tokens before and after the "
-        "logits processors, and what each of these did.",
+        "logits processors, and what each of these did. tensors: also the arrays of each step, K "
+        "and V and the attention weights, as files in FILE.tensors/ (slow, and large).",
         metavar="|".join(TRACE_LEVELS),
+    ),
+    Flag(
+        "tensors_limit",
+        str,
+        "--trace-tensors-limit",
+        _TRACE,
+        "Most bytes of one step's arrays, such as 64MiB; what does not fit is left out, and the "
+        "trace says so. A run keeps 16 times as many.",
+        parse=partial(parse_size, field="tensors_limit"),
+        metavar="SIZE",
     ),
     Flag(
         "retention",
@@ -322,7 +334,7 @@ def engine_flags(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(flag: Flag) -> inspect.Parameter:
     default = defaults()[flag.field]
     shown = "" if default is None else str(default)
-    if flag.parse is parse_size:
+    if flag.metavar == "SIZE":
         shown = show_size(default)
     elif flag.kind is bool:
         shown = "on" if default else "off"

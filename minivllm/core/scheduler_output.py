@@ -62,6 +62,8 @@ class SchedulerOutput:
     grammar_bitmask: dict[str, bytes] = field(default_factory=dict)
     """Which tokens may be sampled, for each request with a grammar that is sampled in this step:
     (ceil(vocab / 32),) int32 words, a set bit is a token that may."""
+    capture_tensors: bool = False
+    """Hand the arrays of this step back, too (trace level ``tensors``, or an armed step)."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -97,6 +99,27 @@ class SampleDetail(msgspec.Struct, frozen=True, array_like=True):
     """In the order in which they ran; processors that changed nothing are not in it."""
 
 
+class TensorArray(msgspec.Struct, frozen=True, array_like=True):
+    """One array of a step, as bytes: neither numpy nor torch is known here."""
+
+    name: str
+    dtype: str
+    """In safetensors' words: ``F32`` | ``F16`` | ``BF16`` | ``I64`` | ``I32``."""
+    shape: list[int]
+    data: bytes
+    """Little-endian, the last axis fastest."""
+
+
+class StepTensors(msgspec.Struct, frozen=True, array_like=True):
+    """The arrays of one step; told at trace level ``tensors``."""
+
+    requests: list[str]
+    """Whose tokens the rows are, in batch order; ``query_start_loc`` says where each begins."""
+    arrays: list[TensorArray]
+    left_out: list[tuple[str, int]]
+    """(name, bytes) of arrays for which the limit had no room."""
+
+
 @dataclass(slots=True)
 class ModelRunnerOutput:
     """What the step sampled. A request that only ran a chunk of its prompt has no entry."""
@@ -110,5 +133,7 @@ class ModelRunnerOutput:
     that the request samples."""
     details: dict[str, list[SampleDetail]] = field(default_factory=dict)
     """For each sampled token, how it came about; empty below trace level ``sampling``."""
+    tensors: StepTensors | None = None
+    """The step's arrays, where they were asked for (``SchedulerOutput.capture_tensors``)."""
     errors: dict[str, str] = field(default_factory=dict)
     """Requests that failed alone (NaN logits), with a message for their caller."""

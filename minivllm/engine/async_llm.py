@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from minivllm.config import EngineConfig, make_config
+from minivllm.engine.capture import Step
 from minivllm.engine.core_client import EngineCoreClient
 from minivllm.engine.input_processor import Prompt, TokenizerLike
 from minivllm.engine.mailbox import OutputMailbox, OutputStream
@@ -86,6 +87,11 @@ class AsyncLLM:
         Raises ConfigError, and changes nothing then.
         """
         self.client.set_knobs(**knobs)
+
+    def arm(self, step: Step = "next") -> None:
+        """Capture the arrays of one step to come (attention weights, K and V), whatever the trace
+        level; they are then in ``trace_log.artifacts``. Raises ConfigError."""
+        self.client.arm(step)
 
     # --- for callers -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from minivllm.engine.capture import Step
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError, EngineDeadError
@@ -45,6 +46,10 @@ class EngineCoreClient(Protocol):
 
     def set_knobs(self, **knobs: Any) -> None:
         """Change knobs of the scheduler from the next step on. Raises ConfigError."""
+        ...
+
+    def arm(self, step: Step = "next") -> None:
+        """Capture the arrays of one step to come. Raises ConfigError; see ``EngineCore.arm``."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -95,6 +100,10 @@ class InprocClient:
     def set_knobs(self, **knobs: Any) -> None:
         self.core.check_knobs(**knobs)  # here, where the caller hears of it
         self._send(partial(self.core.set_knobs, **knobs))
+
+    def arm(self, step: Step = "next") -> None:
+        self.core.check_arm(step)  # here, where the caller hears of it
+        self._send(partial(self.core.apply_arm, step))
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
         try:

@@ -22,6 +22,7 @@ from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.own_class import find_class, name_of
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SampleDetail, SchedulerOutput
+from minivllm.engine.capture import Step, TensorCapture
 from minivllm.engine.grammars import Grammars
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import ConfigError, DuplicateRequestError
@@ -63,6 +64,8 @@ class EngineCore:
         self.grammars = Grammars(grammars, trace)
         self.at_phase: Callable[[str], None] | None = None
         """Called before ``execute`` and before ``update``: the gate may hold the engine there."""
+        self.capture = TensorCapture(config.trace, trace)
+        """Which steps hand their arrays to the trace, too."""
         self._req_ids: dict[str, str] = {}  # the caller's id → core name, while it lives
         self._num_arrived = 0
         trace.emit(ev.RunConfig, None, **self.facts())
@@ -180,6 +183,23 @@ class EngineCore:
                 queue = [r.req_id for r in self.scheduler.waiting] if name == "policy" else None
                 self.trace.emit(ev.RunKnob, None, name=name, value=value, waiting=queue)
 
+    def check_arm(self, step: Step) -> None:
+        """May be called from any thread. Raises ConfigError; see :meth:`arm`."""
+        self.capture.check(step, self.scheduler.current_step)
+
+    def arm(self, step: Step = "next") -> None:
+        """Capture the arrays of one step to come, whatever the trace level: step number ``step``,
+        or the next that runs tokens. They are then in ``trace_log.artifacts``.
+
+        Raises ConfigError where the step has begun, or where nothing would keep the arrays.
+        """
+        self.check_arm(step)
+        self.apply_arm(step)
+
+    def apply_arm(self, step: Step) -> None:
+        """:meth:`arm`, for a step that was checked before; one that has begun since is told of."""
+        self.capture.arm(step, self.scheduler.current_step)
+
     def has_requests(self) -> bool:
         return bool(self.scheduler.requests)
 
@@ -251,18 +271,24 @@ class EngineCore:
     def _execute(self, scheduled: SchedulerOutput) -> ModelRunnerOutput | str:
         """The step's result, or what went wrong with it, in a sentence."""
         if not scheduled.total_num_scheduled_tokens:
+            self.capture.pass_over(scheduled.step)
             return ModelRunnerOutput(sampled_token_ids={})
+        scheduled.capture_tensors = self.capture.wants(scheduled.step)
         begin = time.perf_counter_ns()
         try:
             result = self.executor.execute_model(scheduled)
         except Exception as error:
             self.trace.emit(ev.RunError, None, error=type(error).__name__, message=str(error))
+            if scheduled.capture_tensors:
+                self.capture.leave_out(Reason.NOTHING_RAN)
             return f"the step that ran it failed ({type(error).__name__})"
         if self.trace.on:
             took = time.perf_counter_ns() - begin
             tokens = scheduled.total_num_scheduled_tokens
             self.trace.emit(ev.ExecForward, None, tokens=tokens, ns=took)
             self.trace.emit(ev.Sample, None, rows=self._sample_rows(result))
+            if scheduled.capture_tensors:
+                self.capture.keep(result.tensors)
         return result
 
     def _sample_rows(self, result: ModelRunnerOutput) -> list[ev.SampleRow]:

@@ -80,13 +80,20 @@ def _start_trace(
 ) -> tuple[Recorder | None, TraceLog | None]:
     trace = config.trace
     if trace.path is None and not trace.live:
-        for field, given in (("retention", trace.retention), ("redact", trace.redact)):
+        asked = trace.level if trace.level == "tensors" else None
+        given_for = ("level", asked), ("retention", trace.retention), ("redact", trace.redact)
+        for field, given in given_for:
             if given:
                 raise ConfigError(field, given, "a run that is traced: name a file with --trace")
         return None, None
     from minivllm.scenario import make_header
 
-    log = TraceLog(make_header(config, executor), trace.path, steps=trace.retention)
+    log = TraceLog(
+        make_header(config, executor),
+        trace.path,
+        steps=trace.retention,
+        tensors_limit=trace.tensors_limit,
+    )
     return Recorder(log, token_text=tokenizer.text_after), log
 
 

@@ -22,7 +22,14 @@ from minivllm.trace.why import Record
 
 UNTOLD = ("run.start", "run.source", "run.snapshot")
 """Kinds that tell of the trace itself: in no list of what happened."""
-_NO_STEP_OF_THEIR_OWN = ("run.start", "run.source", "run.idle", "run.end", "gate.change")
+_NO_STEP_OF_THEIR_OWN = (
+    "run.start",
+    "run.source",
+    "run.idle",
+    "run.end",
+    "gate.change",
+    "trace.arm",
+)
 
 
 @dataclass(frozen=True)

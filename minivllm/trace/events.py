@@ -74,6 +74,13 @@ class Reason(Vocabulary):
     CLIENT = "client"
     STOP_STRING = "stop_string"
     SHUTDOWN = "shutdown"
+    # Why arrays that were asked for are not kept (trace.left_out).
+    TENSORS_LIMIT = "tensors_limit"
+    TENSORS_FULL = "tensors_full"
+    NOT_WRITTEN = "not_written"
+    NO_MODEL = "no_model"
+    NOTHING_RAN = "nothing_ran"
+    STEP_PASSED = "step_passed"
 
 
 REASONS: dict[Reason, str] = {
@@ -100,6 +107,12 @@ REASONS: dict[Reason, str] = {
     Reason.CLIENT: "the caller cancelled it or went away",
     Reason.STOP_STRING: "its text contains one of its stop strings",
     Reason.SHUTDOWN: "the engine shuts down",
+    Reason.TENSORS_LIMIT: "the arrays of one step may have only so many bytes",
+    Reason.TENSORS_FULL: "the arrays of the whole run have all the bytes they may have",
+    Reason.NOT_WRITTEN: "the disk takes no more arrays",
+    Reason.NO_MODEL: "no model runs, so there are no arrays",
+    Reason.NOTHING_RAN: "no token ran in that step",
+    Reason.STEP_PASSED: "that step had begun before the wish for its arrays came",
 }
 REASONS = Explained(REASONS)
 
@@ -268,6 +281,30 @@ class TraceViolation(Data):
 
     KIND = "trace.violation"
     message: str
+
+
+class TraceArm(Data):
+    """Somebody asked for the arrays of a step to come (``exec.tensors``): no decision of the
+    engine."""
+
+    KIND = "trace.arm"
+    armed_step: int | None
+    """None: of the next step that runs tokens."""
+
+
+class TraceLeftOut(Data):
+    """Arrays that were asked for are not kept."""
+
+    KIND = "trace.left_out"
+    reason: Reason
+    arrays: list[str]
+    """Their names; empty where it is all of the step."""
+    need: int
+    """Bytes, 0 where they are not known."""
+    limit: int
+    """Bytes, 0 where it is no matter of size."""
+    message: str = ""
+    """What the system said (``not_written``)."""
 
 
 class GateChange(Data):
@@ -745,6 +782,34 @@ class ExecForward(Data):
     KIND = "exec.forward"
     tokens: int
     ns: int
+
+
+class ArrayInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One array of an artifact."""
+
+    name: str
+    """``input_ids`` | ``positions`` | ``query_start_loc`` | ``seq_lens`` | ``slot_mapping`` |
+    ``block_table``: the flat batch. ``k`` | ``v`` (layers, tokens, kv heads, head dim): of the
+    tokens that ran. ``attention.r3`` (layers, heads, queries, keys): the weights of that request.
+    ``top.rows`` (rows,), ``top.token_ids`` and ``top.logprobs`` (rows, 10): the likeliest tokens
+    after these rows of the batch, as the model said it."""
+    dtype: str
+    """``F32`` | ``F16`` | ``BF16`` | ``I64`` | ``I32``."""
+    shape: list[int]
+
+
+class ExecTensors(Data):
+    """The arrays of this step lie beside the trace, in a safetensors file."""
+
+    KIND = "exec.tensors"
+    file: str
+    """Its name in the folder ``FILE.tensors`` beside the trace ``FILE``."""
+    bytes: int
+    crc32: int
+    """Of the whole file: an altered one is not read."""
+    requests: list[str]
+    """In batch order: request i has rows ``query_start_loc[i]`` to ``query_start_loc[i + 1]``."""
+    arrays: list[ArrayInfo]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

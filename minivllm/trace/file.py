@@ -297,12 +297,15 @@ _UNSTRUCTURAL_KINDS = (
     "gate.change",
     "run.idle",
     "run.end",
+    "trace.arm",
+    "trace.left_out",
+    "exec.tensors",
 )
 
 
 def is_structural(event: Event) -> bool:
     """Whether the event belongs to what runs are compared by: an engine's own, and neither a
-    source, nor the gate, nor idling, nor the end of the process."""
+    source, nor the gate, nor idling, nor the end of the process, nor what was captured of it."""
     return event.kind not in _UNSTRUCTURAL_KINDS and event.stream.startswith("engine")
 
 

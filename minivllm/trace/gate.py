@@ -27,7 +27,16 @@ from minivllm.trace.until import Place, Until, parse
 MIN_RATE, MAX_RATE = 0.01, 1000.0
 """Steps per second; slower is what ``pause`` and ``step`` are for."""
 
-NO_DECISION = ("run.start", "run.source", "run.idle", "run.end", "gate.change")
+NO_DECISION = (
+    "run.start",
+    "run.source",
+    "run.idle",
+    "run.end",
+    "gate.change",
+    "trace.arm",
+    "trace.left_out",
+    "exec.tensors",
+)
 """Kinds at which nobody is held: they tell of the trace and the gate itself."""
 
 _SAME = "the goal there is"

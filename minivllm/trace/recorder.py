@@ -20,8 +20,18 @@ from typing import IO, Any
 
 import msgspec
 
+from minivllm.core.scheduler_output import StepTensors
 from minivllm.errors import TraceError
-from minivllm.trace.events import Data, Event, Header, RunSource, RunStart
+from minivllm.trace.artifact_store import DEFAULT_LIMIT, ArtifactStore
+from minivllm.trace.events import (
+    Data,
+    Event,
+    ExecTensors,
+    Header,
+    RunSource,
+    RunStart,
+    TraceLeftOut,
+)
 from minivllm.trace.redact import TEXT, redacted
 from minivllm.trace.retention import StepRing
 from minivllm.trace.texts import TokenText
@@ -49,8 +59,10 @@ class TraceLog:
         path: str | None = None,
         retention: int = DEFAULT_RETENTION,
         steps: int | None = None,
+        tensors_limit: int = DEFAULT_LIMIT,
     ) -> None:
         """``steps``: keep only so many, in memory and in the file (``retention.py``).
+        ``tensors_limit``: most bytes of one captured step's arrays.
 
         Raises TraceError when the file cannot be written.
         """
@@ -59,6 +71,7 @@ class TraceLog:
         self.retention = retention
         self._ring = StepRing(steps) if steps is not None else None
         self._rewrite_at = 2 * steps if steps is not None else 0
+        self._first_in_file = 0  # the earliest step that the file tells of
         self._history: dict[str, deque[bytes]] = {}
         self._first_seq: dict[str, int] = {}
         self._subscribers: list[Subscriber] = []
@@ -76,6 +89,7 @@ class TraceLog:
                     f"{path} is no regular file: with a retention of {steps} steps it would have "
                     "to be replaced now and then. Name a file, or leave --trace-retention out"
                 )
+        self.artifacts = ArtifactStore(path, tensors_limit)
 
     def streams(self) -> list[str]:
         with self._lock:
@@ -92,6 +106,7 @@ class TraceLog:
                     self._forget(name, count)
             self._forget(stream, len(history) - self.retention)
             self._write_file(lines)
+            self._forget_artifacts()
             subscribers = list(self._subscribers)
         for subscriber in subscribers:
             subscriber(stream, lines)
@@ -110,12 +125,19 @@ class TraceLog:
             if self._ring is not None and self._ring.num_begun >= self._rewrite_at:
                 self._rewrite_at += self._ring.size
                 self._file = _written_anew(self._file, self.header, self._ring)
+                self._first_in_file = self._ring.first_step
         except OSError as error:
             logger.warning(
                 "the trace file %s ends here: %s; the run goes on", self._file.name, error.strerror
             )
             self._file.close()
             self._file = None
+
+    def _forget_artifacts(self) -> None:
+        """Those of dropped steps; while a file still tells of a step, its arrays stay."""
+        if self._ring is not None and self._ring.clock is not None:
+            first = self._ring.first_step if self._file is None else self._first_in_file
+            self.artifacts.forget_before(self._ring.clock, first)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Be told of new lines from now on; returns what ends it."""
@@ -237,6 +259,17 @@ class Recorder(Tracer):
         if self._redact:
             return TEXT
         return self._token_text(token_id, before) if self._token_text else f"<{token_id}>"
+
+    @property
+    def keeps_tensors(self) -> bool:
+        return self.log.artifacts.is_open
+
+    def keep_tensors(self, tensors: StepTensors) -> None:
+        told = self.log.artifacts.put(self.stream, self.epoch, self.step, tensors)
+        if isinstance(told, ExecTensors):
+            self.emit(ExecTensors, None, **msgspec.structs.asdict(told))
+        else:
+            self.emit(TraceLeftOut, None, **msgspec.structs.asdict(told))
 
     def flush(self) -> None:
         with self._lock:

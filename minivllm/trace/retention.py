@@ -72,14 +72,20 @@ class StepRing:
         self.num_begun = 0
         """Steps that have ever begun."""
         self._steps: deque[_Step] = deque([_Step(0)])
-        self._clock: str | None = None
+        self.clock: str | None = None
+        """The stream whose steps are counted."""
         self._beginnings: dict[str, _Beginning] = {}
+
+    @property
+    def first_step(self) -> int:
+        """The earliest that is kept."""
+        return self._steps[0].number
 
     def take(self, stream: str, lines: list[bytes], step: int) -> dict[str, int]:
         """Keep the lines of one flush; returns how many of each stream were dropped for them."""
-        if self._clock is None and stream.startswith("engine"):
-            self._clock = stream
-        if stream == self._clock and step > self._steps[-1].number:
+        if self.clock is None and stream.startswith("engine"):
+            self.clock = stream
+        if stream == self.clock and step > self._steps[-1].number:
             self._steps.append(_Step(step))
             self.num_begun += 1
         self._steps[-1].parts.append((stream, lines))

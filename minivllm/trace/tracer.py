@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ParamSpec
 
+from minivllm.core.scheduler_output import StepTensors
 from minivllm.trace.events import Data, Event
 
 P = ParamSpec("P")
@@ -32,6 +33,14 @@ class Tracer:
         """What a token adds to the text of the tokens ``before`` it; only asked for while tracing
         is on."""
         return ""
+
+    @property
+    def keeps_tensors(self) -> bool:
+        """Is there still a place for the arrays of a step?"""
+        return False
+
+    def keep_tensors(self, tensors: StepTensors) -> None:
+        """Put the arrays of this step beside the trace, and tell where."""
 
     def flush(self) -> None:
         """The step has ended: hand on what was told."""

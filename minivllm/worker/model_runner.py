@@ -24,6 +24,7 @@ from minivllm.errors import ConfigError
 from minivllm.models.causal_lm import CausalLM
 from minivllm.sample.logprobs import gather_logprobs
 from minivllm.sample.sampler import SamplerOutput, sample
+from minivllm.worker.capture import StepCapture
 from minivllm.worker.input_batch import FlatBatch, InputBatch, PromptRows, SampledRows
 
 PROMPT_ROWS_AT_ONCE = 64
@@ -41,10 +42,13 @@ class ModelRunner:
         block_size: int,
         device: torch.device,
         explain: bool = False,
+        tensors_limit: int = 256 * 2**20,
     ) -> None:
-        """``explain``: tell of each token how it came about (trace level ``sampling``)."""
+        """``explain``: tell of each token how it came about (trace level ``sampling``).
+        ``tensors_limit``: most bytes of a captured step's arrays."""
         self.model, self.backend, self.device = model, backend, device
         self.explain = explain
+        self.tensors_limit = tensors_limit
         self.block_size = block_size
         self.batch = InputBatch(block_size)
         self.kv_caches: list[torch.Tensor] = []
@@ -85,12 +89,28 @@ class ModelRunner:
         if not scheduler_output.num_scheduled_tokens:
             return ModelRunnerOutput(sampled_token_ids={})
         flat = self.batch.build(scheduler_output)
-        hidden = self._forward(flat)  # (num_tokens, hidden)
+        capture = (
+            self._capture(scheduler_output, flat) if scheduler_output.capture_tensors else None
+        )
+        hidden = self._forward(flat, capture)  # (num_tokens, hidden)
         for rows in flat.prompt_rows:
             self._score_prompt(hidden, rows)
-        return self._sample(hidden, flat.sampled, scheduler_output.grammar_bitmask)
+        output = self._sample(hidden, flat.sampled, scheduler_output.grammar_bitmask, capture)
+        if capture is not None:
+            output.tensors = capture.result()
+        return output
 
-    def _forward(self, flat: FlatBatch) -> torch.Tensor:
+    def _capture(self, scheduler_output: SchedulerOutput, flat: FlatBatch) -> StepCapture:
+        return StepCapture(
+            list(scheduler_output.num_scheduled_tokens),
+            flat,
+            self.model.spec,
+            self.model.embed_tokens.dtype,
+            self.block_size,
+            self.tensors_limit,
+        )
+
+    def _forward(self, flat: FlatBatch, capture: StepCapture | None) -> torch.Tensor:
         metadata = AttentionMetadata(
             query_start_loc=self._tensor(flat.query_start_loc),
             seq_lens=self._tensor(flat.seq_lens),
@@ -98,6 +118,8 @@ class ModelRunner:
             slot_mapping=self._tensor(flat.slot_mapping),
         )
         attention = self.backend.prepare(metadata, self.block_size)
+        if capture is not None:
+            attention = capture.watch(attention)
         input_ids, positions = self._tensor(flat.input_ids), self._tensor(flat.positions)
         return self.model(input_ids, positions, self.kv_caches, attention)
 
@@ -118,7 +140,11 @@ class ModelRunner:
             )
 
     def _sample(
-        self, hidden: torch.Tensor, sampled: list[SampledRows], masks: dict[str, bytes]
+        self,
+        hidden: torch.Tensor,
+        sampled: list[SampledRows],
+        masks: dict[str, bytes],
+        capture: StepCapture | None,
     ) -> ModelRunnerOutput:
         output = ModelRunnerOutput(sampled_token_ids={})
         if not sampled:
@@ -126,6 +152,8 @@ class ModelRunner:
         numbers = [s.first_row + k for s in sampled for k in range(s.count)]
         logits = self.model.compute_logits(hidden[torch.tensor(numbers, device=self.device)])
         # (num_rows, vocab) float32
+        if capture is not None:
+            capture.take_logits(numbers, logits)
         rows = [
             self.batch.requests[s.req_id].sample_row(s.drafts[:k])
             for s in sampled

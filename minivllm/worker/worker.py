@@ -30,7 +30,8 @@ class Worker:
             self.backend,
             config.cache.block_size,
             self.device,
-            explain=config.trace.level == "sampling",
+            explain=config.trace.level in ("sampling", "tensors"),
+            tensors_limit=config.trace.tensors_limit,
         )
         self.max_model_len = self._max_model_len()
 

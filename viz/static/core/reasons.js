@@ -25,6 +25,12 @@ export const REASONS = {
   client: "the caller cancelled it or went away",
   stop_string: "its text contains one of its stop strings",
   shutdown: "the engine shuts down",
+  tensors_limit: "the arrays of one step may have only so many bytes",
+  tensors_full: "the arrays of the whole run have all the bytes they may have",
+  not_written: "the disk takes no more arrays",
+  no_model: "no model runs, so there are no arrays",
+  nothing_ran: "no token ran in that step",
+  step_passed: "that step had begun before the wish for its arrays came",
 };
 
 // A reason in words; one that a later version added is shown as it is.

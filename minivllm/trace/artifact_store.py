@@ -1,0 +1,141 @@
+"""ArtifactStore: where the arrays of a run's captured steps are put, and how many of them.
+
+With a trace file they become files in the folder beside it, until the run has 16 times the limit of
+one step; then, or when the disk takes no more, the artifacts end and the run goes on. Without one
+they stay in memory, and the oldest go. Written on the engine's thread, read on any.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from minivllm.core.scheduler_output import StepTensors
+from minivllm.trace.artifacts import (
+    Artifact,
+    encode,
+    file_name,
+    folder_of,
+    is_file_name,
+    no_such_step,
+    read_file,
+)
+from minivllm.trace.events import ArrayInfo, ExecTensors, Reason, TraceLeftOut
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LIMIT = 256 * 2**20
+RUN_LIMIT_STEPS = 16
+"""A run keeps as many bytes in files as so many steps of the largest size."""
+KEPT_IN_MEMORY = 64
+"""Steps, at most, of a run without a file; in bytes, at most what one step may have."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    told: ExecTensors
+    raw: bytes
+    """Empty where they lie in a file."""
+
+
+class ArtifactStore:
+    """The artifacts of one run, by stream and step."""
+
+    def __init__(self, trace_path: str | None = None, limit_bytes: int = DEFAULT_LIMIT) -> None:
+        """Deletes what an earlier run of the same trace path has left in the folder."""
+        self.is_open = True
+        """False once no more artifacts are kept."""
+        self._folder = folder_of(trace_path) if trace_path is not None else None
+        self._limit = limit_bytes if self._folder is None else RUN_LIMIT_STEPS * limit_bytes
+        self._kept: dict[tuple[str, int], _Kept] = {}  # in the order of their steps
+        self._bytes = 0
+        self._lock = threading.Lock()
+        if self._folder is not None and self._folder.is_dir():
+            for name in os.listdir(self._folder):
+                if is_file_name(name.removesuffix(".part")):
+                    _delete(self._folder / name)
+
+    def put(
+        self, stream: str, epoch: int, step: int, tensors: StepTensors
+    ) -> ExecTensors | TraceLeftOut:
+        """Keep one step's arrays; returns the event that tells of it, or why they are not kept."""
+        about = {"step": str(step), "requests": " ".join(tensors.requests)}
+        raw = encode(tensors.arrays, about)
+        told = ExecTensors(
+            file=file_name(stream, epoch, step),
+            bytes=len(raw),
+            crc32=zlib.crc32(raw),
+            requests=tensors.requests,
+            arrays=[ArrayInfo(name=a.name, dtype=a.dtype, shape=a.shape) for a in tensors.arrays],
+        )
+        with self._lock:
+            if self._folder is not None:
+                if self._bytes + len(raw) > self._limit:
+                    return self._end(Reason.TENSORS_FULL, self._bytes + len(raw), self._limit)
+                try:
+                    _write(self._folder, told.file, raw)
+                except OSError as error:
+                    logger.warning("no more arrays are kept: %s; the run goes on", error)
+                    return self._end(Reason.NOT_WRITTEN, len(raw), 0, error.strerror or str(error))
+            self._kept[stream, step] = _Kept(told, raw if self._folder is None else b"")
+            self._bytes += len(raw)
+            while self._folder is None and len(self._kept) > 1:
+                if self._bytes <= self._limit and len(self._kept) <= KEPT_IN_MEMORY:
+                    break
+                self._forget(next(iter(self._kept)))
+        return told
+
+    def of_stream(self, stream: str) -> dict[int, ExecTensors]:
+        """Step → what its event told, of all that is still kept."""
+        with self._lock:
+            return {step: one.told for (name, step), one in self._kept.items() if name == stream}
+
+    def read(self, stream: str, step: int) -> Artifact:
+        """Raises MissingArtifactError, ArtifactError."""
+        with self._lock:
+            kept = self._kept.get((stream, step))
+            steps = [number for name, number in self._kept if name == stream]
+        if kept is None:
+            raise no_such_step(step, steps, "the run")
+        if self._folder is not None:
+            return read_file(self._folder, kept.told)
+        return Artifact(kept.raw, kept.told, f"step {step}")
+
+    def forget_before(self, stream: str, step: int) -> None:
+        """The trace has dropped these steps of a stream."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == stream and key[1] < step]:
+                self._forget(key)
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        told = self._kept.pop(key).told
+        self._bytes -= told.bytes
+        if self._folder is not None:
+            _delete(self._folder / told.file)
+
+    def _end(self, reason: Reason, need: int, limit: int, message: str = "") -> TraceLeftOut:
+        self.is_open = False
+        return TraceLeftOut(reason=reason, arrays=[], need=need, limit=limit, message=message)
+
+
+def _write(folder: Path, name: str, raw: bytes) -> None:
+    """Under its name only when it is whole. Raises OSError, and leaves nothing behind then."""
+    part = folder / f"{name}.part"
+    try:
+        folder.mkdir(exist_ok=True)
+        part.write_bytes(raw)
+        os.replace(part, folder / name)
+    except OSError:
+        _delete(part)
+        raise
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("cannot delete %s: %s", path, error.strerror)
