@@ -40,6 +40,10 @@ class LiveEngine(Protocol):
         """Change knobs of the scheduler from the next step on. Raises ConfigError."""
         ...
 
+    def arm(self, step: Any) -> None:
+        """Capture the arrays of one step to come: its number, or ``next``. Raises ConfigError."""
+        ...
+
 
 class Workbench(Protocol):
     """Runs scenarios with given tokens, so that a knob can be tried with no engine."""
@@ -104,9 +108,11 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
         if not isinstance(value, dict) or not value:
             raise BadCommand(f"knobs: got {value!r}; allowed: names with their new values")
         return engine.set_knobs(value)
+    if op == "arm":
+        return engine.arm("next" if value is None else value)
     raise BadCommand(
         f"unknown command {op!r}; allowed: pause, resume, step, phase, event, until, rate, submit, "
-        "workload, knobs, simulate"
+        "workload, knobs, arm, simulate"
     )
 
 

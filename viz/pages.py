@@ -6,6 +6,7 @@
     GET /api/runs/ID/events?stream=&from=&to=
     GET /api/runs/ID/snapshot?stream=  state at the latest whole step, for a page that came late
     GET /api/runs/ID/tour              the guided stops of a recording
+    GET /api/runs/ID/artifacts…        the arrays of captured steps (artifacts.py)
     GET /api/workbench                 scenarios and knobs to run them with
 
 Everything is served from this origin, and the page may load nothing else: see
@@ -22,9 +23,11 @@ from typing import Any
 
 from flask import Flask, Response, abort, jsonify, redirect, request
 
-from minivllm.errors import TraceError
+from minivllm.errors import MissingArtifactError, TraceError
 from viz.access import COOKIE, Access
+from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
+from viz.problem import problem
 from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run
 
 STATIC = Path(__file__).parent / "static"
@@ -116,6 +119,8 @@ def add_pages(
     def tour(run_id: str) -> Response:
         return jsonify(find_run(run_id).tour())
 
+    add_artifact_pages(app, find_run)
+
     @app.get("/api/workbench")
     def workbench_offers() -> Response:
         if not access.may_look(request):
@@ -124,15 +129,13 @@ def add_pages(
             return jsonify({"knobs": [], "scenarios": []})
         return jsonify({"knobs": workbench.knobs(), "scenarios": workbench.scenarios()})
 
+    @app.errorhandler(MissingArtifactError)
+    def missing_artifact(error: MissingArtifactError) -> Response:
+        return problem(404, str(error))
+
     @app.errorhandler(TraceError)
     def broken_trace(error: TraceError) -> Response:
         return problem(422, str(error))
-
-
-def problem(status: int, message: str) -> Response:
-    response = jsonify({"error": message})
-    response.status_code = status
-    return response
 
 
 def describe_run(run: Run) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import msgspec
 
 from minivllm.errors import TraceError
+from minivllm.trace.artifacts import Artifact, artifact_events, no_such_step, open_artifact
+from minivllm.trace.events import Event, ExecTensors
 from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace
 from minivllm.trace.fold import apply, forget_finished, new_state, to_json
 from minivllm.trace.hues import Hues
@@ -58,6 +60,14 @@ class Run(Protocol):
         ...
 
     def tour(self) -> dict[str, Any] | None: ...
+
+    def artifacts(self, stream: str) -> dict[int, ExecTensors]:
+        """Step → what was told of its arrays, of each step that was captured."""
+        ...
+
+    def artifact(self, stream: str, step: int) -> Artifact:
+        """Raises MissingArtifactError, ArtifactError."""
+        ...
 
 
 class RecordedRun:
@@ -118,6 +128,18 @@ class RecordedRun:
         tour: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return tour
 
+    def _captured(self, stream: str) -> dict[int, Event]:
+        return artifact_events(event for event in self._load().events if event.stream == stream)
+
+    def artifacts(self, stream: str) -> dict[int, ExecTensors]:
+        return {step: event.data for step, event in self._captured(stream).items()}
+
+    def artifact(self, stream: str, step: int) -> Artifact:
+        captured = self._captured(stream)
+        if step not in captured:
+            raise no_such_step(step, captured, self.id)
+        return open_artifact(self.path, captured[step])
+
 
 class LiveRun:
     """A run in this process: of an engine (it grows while it is watched), or a simulated one,
@@ -146,6 +168,12 @@ class LiveRun:
 
     def tour(self) -> dict[str, Any] | None:
         return None
+
+    def artifacts(self, stream: str) -> dict[int, ExecTensors]:
+        return self.log.artifacts.of_stream(stream)
+
+    def artifact(self, stream: str, step: int) -> Artifact:
+        return self.log.artifacts.read(stream, step)
 
 
 class Snapshots:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minivllm.cli import trace_check, trace_export, trace_show
+from minivllm.cli import trace_check, trace_export, trace_show, trace_tensors
 from minivllm.cli.options import engine_flags
 from minivllm.cli.trace_diff import diff
 from minivllm.errors import ConfigError, MissingExtraError
@@ -89,6 +89,7 @@ app.command("stats")(trace_show.stats)
 app.command("cat")(trace_show.cat)
 app.command("diff")(diff)
 app.command("export")(trace_export.export)
+app.command("tensors")(trace_tensors.tensors)
 app.command("check")(trace_check.check)
 app.command("vocabulary")(trace_show.vocabulary)
 app.command("schema")(trace_show.schema)

@@ -31,8 +31,6 @@ _FORMATS = {"F32": "f", "F16": "e", "I64": "q", "I32": "i"}
 _FILE_NAME = re.compile(r"(?:engine\d+-\d+-)?step-\d{6,}\.safetensors")
 _AT_ONCE = 2**16  # numbers that are unpacked at once
 
-KIND = ExecTensors.KIND
-
 
 def folder_of(trace: str | Path) -> Path:
     """``run.jsonl``, or ``run.jsonl.gz`` → ``run.jsonl.tensors``."""
@@ -135,8 +133,8 @@ class Part:
         return b"".join(struct.pack(f"<{len(piece)}f", *piece) for piece in self._pieces())
 
     def nested(self) -> Any:
-        """Lists in lists, in its shape."""
-        rows = self.values()
+        """Lists in lists, in its shape; what is no number to JSON (NaN, infinity) is None."""
+        rows: list[Any] = [value if math.isfinite(value) else None for value in self.values()]
         for size in reversed(self.shape[1:]):
             count = len(rows) // size if size else 0
             rows = [rows[i * size : (i + 1) * size] for i in range(count)]
@@ -198,13 +196,9 @@ def open_artifact(trace: str | Path, event: Event) -> Artifact:
     return read_file(folder_of(trace), event.data)
 
 
-def artifact_events(events: Iterable[Event], stream: str | None = None) -> dict[int, Event]:
-    """Step → its ``exec.tensors``, of one stream's events (or of all that are given)."""
-    return {
-        event.step: event
-        for event in events
-        if event.kind == KIND and (stream is None or event.stream == stream)
-    }
+def artifact_events(events: Iterable[Event]) -> dict[int, Event]:
+    """Step → its ``exec.tensors``, of one stream's events."""
+    return {event.step: event for event in events if event.kind == ExecTensors.KIND}
 
 
 def no_such_step(step: int, kept: Iterable[int], name: str) -> MissingArtifactError:

@@ -140,10 +140,11 @@ class Engine:
         next_token: NextToken = counting_tokens,
         executor: Callable[..., Executor] = ScriptedExecutor,
         grammars: GrammarSource | None = None,
+        trace: Recorder | None = None,
         **knobs: Any,
     ) -> None:
         config = make_config(**{**SMALL, **knobs})
-        self.trace = recorder()
+        self.trace = trace or recorder()
         self.executor = executor(config, next_token)
         self.core = EngineCore(config, self.executor, self.trace, grammars)
         self.outputs: dict[str, list[EngineCoreOutput]] = {}

@@ -1,0 +1,66 @@
+"""The arrays of captured steps, by HTTP.
+
+    GET /api/runs/ID/artifacts?stream=            steps, and the arrays that each has
+    GET /api/runs/ID/artifacts/STEP/NAME?at=5,2   one array, or the part of it at these indices
+                                   &as=float32    the same as raw bytes
+
+A client names a run, a step and an array, never a file. As JSON: ``{"name", "dtype", "shape",
+"values"}``, the values in lists by ``shape``. As raw bytes: little-endian float32, with
+``X-Shape: 4,12`` and ``X-Dtype`` (what they were) beside. ``at`` fixes the first axes: an attention
+array is (layers, heads, queries, keys), and a lens needs one layer and head of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from flask import Flask, Response, abort, jsonify, request
+
+from viz.problem import problem
+from viz.runs import Run
+
+MAX_JSON, MAX_RAW = 200_000, 4_000_000
+"""Numbers in one answer: about 2 MB of JSON, 16 MB of bytes."""
+
+
+def add_artifact_pages(app: Flask, find_run: Callable[[str], Run]) -> None:
+    """``find_run`` refuses whoever may not look, and an id that no run has."""
+
+    @app.get("/api/runs/<run_id>/artifacts")
+    def list_artifacts(run_id: str) -> Response:
+        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        return jsonify(
+            [
+                {"step": step, **msgspec.to_builtins(told)}
+                for step, told in run.artifacts(stream).items()
+            ]
+        )
+
+    @app.get("/api/runs/<run_id>/artifacts/<int:step>/<name>")
+    def artifact(run_id: str, step: int, name: str) -> Response:
+        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        form = request.args.get("as", "json")
+        if form not in ("json", "float32"):
+            abort(problem(400, f"as: got {form!r}; allowed: json, float32"))
+        part = run.artifact(stream, step).part(name, _indices(request.args.get("at", "")))
+        most = MAX_JSON if form == "json" else MAX_RAW
+        if part.size > most:
+            ask = "fix the first axes with at=LAYER,HEAD" + (
+                ", or ask for as=float32" if form == "json" else ""
+            )
+            abort(problem(413, f"{name} has {part.size} numbers; at most {most} at once: {ask}"))
+        if form == "json":
+            about = {"name": name, "dtype": part.dtype, "shape": part.shape}
+            return jsonify({**about, "values": part.nested()})
+        response = Response(part.as_float32(), mimetype="application/octet-stream")
+        response.headers["X-Shape"] = ",".join(map(str, part.shape))
+        response.headers["X-Dtype"] = part.dtype
+        return response
+
+
+def _indices(text: str) -> list[int]:
+    try:
+        return [int(index) for index in text.split(",")] if text else []
+    except ValueError:
+        abort(problem(400, f"at: got {text!r}; allowed: whole numbers such as 5,2"))
