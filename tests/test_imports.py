@@ -18,7 +18,17 @@ WEB = ("flask", "flask_socketio", "werkzeug", "simple_websocket")
 FRONTS = ("viz", "minivllm.api", "minivllm.cli", "minivllm.terminal", "lessons")
 TRACE_CONSUMERS = tuple(
     f"minivllm.trace.{name}"
-    for name in ("fold", "file", "story", "recorder", "gate", "schema", "diff")
+    for name in (
+        "fold",
+        "file",
+        "story",
+        "recorder",
+        "gate",
+        "schema",
+        "diff",
+        "artifacts",
+        "artifact_store",
+    )
 )
 CORE = (
     "minivllm/core",
@@ -174,6 +184,8 @@ WITHOUT_ENGINE = (
     "minivllm.trace.story",
     "minivllm.trace.gate",
     "minivllm.trace.diff",
+    "minivllm.trace.artifacts",
+    "minivllm.trace.artifact_store",
     "minivllm.replay.fork",
     "minivllm.replay.model",
     "minivllm.replay.verify",

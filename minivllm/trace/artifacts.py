@@ -51,6 +51,8 @@ def encode(arrays: Sequence[TensorArray], about: dict[str, str]) -> bytes:
     """A safetensors file; ``about`` becomes its ``__metadata__``."""
     header: dict[str, Any] = {"__metadata__": about}
     end = 0
+    # Wide numbers first, so that each array begins at a multiple of what its numbers take.
+    arrays = sorted(arrays, key=lambda one: -ITEM_BYTES[one.dtype])
     for one in arrays:
         begin, end = end, end + len(one.data)
         header[one.name] = {"dtype": one.dtype, "shape": one.shape, "data_offsets": [begin, end]}

@@ -37,7 +37,8 @@ BAD = {
     "prompt_lookup_max": [0, 1, "4"],
     "path": ["", 3],
     "live": ["yes", 1],
-    "level": ["all", "tensors", 1],
+    "level": ["all", "Tensors", 1],
+    "tensors_limit": [0, 2**16 - 1, -1, True, "256MiB", 1.5],
     "retention": [0, -1, 1.5, "5", True],
     "redact": ["yes", 1],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from minivllm.trace.artifact_store import ArtifactStore
 from minivllm.trace.artifacts import (
     Artifact,
     artifact_events,
+    encode,
     folder_of,
     open_artifact,
 )
@@ -78,6 +80,21 @@ def test_safetensors_own_reader_reads_the_file(path: Path) -> None:
         part = artifact.part(name)
         assert part.shape == list(expected.shape)
         assert part.values() == expected.flatten().tolist()
+
+
+def test_each_array_begins_where_its_numbers_are_aligned() -> None:
+    odd = [floats("a", [1], [1], "F16"), floats("b", [1], [1], "I32"), floats("c", [1], [1], "I64")]
+    raw = encode(odd, {})
+    assert {name: x.tolist() for name, x in safetensors.numpy.load(raw).items()} == {
+        "a": [1],
+        "b": [1],
+        "c": [1],
+    }
+    length = int.from_bytes(raw[:8], "little")
+    for name, info in json.loads(raw[8 : 8 + length]).items():
+        if name != "__metadata__":
+            width = {"F16": 2, "I32": 4, "I64": 8}[info["dtype"]]
+            assert (8 + length + info["data_offsets"][0]) % width == 0
 
 
 def test_part_is_what_numpy_indexes(path: Path) -> None:
