@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from minivllm.config import EngineConfig, make_config
-from minivllm.engine.capture import Step
+from minivllm.engine.capture import ArmedStep
 from minivllm.engine.core_client import EngineCoreClient
 from minivllm.engine.input_processor import Prompt, TokenizerLike
 from minivllm.engine.mailbox import OutputMailbox, OutputStream
@@ -88,7 +88,7 @@ class AsyncLLM:
         """
         self.client.set_knobs(**knobs)
 
-    def arm(self, step: Step = "next") -> None:
+    def arm(self, step: ArmedStep = "next") -> None:
         """Capture the arrays of one step to come (attention weights, K and V), whatever the trace
         level; they are then in ``trace_log.artifacts``. Raises ConfigError."""
         self.client.arm(step)

@@ -17,7 +17,7 @@ from minivllm.trace import events as ev
 from minivllm.trace.events import Reason
 from minivllm.trace.tracer import Tracer
 
-Step = int | Literal["next"]
+ArmedStep = int | Literal["next"]
 
 MAX_ARMED = 64
 """Steps that may be armed at once: about what is kept of a run without a file."""
@@ -40,7 +40,9 @@ class TensorCapture:
         if self._config.redact:
             raise ConfigError("arm", step, "a run without redact: K and V are what was said")
         if not self._trace.keeps_tensors:
-            raise ConfigError("arm", step, "nothing more in this run: see its trace.left_out event")
+            raise ConfigError(
+                "arm", step, "nothing more in this run: its limit, or the disk, is full"
+            )
         if step == "next":
             return
         if not isinstance(step, int) or isinstance(step, bool) or step <= current_step:
@@ -48,7 +50,7 @@ class TensorCapture:
         if len(self._armed) >= MAX_ARMED:
             raise ConfigError("arm", step, f"at most {MAX_ARMED} steps at once")
 
-    def arm(self, step: Step, current_step: int) -> None:
+    def arm(self, step: ArmedStep, current_step: int) -> None:
         self._trace.emit(ev.TraceArm, None, armed_step=None if step == "next" else step)
         if step == "next":
             self._next = True

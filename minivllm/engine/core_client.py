@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from minivllm.engine.capture import Step
+from minivllm.engine.capture import ArmedStep
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError, EngineDeadError
@@ -48,7 +48,7 @@ class EngineCoreClient(Protocol):
         """Change knobs of the scheduler from the next step on. Raises ConfigError."""
         ...
 
-    def arm(self, step: Step = "next") -> None:
+    def arm(self, step: ArmedStep = "next") -> None:
         """Capture the arrays of one step to come. Raises ConfigError; see ``EngineCore.arm``."""
         ...
 
@@ -101,7 +101,7 @@ class InprocClient:
         self.core.check_knobs(**knobs)  # here, where the caller hears of it
         self._send(partial(self.core.set_knobs, **knobs))
 
-    def arm(self, step: Step = "next") -> None:
+    def arm(self, step: ArmedStep = "next") -> None:
         self.core.check_arm(step)  # here, where the caller hears of it
         self._send(partial(self.core.apply_arm, step))
 

@@ -22,7 +22,7 @@ from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.own_class import find_class, name_of
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SampleDetail, SchedulerOutput
-from minivllm.engine.capture import Step, TensorCapture
+from minivllm.engine.capture import ArmedStep, TensorCapture
 from minivllm.engine.grammars import Grammars
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import ConfigError, DuplicateRequestError
@@ -183,11 +183,11 @@ class EngineCore:
                 queue = [r.req_id for r in self.scheduler.waiting] if name == "policy" else None
                 self.trace.emit(ev.RunKnob, None, name=name, value=value, waiting=queue)
 
-    def check_arm(self, step: Step) -> None:
+    def check_arm(self, step: ArmedStep) -> None:
         """May be called from any thread. Raises ConfigError; see :meth:`arm`."""
         self.capture.check(step, self.scheduler.current_step)
 
-    def arm(self, step: Step = "next") -> None:
+    def arm(self, step: ArmedStep = "next") -> None:
         """Capture the arrays of one step to come, whatever the trace level: step number ``step``,
         or the next that runs tokens. They are then in ``trace_log.artifacts``.
 
@@ -196,7 +196,7 @@ class EngineCore:
         self.check_arm(step)
         self.apply_arm(step)
 
-    def apply_arm(self, step: Step) -> None:
+    def apply_arm(self, step: ArmedStep) -> None:
         """:meth:`arm`, for a step that was checked before; one that has begun since is told of."""
         self.capture.arm(step, self.scheduler.current_step)
 

@@ -43,7 +43,7 @@ class LLM:
     Keyword arguments are the fields of :class:`~minivllm.config.ModelConfig`,
     :class:`~minivllm.config.CacheConfig` and :class:`~minivllm.config.SchedulerConfig`, named as
     vLLM names them. ``trace``: write the run's events to this file; ``trace_level="sampling"``:
-    also what each logits processor did.
+    also what each logits processor did; ``"tensors"``: also the arrays of each step.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from minivllm.config import TraceConfig
 from minivllm.core.scheduler_output import StepTensors
 from minivllm.trace.artifacts import (
     Artifact,
@@ -28,7 +29,7 @@ from minivllm.trace.events import ArrayInfo, ExecTensors, Reason, TraceLeftOut
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_LIMIT = 256 * 2**20
+DEFAULT_LIMIT = TraceConfig().tensors_limit
 RUN_LIMIT_STEPS = 16
 """A run keeps as many bytes in files as so many steps of the largest size."""
 KEPT_IN_MEMORY = 64
@@ -98,12 +99,15 @@ class ArtifactStore:
         """Raises MissingArtifactError, ArtifactError."""
         with self._lock:
             kept = self._kept.get((stream, step))
-            steps = [number for name, number in self._kept if name == stream]
         if kept is None:
-            raise no_such_step(step, steps, "the run")
+            raise no_such_step(step, self.of_stream(stream), "the run")
         if self._folder is not None:
             return read_file(self._folder, kept.told)
         return Artifact(kept.raw, kept.told, f"step {step}")
+
+    @property
+    def in_files(self) -> bool:
+        return self._folder is not None
 
     def forget_before(self, stream: str, step: int) -> None:
         """The trace has dropped these steps of a stream."""

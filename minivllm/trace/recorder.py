@@ -132,11 +132,13 @@ class TraceLog:
             )
             self._file.close()
             self._file = None
+            self.artifacts.is_open = False  # no line would tell of them
 
     def _forget_artifacts(self) -> None:
-        """Those of dropped steps; while a file still tells of a step, its arrays stay."""
+        """Those of dropped steps; while the file tells of a step, its arrays stay."""
         if self._ring is not None and self._ring.clock is not None:
-            first = self._ring.first_step if self._file is None else self._first_in_file
+            in_files = self.artifacts.in_files
+            first = self._first_in_file if in_files else self._ring.first_step
             self.artifacts.forget_before(self._ring.clock, first)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from minivllm.attention.metadata import AttentionBackend, AttentionMetadata
+from minivllm.config import TraceConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
 from minivllm.models.causal_lm import CausalLM
@@ -42,7 +43,7 @@ class ModelRunner:
         block_size: int,
         device: torch.device,
         explain: bool = False,
-        tensors_limit: int = 256 * 2**20,
+        tensors_limit: int = TraceConfig().tensors_limit,
     ) -> None:
         """``explain``: tell of each token how it came about (trace level ``sampling``).
         ``tensors_limit``: most bytes of a captured step's arrays."""

@@ -8,6 +8,7 @@ import pytest
 
 from minivllm.config import make_config
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
+from minivllm.engine.async_llm import AsyncLLM
 from minivllm.engine.engine_core import EngineCore
 from minivllm.errors import ConfigError
 from minivllm.executor.scripted import ScriptedExecutor
@@ -19,6 +20,7 @@ from tests.core.builders import SMALL, Engine
 from tests.core.tensors import TensorExecutor
 from tests.core.test_core_client import client
 from tests.helpers import events_of
+from tests.serve.fakes import FakeTokenizer
 
 
 def engine(**knobs: Any) -> Engine:
@@ -160,7 +162,7 @@ def test_redacted_run_cannot_be_armed_or_have_the_level() -> None:
 def test_run_whose_artifacts_have_ended_cannot_be_armed() -> None:
     e = engine()
     e.trace.log.artifacts.is_open = False
-    with pytest.raises(ConfigError, match=r"trace\.left_out"):
+    with pytest.raises(ConfigError, match="limit, or the disk, is full"):
         e.core.arm()
 
 
@@ -178,3 +180,19 @@ def test_client_arms_from_any_thread_at_the_next_boundary() -> None:
         c.until(lambda: len(c.told("step.end")) == 6)
         assert [event.step for event in c.told("exec.tensors")] == [3, 5]
         assert c.core.trace.log.artifacts.read("engine0", 5).requests == ["r1"]  # type: ignore[attr-defined]
+
+
+def test_async_llm_arms_the_engine_behind_it() -> None:
+    with client(Gate(paused=True), TensorExecutor) as c:
+        llm = AsyncLLM.from_parts(c.client, FakeTokenizer())
+        try:
+            c.add("a", max_tokens=3)
+            llm.arm()
+            llm.arm(3)
+            with pytest.raises(ConfigError):
+                llm.arm(0)
+            c.gate.resume()
+            c.until(lambda: len(c.told("step.end")) == 3)
+            assert [event.step for event in c.told("exec.tensors")] == [1, 3]
+        finally:
+            llm.close()

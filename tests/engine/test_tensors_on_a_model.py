@@ -266,6 +266,23 @@ def test_what_does_not_fit_is_left_out_and_named(model: str) -> None:
     assert len(e.events("trace.left_out")) == 1
 
 
+def test_bfloat16_is_written_as_it_lies_in_the_cache(model: str) -> None:
+    e = run(model, "prefill and decode", "tensors", dtype="bfloat16")
+    for step, layers in steps_of(e):
+        artifact = e.trace.log.artifacts.read("engine0", step)
+        assert artifact.info("k").dtype == "BF16"
+        requests, read = arrays(e, step)
+        where = read["slot_mapping"]
+        for layer, (out, keys, values) in enumerate(layers):
+            assert np.array_equal(read["k"][layer], keys.float().numpy()[where])
+            v = np.repeat(values.float().numpy(), HEADS // KV_HEADS, axis=1)
+            for i, req in enumerate(requests):
+                mine = slots(read["block_table"][i], read["seq_lens"][i])
+                rows = slice(read["query_start_loc"][i], read["query_start_loc"][i + 1])
+                explained = np.einsum("hqk,khd->qhd", read[f"attention.{req}"][layer], v[mine])
+                np.testing.assert_allclose(explained, out.float().numpy()[rows], atol=0.05)
+
+
 def test_armed_step_tells_the_same_as_the_level(captured: Any, model: str) -> None:
     from minivllm.executor.uniproc import UniprocExecutor
 

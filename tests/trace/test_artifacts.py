@@ -326,6 +326,31 @@ def events_kept(e: Engine) -> list[Any]:
     return [event for event in events_of(e.trace) if event.kind == "exec.tensors"]
 
 
+def test_trace_file_that_ends_keeps_its_arrays_and_gets_no_more(tmp_path: Path) -> None:
+    trace = Recorder(TraceLog(HEADER, str(tmp_path / "run.jsonl"), steps=4))
+    e = Engine(executor=TensorExecutor, trace=trace, level="tensors")
+    e.add("a", 6, max_tokens=23)
+    for _ in range(3):
+        e.step()
+
+    class Full:
+        name = "run.jsonl"
+
+        def seekable(self) -> bool:
+            return False
+
+        def write(self, _: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    trace.log._file = Full()  # type: ignore[assignment]
+    e.run()
+    assert files(tmp_path / "run.jsonl") == [f"step-00000{n}.safetensors" for n in (1, 2, 3, 4)]
+    assert len(e.said("a")) == 23
+
+
 def test_room_that_retention_frees_is_used_again(tmp_path: Path) -> None:
     size = put(ArtifactStore(), 1).bytes
     e = record(tmp_path / "run.jsonl", max_tokens=40, steps=3, tensors_limit=size + 100)
