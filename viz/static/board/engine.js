@@ -41,7 +41,7 @@ export class EngineLink {
     const field = event.target.closest("form").elements.prompt;
     const prompt = field.value;
     if (!prompt.trim() || !(await this.ask("submit", prompt))) return;
-    field.value = "";
+    if (field.value === prompt) field.value = ""; // not what was typed meanwhile
     if (this.gate?.mode === "pause") this.notice = "The engine is paused: → runs one step.";
     await this.goLive();
   }
