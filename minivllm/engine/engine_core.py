@@ -21,17 +21,18 @@ from minivllm.core.interfaces import GrammarSource, KVManager, SchedulerInterfac
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.own_class import find_class, name_of
 from minivllm.core.scheduler import Scheduler
-from minivllm.core.scheduler_output import ModelRunnerOutput, SampleDetail, SchedulerOutput
+from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.capture import ArmedStep, TensorCapture
 from minivllm.engine.grammars import Grammars
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from minivllm.engine.sampled import sample_rows
 from minivllm.errors import ConfigError, DuplicateRequestError
 from minivllm.executor.base import Executor
 from minivllm.request import Request
 from minivllm.sampling_params import check_priority
 from minivllm.trace import events as ev
 from minivllm.trace.events import Reason
-from minivllm.trace.texts import CONTEXT, texts_of
+from minivllm.trace.texts import texts_of
 from minivllm.trace.tracer import OFF, Tracer
 
 SCHEDULERS = {"default": Scheduler}
@@ -286,54 +287,11 @@ class EngineCore:
             took = time.perf_counter_ns() - begin
             tokens = scheduled.total_num_scheduled_tokens
             self.trace.emit(ev.ExecForward, None, tokens=tokens, ns=took)
-            self.trace.emit(ev.Sample, None, rows=self._sample_rows(result))
+            rows = sample_rows(result, self.scheduler.requests, self.trace)
+            self.trace.emit(ev.Sample, None, rows=rows)
             if scheduled.capture_tensors:
                 self.capture.keep(result.tensors)
         return result
-
-    def _sample_rows(self, result: ModelRunnerOutput) -> list[ev.SampleRow]:
-        rows: list[ev.SampleRow] = []
-        for req_id, token_ids in result.sampled_token_ids.items():
-            logprobs = result.logprobs.get(req_id, [])
-            details = result.details.get(req_id, [])
-            known_ids = self.scheduler.requests[req_id].token_ids[-CONTEXT:]
-            for i, token_id in enumerate(token_ids):
-                known = logprobs[i] if i < len(logprobs) else None
-                detail = details[i] if i < len(details) else None
-                rows.append(
-                    ev.SampleRow(
-                        req=req_id,
-                        token_id=token_id,
-                        text=self.trace.text(token_id, known_ids + token_ids[:i]),
-                        logprob=known.logprob if known else None,
-                        rank=known.rank if known else None,
-                        **(self._told_in_detail(detail) if detail else {}),
-                    )
-                )
-        return rows
-
-    def _told_in_detail(self, detail: SampleDetail) -> dict[str, Any]:
-        text = self.trace.text
-        return {
-            "before": [
-                ev.Candidate(token_id=i, text=text(i), logprob=logprob)
-                for i, logprob in detail.before
-            ],
-            "after": [
-                ev.Candidate(token_id=i, text=text(i), probability=probability)
-                for i, probability in detail.after
-            ],
-            "processors": [
-                ev.ProcessorEffect(
-                    name=effect.name,
-                    masked=effect.masked,
-                    count=effect.count,
-                    token_ids=effect.token_ids,
-                    texts=[text(i) for i in effect.token_ids],
-                )
-                for effect in detail.effects
-            ],
-        }
 
     # --- helpers -------------------------------------------------------------------------------
 
