@@ -63,8 +63,15 @@ class InprocClient:
     """The core on a thread of this process. What it is told waits in a queue; the loop applies it
     between two steps, in order."""
 
-    def __init__(self, core: EngineCore, gate: Gate | None = None) -> None:
+    def __init__(self, core: EngineCore, gate: Gate | None = None, lockstep: bool = False) -> None:
+        """``lockstep``: no step begins before the one reader has come back for more, so that all
+        it says to a step's outputs (an abort for a stop string) is applied before the next: what
+        happens when does then not depend on which thread is faster. For offline use."""
         self.core = core
+        self.lockstep = lockstep
+        self._num_handed_out = 0  # outputs put into the queue
+        self._num_taken = 0  # outputs taken out of it
+        self._num_answered = -1  # of those, how many had been taken when the reader last came
         self.gate = gate or Gate()
         self.gate.on_change(self._tell_gate)
         self.gate.attach(core.trace)
@@ -106,6 +113,8 @@ class InprocClient:
         self._send(partial(self.core.apply_arm, step))
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
+        self._num_answered = self._num_taken
+        self._wake.set()
         try:
             outputs = self._outputs.get(timeout=timeout)
         except queue.Empty:
@@ -114,6 +123,7 @@ class InprocClient:
         if outputs.error is not None:
             self._outputs.put(outputs)  # for whoever else waits
             self._raise_if_dead()
+        self._num_taken += 1
         return outputs
 
     def facts(self) -> dict[str, Any]:
@@ -136,6 +146,8 @@ class InprocClient:
                 self._apply_inputs()
                 if not self.core.can_step():
                     self._sleep()
+                elif self.lockstep and self._num_answered != self._num_handed_out:
+                    self._await_reader()
                 elif self.gate.may_step(timeout=0.2) and not self._stopping:
                     self._apply_inputs()  # what came while the gate held belongs to this step
                     if self.core.can_step():
@@ -190,11 +202,18 @@ class InprocClient:
             source = self.core.grammars.source
             self._wake.wait(source.seconds_left() if source is not None else None)
 
+    def _await_reader(self) -> None:
+        self._wake.clear()
+        unanswered = self._num_answered != self._num_handed_out
+        if unanswered and self._inputs.empty() and not self._stopping:
+            self._wake.wait()
+
     def _hand_out(self, outputs: EngineCoreOutputs) -> None:
         ended = {o.request_id for o in outputs.outputs if o.finish_reason is not None}
         with self._lock:
             self._open -= ended
         if outputs.outputs:
+            self._num_handed_out += 1
             self._outputs.put(outputs)
 
     # --- helpers -------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class LLM:
         **engine_args: Any,
     ) -> None:
         config = make_config(model=model, path=trace, level=trace_level, **engine_args)
-        self._start(build(config))
+        self._start(build(config, lockstep=True))
 
     @classmethod
     def from_parts(

@@ -57,9 +57,11 @@ def build(
     executor_factory: ExecutorFactory | None = None,
     tokenizer: TokenizerLike | None = None,
     gate: Gate | None = None,
+    lockstep: bool = False,
 ) -> Parts:
     """Start an engine in this process, on a thread of its own.
 
+    ``lockstep``: see :class:`~minivllm.engine.core_client.InprocClient`; for one reader, offline.
     Without ``executor_factory`` and ``tokenizer`` it runs ``config.model`` on this machine. Raises
     ModelError, ConfigError, TraceError, and MissingExtraError where torch is not installed.
     """
@@ -69,7 +71,7 @@ def build(
     recorder, log = _start_trace(config, executor, tokenizer)
     grammars = StructuredOutputManager.of(tokenizer)
     core = EngineCore(config, executor, recorder or OFF, grammars)
-    client = InprocClient(core, gate)
+    client = InprocClient(core, gate, lockstep)
     parts = join(client, tokenizer, recorder.sibling("api") if recorder else OFF)
     parts.trace_log = log
     return parts
