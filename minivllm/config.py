@@ -20,6 +20,8 @@ BATCHINGS = ("continuous", "static")
 KV_MANAGERS = ("paged", "contiguous")
 RESERVES = ("max_model_len", "request")
 TRACE_LEVELS = ("structure", "sampling", "tensors")
+MAX_KV_BLOCKS = 2**22
+"""Of 16 tokens each: 67 million tokens, and half a gigabyte for the bookkeeping alone."""
 STEP_KNOBS = (
     "max_num_batched_tokens",
     "max_num_seqs",
@@ -113,7 +115,7 @@ class CacheConfig:
     def __post_init__(self) -> None:
         _check_int("block_size", self.block_size, 1, 1024)
         if self.num_kv_blocks is not None:
-            _check_int("num_kv_blocks", self.num_kv_blocks, 2)
+            _check_int("num_kv_blocks", self.num_kv_blocks, 2, MAX_KV_BLOCKS)
         _check_int("kv_cache_memory", self.kv_cache_memory, 1)
         _check_bool("enable_prefix_caching", self.enable_prefix_caching)
         _check_class("kv_manager_cls", self.kv_manager_cls, KV_MANAGERS)
@@ -232,7 +234,9 @@ class EngineConfig:
             raise ConfigError(
                 "max_num_batched_tokens",
                 budget,
-                f"at least max_model_len ({max_model_len}) while enable_chunked_prefill is off",
+                f"at least max_model_len ({max_model_len}) while enable_chunked_prefill is off, "
+                "since a prompt must then run in one step: raise max_num_batched_tokens, or lower "
+                "max_model_len",
             )
 
 

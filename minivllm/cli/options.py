@@ -180,7 +180,8 @@ FLAGS = (
         "--enable-chunked-prefill/--no-enable-chunked-prefill",
         _SCHEDULER,
         "May a prompt run in pieces over several steps? Without it a prompt waits until one "
-        "step's budget has room for all of it.",
+        "step's budget has room for all of it; so --max-num-batched-tokens must be at least "
+        "--max-model-len.",
     ),
     Flag(
         "long_prefill_token_threshold",

@@ -15,6 +15,8 @@ from minivllm.scenario import load_scenario, shipped_scenarios, start
 from minivllm.trace.events import RunConfig
 from minivllm.trace.recorder import TraceLog
 
+MOST_BLOCKS = 100_000
+"""What a page may ask for: a larger pool takes seconds and memory, and shows nothing more."""
 NOT_FROM_THE_PAGE = ("scheduler_cls",)
 """A class path runs code: it is for who starts the engine, never for who sends a message."""
 
@@ -49,6 +51,9 @@ class ScenarioBench:
                 raise ConfigError(name, value, f"one of {', '.join(allowed)}")
             if allowed[name] and value not in allowed[name]:
                 raise ConfigError(name, value, " | ".join(allowed[name]))
+        blocks = knobs.get("num_kv_blocks")
+        if isinstance(blocks, int) and blocks > MOST_BLOCKS:
+            raise ConfigError("num_kv_blocks", blocks, f"up to {MOST_BLOCKS:,} on the page")
         return start(load_scenario(scenario), **knobs).run().recorder.log
 
 

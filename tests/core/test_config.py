@@ -18,7 +18,7 @@ BAD = {
     "seed": [-1, 2**63, 1.5, "0"],
     "served_model_name": ["", 3],
     "block_size": [0, -1, 1025, 4.0, True, "16"],
-    "num_kv_blocks": [1, 0, -3, 1.5, True],
+    "num_kv_blocks": [1, 0, -3, 1.5, True, 2**22 + 1],
     "kv_cache_memory": [0, -1, 1.5],
     "enable_prefix_caching": ["no", 1, 0],
     "max_num_batched_tokens": [0, -1, 2.5, True],

@@ -64,6 +64,7 @@ def test_only_the_newest_simulated_runs_are_kept_and_no_id_is_used_again() -> No
         ("tiny-pressure", {"path": "somewhere.jsonl"}),
         ("tiny-pressure", {"policy": "lifo"}),
         ("tiny-pressure", {"block_size": 0}),
+        ("tiny-pressure", {"num_kv_blocks": 1_000_000}),
         ("tiny-pressure", {"kv_manager_cls": "contiguous"}),
     ],
 )
