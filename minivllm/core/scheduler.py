@@ -116,7 +116,7 @@ class Scheduler:
             lacking = request.num_tokens_with_spec - request.num_computed_tokens
             n, limited_by = limit_tokens(lacking, step.long_prefill_threshold, step.budget)
             room = self.max_model_len - 1 - request.num_computed_tokens
-            # vLLM's rule for drafts, kept as a last guard: here they are cut when they are proposed.
+            # vLLM's rule for drafts, kept as a last guard: here they are cut when proposed.
             if room < n:
                 n, limited_by = room, Reason.MAX_MODEL_LEN
             if n <= 0:  # nothing for it to do; those behind it may still run
