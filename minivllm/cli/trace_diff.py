@@ -81,14 +81,14 @@ def lines(result: Comparison) -> list[str]:
         return [f"not comparable: {result.not_comparable}"]
     told = _divergence(result)
     named = set(result.cause)
-    later = [
+    knobs = [
         f"{pair.name} {knob_value(pair.a)} | {knob_value(pair.b)}"
         + (f" from step {pair.step} on" if pair.step else "")
         for pair in result.knobs
-        if result.first is None or pair.step > result.first.step
+        if pair.words not in named
     ]
-    if later:
-        told += ["knobs that differ (A | B): " + ", ".join(later)]
+    if knobs:
+        told += ["knobs that differ (A | B): " + ", ".join(knobs)]
     inputs = [pair.words for pair in result.inputs if pair.words not in named]
     if inputs:
         told += ["inputs that differ: " + "; ".join(inputs)]

@@ -25,6 +25,7 @@ from minivllm.trace.decisions import decisions
 from minivllm.trace.events import Event, RunSource
 from minivllm.trace.file import Trace, is_structural, structural
 from minivllm.trace.fold import State, apply
+from minivllm.trace.inputs import InputPair, arrivals, breaks_off, input_pairs
 from minivllm.trace.story import story
 from minivllm.trace.why import why_request
 from minivllm.trace.words import knob_value
@@ -71,13 +72,10 @@ class KnobPair:
     a: Any
     b: Any
 
-
-@dataclass(frozen=True, slots=True)
-class InputPair:
-    """A request or another input that came at another time, or in one run only."""
-
-    step: int
-    words: str
+    @property
+    def words(self) -> str:
+        since = f" from step {self.step} on" if self.step else ""
+        return f"{self.name} is {knob_value(self.a)} in A and {knob_value(self.b)} in B{since}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +116,13 @@ def compare(a: Trace, b: Trace) -> Comparison:
     if result.not_comparable:
         return result
     result.knobs = _knobs(a, b)
-    result.inputs = _inputs(a, b)
+    result.inputs = input_pairs(a, b)
     first = _first_other_step(a, b)
     result.token = _first_other_token(a, b)
     if first is not None:
         result.first = _divergence(a, b, first)
     result.by_nature = _by_nature(a, b, first)
-    result.cause = _cause(result)
+    result.cause = _cause(result, a, b)
     return result
 
 
@@ -178,17 +176,19 @@ class _Record:
 # --- what may have made it ---------------------------------------------------------------------
 
 
-def _arrivals(trace: Trace) -> dict[str, Event]:
-    return {str(e.req): e for e in trace.engine_events if e.kind == "req.arrive"}
-
-
 def _why_not(a: Trace, b: Trace) -> str | None:
     for trace, name in ((a, "A"), (b, "B")):
         if not trace.last_step:
             return f"{name} has no step"
         if not any(event.kind == "run.config" for event in trace.engine_events):
             return f"the beginning of {name} was cut off, so its steps cannot be laid beside others"
-    ours, theirs = _arrivals(a), _arrivals(b)
+    if a.header.redacted != b.header.redacted:
+        which = "A" if a.header.redacted else "B"
+        return (
+            f"{which} was redacted, so whether its prompts are the other's cannot be seen; "
+            "record both with redaction, or both without"
+        )
+    ours, theirs = arrivals(a), arrivals(b)
     common = [req for req in ours if req in theirs]
     if not common:
         return "the workloads differ: the runs share no request"
@@ -220,49 +220,6 @@ def _knobs(a: Trace, b: Trace) -> list[KnobPair]:
         for name, step in changes
     ]
     return [pair for pair in pairs if pair.a != pair.b]
-
-
-def _inputs(a: Trace, b: Trace) -> list[InputPair]:
-    pairs: list[InputPair] = []
-    ours, theirs = _said(a), _said(b)
-    for words in dict.fromkeys([*ours, *theirs]):
-        first, second = ours.get(words), theirs.get(words)
-        if first == second:
-            continue
-        if first is None or second is None:
-            step = first if first is not None else second
-            which = "A" if second is None else "B"
-            pairs.append(InputPair(step or 0, f"{words} in step {step}, in {which} only"))
-        else:
-            where = f"{words} in step {first} in A, in step {second} in B"
-            pairs.append(InputPair(min(first, second), where))
-    requests, others = _arrivals(a), _arrivals(b)
-    for req, event in requests.items():
-        for name in ("params", "priority", "cache_salt") if req in others else ():
-            one, other = getattr(event.data, name), getattr(others[req].data, name)
-            if one != other:
-                pairs.append(InputPair(event.step, f"{req} has {name} {one} in A, {other} in B"))
-    return sorted(pairs, key=lambda pair: pair.step)
-
-
-def _said(trace: Trace) -> dict[str, int]:
-    """Input in words → its step. A knob's change is a knob, not an input, here; a request that is
-    called back for its text is called back by what it said."""
-    said: dict[str, int] = {}
-    resets = 0
-    for event in trace.engine_events:
-        if event.kind != "core.input" or event.data.op == "set_knobs":
-            continue
-        if event.data.op == "add":
-            said[f"{event.req} arrives"] = event.step
-        elif event.data.op == "abort":
-            why = event.data.why.value if event.data.why else ""
-            if why != "stop_string":
-                said[f"{event.req} is called back ({why})"] = event.step
-        else:
-            resets += 1
-            said[f"{event.data.op} number {resets}"] = event.step
-    return said
 
 
 def _first_other_token(a: Trace, b: Trace) -> TokenPair | None:
@@ -299,22 +256,26 @@ def _by_nature(a: Trace, b: Trace, until: int | None) -> dict[str, tuple[int, in
     return {kind: (only[0][kind], only[1][kind]) for kind in sorted(only[0] | only[1])}
 
 
-def _cause(result: Comparison) -> list[str]:
+def _cause(result: Comparison, a: Trace, b: Trace) -> list[str]:
     first = result.first
     if first is None:
         return []
-    cause = [
-        f"{pair.name} is {knob_value(pair.a)} in A and {knob_value(pair.b)} in B"
-        + (f" from step {pair.step} on" if pair.step else "")
-        for pair in result.knobs
-        if pair.step <= first.step
-    ]
+    for name, trace in (("A", a), ("B", b)):
+        end = breaks_off(trace)
+        if end is not None and end.step < first.step:
+            return [f"{name} {end.words}"]
+    cause = [pair.words for pair in result.knobs if pair.step <= first.step]
     cause += [pair.words for pair in result.inputs if pair.step <= first.step]
     if (token := result.token) is not None and token.step <= first.step:
         cause.append(
             f"{token.req} says {token.a!r} in A and {token.b!r} in B as its output token "
             f"{token.index + 1}, in step {token.step}"
         )
+    if not cause and a.header.redacted:
+        cause = [
+            "knobs and inputs are the same up to there; what was said is redacted in both, so "
+            "another token would not be seen"
+        ]
     if not cause:
         cause = [
             "knobs, inputs and tokens are the same up to there: the code decided otherwise, or the "

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from minivllm.cli.trace_diff import lines
+from minivllm.trace import redact
 from minivllm.trace.decisions import decisions
 from minivllm.trace.diff import Comparison, KnobPair, TokenPair, compare
 from minivllm.trace.events import Event, Reason
@@ -169,6 +171,99 @@ def test_token_that_ends_a_request_is_the_cause() -> None:
     assert result.first is not None and result.first.step == 3
     assert result.first.others[0].a.endswith("ends (stop)")
     assert result.cause == ["r1 says '<5>' in A and '<1002>' in B as its output token 3, in step 3"]
+
+
+# --- called back for its text -------------------------------------------------------------------
+
+
+def stopped(at: int | None, **knobs: Any) -> Trace:
+    """The front end finds r1's stop string, and its word comes after step ``at``."""
+    engine = Engine(**knobs)
+    for name, n in (("q0", 6), ("q1", 8)):
+        engine.add(name, n, max_tokens=6)
+    while engine.core.has_requests():
+        if at == engine.core.scheduler.current_step:
+            engine.core.abort_request("q0", Reason.STOP_STRING)
+        engine.step()
+    return trace_of_engine(engine)
+
+
+def test_stop_string_that_is_told_later_is_the_cause() -> None:
+    result = compare(stopped(3), stopped(4))
+    assert result.first is not None and result.first.step == 4
+    assert result.cause == [
+        "r1 is called back for its text after 3 tokens in A, in step 4; "
+        "after 4 tokens in B, in step 5"
+    ]
+
+
+def test_stop_string_that_only_one_is_told_of_is_the_cause() -> None:
+    result = compare(stopped(None), stopped(5))
+    assert result.cause == ["r1 is called back for its text in step 6, in B only"]
+
+
+def test_stop_string_at_the_same_token_is_no_other_input() -> None:
+    """It comes at a later step, since the request runs later; the knob is the cause."""
+    result = compare(stopped(3), stopped(4, max_num_batched_tokens=5))
+    assert {
+        e.data.output_tokens
+        for t in (stopped(3), stopped(4, max_num_batched_tokens=5))
+        for e in t.events
+        if e.kind == "req.finish" and e.req == "r1"
+    } == {3}
+    assert result.inputs == [] and result.cause == ["max_num_batched_tokens is 64 in A and 5 in B"]
+
+
+# --- traces that do not tell all ----------------------------------------------------------------
+
+
+def test_trace_that_was_cut_is_the_cause_and_nothing_behind_the_cut_is_listed() -> None:
+    trace = tiny_pressure()
+    short = Trace(trace.header, [e for e in trace.events if e.step < 7])
+    result = compare(trace, short)
+    assert result.first is not None and result.first.step == 7
+    assert result.inputs == []
+    assert result.cause == [
+        "B tells of no step after 6, with r1, r3 and r4 not at an end: it was cut, or its engine "
+        "was stopped"
+    ]
+
+
+def test_trace_that_was_cut_within_a_step_is_the_cause() -> None:
+    trace = tiny_pressure()
+    begin = next(e for e in trace.events if e.kind == "step.begin" and e.step == 7)
+    short = Trace(trace.header, [e for e in trace.events if e.seq <= begin.seq])
+    (cause,) = compare(short, trace).cause
+    assert cause.startswith("A tells of no step after 6, with r1, r3 and r4 not at an end")
+
+
+def test_knob_is_no_cause_where_one_trace_was_cut_before_it_decided_anything() -> None:
+    trace = tiny_pressure(num_kv_blocks=24)
+    result = compare(tiny_pressure(), Trace(trace.header, [e for e in trace.events if e.step < 7]))
+    assert [pair.name for pair in result.knobs] == ["num_kv_blocks"]
+    assert len(result.cause) == 1 and "B tells of no step after 6" in result.cause[0]
+    assert "knobs that differ (A | B): num_kv_blocks 16 | 24" in lines(result)
+
+
+def redacted(trace: Trace) -> Trace:
+    events = [msgspec.structs.replace(e, data=redact.redacted(e.data)) for e in trace.events]
+    return Trace(msgspec.structs.replace(trace.header, redacted=True), events)
+
+
+def test_redacted_trace_and_a_plain_one_are_not_said_to_have_other_prompts() -> None:
+    for pair, which in (
+        ((tiny_pressure(), redacted(tiny_pressure())), "B"),
+        ((redacted(tiny_pressure()), tiny_pressure()), "A"),
+    ):
+        why = compare(*pair).not_comparable
+        assert why is not None and why.startswith(f"{which} was redacted, so whether its prompts")
+
+
+def test_two_redacted_traces_are_compared_and_their_tokens_are_not_called_the_same() -> None:
+    trace = redacted(tiny_pressure())
+    assert compare(trace, trace).same
+    result = compare(trace, changed(trace, "sched.skip", reason=Reason.MAX_NUM_SEQS))
+    assert "another token would not be seen" in result.cause[0]
 
 
 # --- what cannot be compared --------------------------------------------------------------------
