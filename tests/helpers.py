@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from minivllm.core.block_hash import short
 from minivllm.engine.engine_core import EngineCore
-from minivllm.scenario import ScenarioRun
-from minivllm.trace.events import Event
+from minivllm.scenario import ScenarioRun, load_scenario, start
+from minivllm.trace.events import Event, RunStart
 from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.fold import State
 from minivllm.trace.recorder import Recorder
@@ -22,6 +25,22 @@ def events_of(recorder: Recorder) -> list[Event]:
 
 def trace_of(run: ScenarioRun) -> Trace:
     return Trace(run.recorder.log.header, events_of(run.recorder))
+
+
+def write_two_lives(path: Path) -> Path:
+    """A trace of an engine that was started twice: tiny-pressure's 17 steps, then 13 with a
+    larger pool."""
+    first, second = (
+        trace_of(start(load_scenario("tiny-pressure"), num_kv_blocks=blocks).run())
+        for blocks in (16, 24)
+    )
+    again = [
+        msgspec.structs.replace(e, data=RunStart(epoch=2)) if e.kind == "run.start" else e
+        for e in second.events
+    ]
+    lines = [msgspec.json.encode(line) for line in (first.header, *first.events, *again)]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
 
 
 def engine_view(core: EngineCore) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import gzip
 import json
 import re
 import threading
+import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ import msgspec
 from minivllm.errors import TraceError
 from minivllm.trace.artifacts import Artifact, artifact_events, no_such_step, open_artifact
 from minivllm.trace.events import Event, ExecTensors
-from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace
+from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace, split_lives
 from minivllm.trace.fold import apply, forget_finished, new_state, to_json
 from minivllm.trace.hues import Hues
 from minivllm.trace.recorder import TraceLog
@@ -71,15 +72,21 @@ class Run(Protocol):
 
 
 class RecordedRun:
-    """A run from a trace file, read when it is first asked for."""
+    """A run from a trace file, read when it is first asked for.
+
+    Where an engine was started more than once, one of its lives: ``seq`` counts from 1 in each.
+    """
 
     kind = "recorded"
 
-    def __init__(self, run_id: str, path: Path) -> None:
+    def __init__(self, run_id: str, path: Path, life: int | None = None) -> None:
+        """``life``: 1, 2, …; None: the last."""
         self.id = run_id
         self.path = path
+        self.life = life
         self._lock = threading.Lock()
         self._trace: Trace | None = None
+        self._events: dict[str, list[Event]] = {}
         self._lines: dict[str, list[bytes]] = {}
         self._first: dict[str, int] = {}  # a trace that was cut to its last steps begins later
 
@@ -88,9 +95,12 @@ class RecordedRun:
         with self._lock:
             if self._trace is None:
                 trace = read_trace(self.path)
-                for event in trace.events:
-                    self._first.setdefault(event.stream, event.seq)
-                    self._lines.setdefault(event.stream, []).append(msgspec.json.encode(event))
+                for stream in dict.fromkeys(event.stream for event in trace.events):
+                    lives = split_lives([e for e in trace.events if e.stream == stream])
+                    events = lives[min(self.life or len(lives), len(lives)) - 1]
+                    self._events[stream] = events
+                    self._first[stream] = events[0].seq
+                    self._lines[stream] = [msgspec.json.encode(event) for event in events]
                 self._trace = trace
             return self._trace
 
@@ -129,7 +139,8 @@ class RecordedRun:
         return tour
 
     def _captured(self, stream: str) -> dict[int, Event]:
-        return artifact_events(event for event in self._load().events if event.stream == stream)
+        self._load()
+        return artifact_events(self._events.get(stream, []))
 
     def artifacts(self, stream: str) -> dict[int, ExecTensors]:
         return {step: event.data for step, event in self._captured(stream).items()}
@@ -215,6 +226,19 @@ def run_name(path: Path) -> str:
     return path.name.split(".")[0] or "run"
 
 
+def num_lives(path: Path) -> int:
+    """How often the first engine in a trace file was started; 1 for a file that cannot be read,
+    which is told when it is opened. It is parsed only where a second start may be in it."""
+    try:
+        packed = path.suffix == ".gz"
+        with gzip.open(path) if packed else path.open("rb") as file:
+            starts = sum(b'"run.start"' in line for line in file)
+        lives = read_trace(path).lives() if starts > 1 else {}
+    except (OSError, EOFError, zlib.error, TraceError):
+        return 1
+    return max(sum(name.split(",")[0] == next(iter(lives)) for name in lives), 1)
+
+
 class Catalogue:
     """Every run that can be opened, by id."""
 
@@ -225,13 +249,21 @@ class Catalogue:
         self._snapshots: dict[tuple[str, str], Snapshots] = {}
 
     def add_file(self, path: Path | str) -> str:
-        """Offer a trace file; returns the id it got. Raises TraceError if there is no such file."""
+        """Offer a trace file; returns the id it got. Raises TraceError if there is no such file.
+
+        Where its engine was started more than once, that is its last life's; each earlier one is
+        offered behind it, as ``ID-life-1`` and so on.
+        """
         path = Path(path)
         if not path.is_file():
             raise TraceError(f"{path}: no such trace file")
+        earlier = range(1, num_lives(path))
         with self._lock:
             run_id = self._free_id(run_name(path))
             self._runs[run_id] = RecordedRun(run_id, path)
+            for life in earlier:
+                name = self._free_id(f"{run_id}-life-{life}")
+                self._runs[name] = RecordedRun(name, path, life)
         return run_id
 
     def add_simulated(self, log: TraceLog) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from minivllm.errors import ConfigError
+from minivllm.trace.words import count
 
 if TYPE_CHECKING:
     from minivllm.terminal.history import View
@@ -22,9 +23,19 @@ def replay(
             metavar="FILE", help="A trace: .jsonl, or packed as .jsonl.gz, or a gallery name."
         ),
     ],
-    first: Annotated[int, typer.Option("--from", help="The first step to print.")] = 1,
+    first: Annotated[
+        int | None, typer.Option("--from", help="The first step to print. Default: 1.")
+    ] = None,
     last: Annotated[
         int | None, typer.Option("--to", help="The last step to print. Default: the run's last.")
+    ] = None,
+    life: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Of an engine that was started more than once: which of its lives. Default: the "
+            "last.",
+        ),
     ] = None,
     verify: Annotated[
         bool,
@@ -67,16 +78,20 @@ def replay(
     if verify:
         from minivllm.cli.verify import verify as verify_file
 
+        for option, value in (("--from", first), ("--to", last), ("--life", life)):
+            if value is not None:
+                raise ConfigError(option, value, "not with --verify, which runs the whole trace")
         raise typer.Exit(verify_file(path, tokens, model))
-    history = RecordedRun(path).history
+    history = RecordedRun(path, life).history
     end = history.last
+    first = min(1, end) if first is None else first
     if first < 0 or first > end:
         raise ConfigError("--from", first, f"a step of this run, {history.first} to {end}")
     if last is not None and last < first:
         raise ConfigError("--to", last, f"a step that is not before --from, {first} or more")
     header = history.header
     what = "no model, given tokens" if header.fidelity == "given" else header.model
-    typer.secho(f"{header.name or path.name} · {end} steps · {what}", dim=True)
+    typer.secho(f"{header.name} · {count(end, 'step')} · {what}", dim=True)
     for step in sorted(history.steps):
         if first <= step <= (end if last is None else last):
             tell(history.view(step))

@@ -34,6 +34,14 @@ def step(
         bool,
         typer.Option("--with-model", help="Run the scenario on the model, not on given tokens."),
     ] = False,
+    life: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Of a trace whose engine was started more than once: which of its lives. "
+            "Default: the last.",
+        ),
+    ] = None,
     command: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,6 +75,8 @@ def step(
     """
     if prompt and (target is not None or with_model):
         raise ConfigError("--prompt", prompt[0], "either prompts, or a scenario or trace")
+    if prompt and life is not None:
+        raise ConfigError("--life", life, "only for a recorded trace")
     run: Run
     if prompt:
         from minivllm.terminal.runs import LiveRun
@@ -76,7 +86,7 @@ def step(
     else:
         from minivllm.terminal.runs import open_run
 
-        run = open_run(target or "tiny-pressure", engine, with_model)
+        run = open_run(target or "tiny-pressure", engine, with_model, life)
     try:
         status = _show(run, command or [], live)
     finally:

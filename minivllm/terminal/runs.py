@@ -11,8 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from minivllm.config import EngineConfig, ModelConfig, make_config
-from minivllm.errors import EngineDeadError, MissingExtraError, ScenarioError
+from minivllm.errors import (
+    ConfigError,
+    EngineDeadError,
+    MissingExtraError,
+    ScenarioError,
+    TraceError,
+)
 from minivllm.executor.base import Executor
 from minivllm.scenario import ScenarioRun, load_scenario, shipped_scenarios, start
 from minivllm.terminal.history import History
@@ -40,10 +48,30 @@ class Run(Protocol):
 class RecordedRun:
     """A trace file; there is nothing to run."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, life: int | None = None) -> None:
+        """``life``: of an engine that was started more than once, which; None: the last.
+
+        Raises TraceError, and ConfigError for a life that it has not had.
+        """
         trace = read_trace(path)
-        self.history = History(trace.header)
-        self.history.extend(trace.engine_events)
+        if not trace.engines:
+            raise TraceError(
+                f"{path} has no event of an engine: nothing ran, or all but its header was cut "
+                "off; record it again"
+            )
+        stream = trace.engines[0]
+        lives = [run for run in trace.lives().values() if run.engines == [stream]]
+        number = len(lives) if life is None else life
+        if not 1 <= number <= len(lives):
+            had = "1: its engine was started once" if len(lives) == 1 else f"1 to {len(lives)}"
+            raise ConfigError("--life", number, had)
+        name = trace.header.name or path.name
+        if len(trace.engines) > 1:
+            name += f", {stream} of {len(trace.engines)} engines"
+        if len(lives) > 1:
+            name += f", life {number} of {len(lives)}"
+        self.history = History(msgspec.structs.replace(trace.header, name=name))
+        self.history.extend(lives[number - 1].events)
         self.history.close()
 
     def advance(self) -> None:
@@ -165,11 +193,13 @@ class LiveRun:
 # --- by name -----------------------------------------------------------------------------------
 
 
-def open_run(target: str, engine: dict[str, Any], with_model: bool = False) -> Run:
+def open_run(
+    target: str, engine: dict[str, Any], with_model: bool = False, life: int | None = None
+) -> Run:
     """A trace by path or gallery name, or a scenario by path or name.
 
-    ``engine`` overrides the scenario's knobs. Raises ScenarioError, TraceError, and with a model
-    what loading one raises.
+    ``engine`` overrides the scenario's knobs; ``life`` is a trace's. Raises ScenarioError,
+    TraceError, ConfigError, and with a model what loading one raises.
     """
     trace = find_trace(target)
     if trace is not None:
@@ -179,7 +209,9 @@ def open_run(target: str, engine: dict[str, Any], with_model: bool = False) -> R
                 f"{target} is a recording and shows what was; give a scenario "
                 f"({', '.join(shipped_scenarios())}) to run one with {knobs}"
             )
-        return RecordedRun(trace)
+        return RecordedRun(trace, life)
+    if life is not None:
+        raise ConfigError("--life", life, f"only for a recorded trace; {target} is run anew")
     if not target.endswith(".toml") and target not in shipped_scenarios():
         raise ScenarioError(
             f"{target!r} is no file, no scenario ({', '.join(shipped_scenarios())}) "

@@ -94,12 +94,9 @@ class Trace:
         runs: dict[str, Trace] = {}
         for stream in self.engines:
             events = [event for event in self.events if event.stream == stream]
-            starts = [i for i, event in enumerate(events) if event.kind == "run.start"]
-            configs = [i for i, event in enumerate(events) if event.kind == "run.config"]
-            begins = [at for at in starts if at] if starts else configs[1:]
-            for life, (at, end) in enumerate(pairwise([0, *begins, len(events)]), start=1):
+            for life, of_life in enumerate(split_lives(events), start=1):
                 name = stream if life == 1 else f"{stream}, life {life}"
-                runs[name] = Trace(self.header, events[at:end], self.name)
+                runs[name] = Trace(self.header, of_life, self.name)
         return runs
 
     @cached_property
@@ -142,6 +139,14 @@ class Trace:
                 break
             apply(state, event)
         return state
+
+
+def split_lives(events: list[Event]) -> list[list[Event]]:
+    """One stream's events, apart where its writer was started anew: ``seq`` counts from 1 there."""
+    starts = [i for i, event in enumerate(events) if event.kind == "run.start"]
+    configs = [i for i, event in enumerate(events) if event.kind == "run.config"]
+    begins = [at for at in starts if at] if starts else configs[1:]
+    return [events[at:end] for at, end in pairwise([0, *begins, len(events)])]
 
 
 def read_trace(path: str | Path) -> Trace:

@@ -100,6 +100,8 @@ def test_what_cannot_be_verified_is_status_2(
     [
         (["--tokens", "invented"], "--tokens: got 'invented'; allowed: recorded | recompute"),
         (["--model", "smollm2-135m"], "only with --tokens recompute"),
+        (["--from", "5"], "--from: got 5; allowed: not with --verify"),
+        (["--to", "0"], "--to: got 0; allowed: not with --verify"),
     ],
 )
 def test_bad_option_of_verify_is_named(

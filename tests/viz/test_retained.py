@@ -1,4 +1,4 @@
-"""A run of which only the last steps are kept, on its way to the page."""
+"""Runs that do not begin at their beginning, or begin twice, on their way to the page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 from minivllm.scenario import load_scenario, start
 from minivllm.trace.file import decode_event, read_trace
 from minivllm.trace.fold import fold, to_json
+from tests.helpers import write_two_lives
 from viz.runs import Catalogue, LiveRun
 
 
@@ -39,3 +40,17 @@ def test_snapshot_for_a_late_page_is_right_though_most_events_are_gone() -> None
     log = whole.recorder.log
     events = log.lines("engine0", 1, log.head_seq("engine0"))
     assert states[0] == to_json(fold(decode_event(line) for line in events))
+
+
+def test_page_is_offered_each_life_whole(tmp_path: Path) -> None:
+    two_lives = write_two_lives(tmp_path / "two.jsonl")
+    catalogue = Catalogue()
+    assert catalogue.add_file(two_lives) == "two"
+    assert [run.id for run in catalogue.all()] == ["two", "two-life-1"]
+    for run_id, steps in (("two", 13), ("two-life-1", 17)):
+        run = catalogue.get(run_id)
+        assert run is not None
+        head = run.heads()["engine0"]
+        lines = [msgspec.json.decode(line) for line in run.lines("engine0", 1, head)]
+        assert [line["seq"] for line in lines] == list(range(1, head + 1))
+        assert max(line["step"] for line in lines) == steps
