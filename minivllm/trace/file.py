@@ -23,6 +23,10 @@ from minivllm.trace.fold import State, apply, from_json, new_state, to_json
 
 SNAPSHOT_EVERY = 64
 """Steps between two snapshots of a trace's index."""
+MAX_BLOCK_SIZE = 1024
+"""As in ``config.py``."""
+MAX_BLOCKS = 10_000_000
+"""Of a trace that is read, 1 GB of state: more than any engine has, and no slip of the pen."""
 
 
 class _Line(msgspec.Struct):
@@ -156,9 +160,13 @@ def read_trace(path: str | Path) -> Trace:
         raw = path.read_bytes()
         if path.suffix == ".gz":
             raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise TraceError(f"cannot read the trace {path}: {reason}") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise TraceError(
+            f"cannot unpack the trace {path}: {error}; copy it anew from where it came, or, if it "
+            "was never packed, take .gz off its name"
+        ) from error
+    except OSError as error:
+        raise TraceError(f"cannot read the trace {path}: {error.strerror or error}") from error
     trace = parse_trace(raw, str(path))
     trace.index = _fitting_sidecar(path)
     return trace
@@ -181,8 +189,9 @@ def parse_trace(raw: bytes, name: str) -> Trace:
     for number, line in enumerate(lines, start=2):
         try:
             event = decode_event(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise TraceError(f"{name}, line {number}: not an event ({error})") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            why = str(error) if line.strip() else "an empty line; delete it to read the rest"
+            raise TraceError(f"{name}, line {number}: not an event ({why})") from error
         epoch, seq = ends.get(event.stream, (1, 0))
         if event.kind == "run.start" and event.data.epoch > epoch:
             epoch, seq = event.data.epoch, 0
@@ -213,8 +222,10 @@ def _check_that_it_folds(events: list[Event], name: str) -> None:
     """An altered trace tells of what cannot have happened: say so here, where the line is known."""
     states: dict[str, State] = {}
     for number, event in enumerate(events, start=2):
+        state = states.setdefault(event.stream, new_state())
         try:
-            apply(states.setdefault(event.stream, new_state()), event)
+            _check_numbers(event, state)
+            apply(state, event)
         except _DOES_NOT_FOLD as error:
             raise TraceError(
                 f"{name}, line {number}: event {event.seq} ({event.kind}) does not fit what came "
@@ -222,11 +233,30 @@ def _check_that_it_folds(events: list[Event], name: str) -> None:
             ) from error
 
 
+def _check_numbers(event: Event, state: State) -> None:
+    """Numbers that no engine would take: they would divide by zero, or fill the memory."""
+    if event.kind == "run.config":
+        config = msgspec.to_builtins(event.data)
+    elif event.kind == "run.snapshot":
+        config = (event.data.state or {}).get("config") or {}
+    elif event.kind == "run.knob":
+        config = {event.data.name: event.data.value}
+        kind = type((state.config or {}).get(event.data.name, event.data.value))
+        number = kind is float and type(event.data.value) is int
+        if type(event.data.value) is not kind and not number:
+            raise ValueError(f"{event.data.name} is {event.data.value!r}, no {kind.__name__}")
+    else:
+        return
+    for name, most in (("block_size", MAX_BLOCK_SIZE), ("num_kv_blocks", MAX_BLOCKS)):
+        if name in config and not 1 <= config[name] <= most:
+            raise ValueError(f"{name} is {config[name]}; 1 to {most}")
+
+
 def _parse_header(line: bytes, name: str) -> Header:
     hint = f'its first line must be a header with "schema": "{SCHEMA}"'
     try:
         header = _header_decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TraceError(f"{name} is no trace: {hint} ({error})") from error
     major = SCHEMA.rsplit(".", 1)[0]
     if header.schema.rsplit(".", 1)[0] != major:

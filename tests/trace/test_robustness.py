@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import subprocess
@@ -70,6 +71,7 @@ def test_disk_that_is_full_from_the_start_is_a_named_error() -> None:
         TraceLog(HEADER, "/dev/full")
 
 
+NO_NUMBER = {"name": "max_num_seqs", "value": "many"}
 POLICY_OF_NOBODY = {"name": "policy", "value": "priority", "waiting": ["r1", "r9"]}
 
 
@@ -93,6 +95,13 @@ def alter(kind: str, change: Callable[[dict[str, Any]], None]) -> bytes:
         ("req.arrive", lambda e: e.update(kind="req.unheard_of")),
         ("run.config", lambda e: e.update(kind="run.unheard_of")),
         ("run.config", lambda e: e["data"].update(num_kv_blocks=0)),
+        ("run.config", lambda e: e["data"].update(num_kv_blocks=10**12)),
+        ("run.config", lambda e: e["data"].update(block_size=0)),
+        (
+            "step.begin",
+            lambda e: e.update(kind="run.knob", data={"name": "block_size", "value": 0}),
+        ),
+        ("step.begin", lambda e: e.update(kind="run.knob", data=NO_NUMBER)),
         ("step.begin", lambda e: e.update(kind="run.knob", data={"name": "luck", "value": 7})),
         ("step.begin", lambda e: e.update(kind="run.knob", data=POLICY_OF_NOBODY)),
         ("req.enqueue", lambda e: e["data"].update(position=10**30)),
@@ -104,6 +113,39 @@ def test_altered_trace_is_a_named_error_with_its_line(
     path = tmp_path / "altered.jsonl"
     path.write_bytes(alter(kind, change))
     with pytest.raises(TraceError, match=r"altered\.jsonl, line \d+"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("line", [1, 9])
+def test_line_that_is_nested_too_deeply_is_a_named_error(tmp_path: Path, line: int) -> None:
+    lines = alter("kv.alloc", lambda _: None).splitlines(keepends=True)
+    deep = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    if line == 1:
+        lines[0] = lines[0].replace(b"}", b', "config": ' + deep + b"}")
+    else:
+        event = {**json.loads(lines[line - 1]), "kind": "x.deep", "data": {}}
+        lines[line - 1] = json.dumps(event).encode().replace(b"{}", deep) + b"\n"
+    path = tmp_path / "deep.jsonl"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(TraceError, match=r"is no trace" if line == 1 else r"line 9: not an event"):
+        read_trace(path)
+
+
+def test_empty_line_is_named_with_what_to_do(tmp_path: Path) -> None:
+    lines = alter("kv.alloc", lambda _: None).splitlines(keepends=True)
+    path = tmp_path / "blank.jsonl"
+    path.write_bytes(b"".join([*lines[:8], b"\n", *lines[8:]]))
+    with pytest.raises(TraceError, match=r"line 9: not an event \(an empty line; delete it"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("spoil", [lambda p: p[:-9], lambda p: p[:-8] + bytes(8), lambda _: b"{}"])
+def test_spoilt_packing_is_named_with_what_to_do(
+    tmp_path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "t.jsonl.gz"
+    path.write_bytes(spoil(gzip.compress(alter("kv.alloc", lambda _: None))))
+    with pytest.raises(TraceError, match=r"cannot unpack the trace .*; copy it anew"):
         read_trace(path)
 
 
