@@ -92,6 +92,7 @@ def read_recording(trace: Trace, stream: str) -> Recording:
     whole = not ran(steps[torn]) or any(event.kind == "step.end" for event in steps[torn])
     if not whole:
         del steps[torn]
+    _check_that_params_are_known(trace.name, events)
     config = next(event.data for event in events if event.kind == "run.config")
     return Recording(
         header=trace.header,
@@ -145,6 +146,18 @@ def _check_that_it_suffices(trace: Trace, stream: str, events: list[Event]) -> N
             f"{cannot}: it was redacted, so what was said is not in it, and without the tokens no "
             "prefix can be found. Record without redaction"
         )
+
+
+def _check_that_params_are_known(name: str, events: list[Event]) -> None:
+    for event in events:
+        if event.kind == "req.arrive":
+            try:
+                _message(event.data)
+            except (msgspec.ValidationError, ValueError) as error:
+                raise ReplayError(
+                    f"{name} cannot be run again: event {event.seq}, {event.req} arrives with "
+                    f"parameters that it cannot have had ({error}); the file was altered"
+                ) from error
 
 
 def _is_last_word(event: Event) -> bool:

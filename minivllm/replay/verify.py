@@ -1,8 +1,8 @@
 """Verify: a trace is run again, and each event of the new run must be the recorded one.
 
 Compared are the structural forms (``trace/file.py``): the decisions, without times, source lines
-and callers' ids. The first event that differs ends it, so what is told is the cause and not what
-came of it.
+and callers' ids. A kind of a later version is noted and not compared: this engine cannot tell it.
+The first event that differs ends it, so what is told is the cause and not what came of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minivllm.replay.executors import RecordedExecutor
 from minivllm.replay.grammars import RecordedGrammars
 from minivllm.replay.model import grammar_of
 from minivllm.replay.recording import Recording, apply_input, ran, sources_of
-from minivllm.trace.events import Event
+from minivllm.trace.events import KINDS, Event
 from minivllm.trace.file import decode_event, is_structural, structural_fields
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.say import other_fields, say
@@ -88,7 +88,7 @@ def verify(
     again = Again(recording, executor, text)
     try:
         for step, events in recording.steps.items():
-            recorded = [event for event in events if is_structural(event)]
+            recorded = [e for e in events if is_structural(e) and e.kind in KINDS]
             now = [event for event in again.step(step) if is_structural(event)]
             for old, new in zip_longest(recorded, now):
                 if old is None or new is None or fields(old) != fields(new):
@@ -186,6 +186,12 @@ def _notes(recording: Recording) -> list[str]:
         notes.append(
             f"step {recording.torn_step} was begun and not ended: it is not compared "
             "(the process was killed in it, or the engine failed)"
+        )
+    kinds = {e.kind for events in recording.steps.values() for e in events if is_structural(e)}
+    if unknown := sorted(kinds - KINDS.keys()):
+        notes.append(
+            f"not compared, as this version does not know {'it' if len(unknown) == 1 else 'them'}: "
+            f"{join(unknown)} (the trace is {recording.header.schema})"
         )
     if recording.open_reqs:
         reqs = recording.open_reqs

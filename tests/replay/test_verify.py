@@ -200,6 +200,24 @@ def test_trace_without_an_engine_says_so() -> None:
         read_recording(Trace(trace.header, [], "empty.jsonl"), "engine0")
 
 
+def test_parameters_that_were_altered_are_the_traces_fault() -> None:
+    trace = changed(tiny_pressure(), "req.arrive", params={"temperature": "hot"})
+    with pytest.raises(ReplayError, match=r"r1 arrives with parameters .*\$\.temperature"):
+        recording_of(trace)
+
+
+def test_kind_of_a_later_version_is_noted_and_not_compared() -> None:
+    trace = tiny_pressure()
+    at = next(i for i, event in enumerate(trace.events) if event.kind == "sched.skip")
+    dream = msgspec.structs.replace(trace.events[at], kind="x.dream", data={"of": ["r1"]})
+    header = msgspec.structs.replace(trace.header, schema="minivllm.trace/1.7")
+    verdict = verified(Trace(header, [*trace.events[:at], dream, *trace.events[at:]]))
+    assert verdict.num_events == len(structural(trace.events))
+    assert verdict.notes == [
+        "not compared, as this version does not know it: x.dream (the trace is minivllm.trace/1.7)"
+    ]
+
+
 def test_input_of_a_later_version_is_an_answer() -> None:
     trace = changed(tiny_pressure(), "core.input", op="add")
     events = [
