@@ -39,12 +39,18 @@ def export(
 
     if perfetto is None and kv_events is None:
         raise ConfigError("export", "no form", "--perfetto FILE or --kv-events FILE, or both")
+    for option, out in (("--perfetto", perfetto), ("--kv-events", kv_events)):
+        if out is not None and out.exists() and out.samefile(file):
+            raise ConfigError(option, str(out), "another file than the trace that is exported")
+    if perfetto is not None and kv_events is not None and perfetto.resolve() == kv_events.resolve():
+        raise ConfigError("--kv-events", str(kv_events), "another file than that of --perfetto")
     trace = read_trace(file)
+    events = None if kv_events is None else kv.encode(trace)  # refused before a file is written
     if perfetto is not None:
         _write(perfetto, chrome.encode(trace), "open it at https://ui.perfetto.dev")
-    if kv_events is not None:
-        text = kv.encode(trace)
-        _write(kv_events, text, f"{text.count(bytes([10]))} batches")
+    if kv_events is not None and events is not None:
+        batches = events.count(b"\n")
+        _write(kv_events, events, f"{batches} batch{'' if batches == 1 else 'es'}")
 
 
 def _write(path: Path, data: bytes, about: str) -> None:

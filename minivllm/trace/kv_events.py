@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from minivllm.errors import TraceError
 from minivllm.trace.events import Event
 from minivllm.trace.file import Trace
 from minivllm.trace.fold import apply, new_state
@@ -69,7 +70,15 @@ class KVEventBatch(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 def kv_event_batches(trace: Trace) -> Iterator[KVEventBatch]:
-    """The batches of all engines of a trace, in the order of its events."""
+    """The batches of all engines of a trace, in the order of its events.
+
+    Raises TraceError for a redacted one: an indexer would learn the wrong tokens for its hashes.
+    """
+    if trace.header.redacted:
+        raise TraceError(
+            f"{trace.name or 'this trace'} was redacted: its token ids are all 0, so the KV events "
+            "would tell an indexer false tokens. Record without redaction to export them"
+        )
     caches: dict[str, _Cache] = {}
     started = _seconds(trace.header.created)
     for event in trace.events:

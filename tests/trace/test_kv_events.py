@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from minivllm.core.block_hash import extend_block_hashes, short
+from minivllm.errors import TraceError
 from minivllm.trace.file import Trace
 from minivllm.trace.fold import fold
 from minivllm.trace.kv_events import (
@@ -163,3 +164,10 @@ def test_lines_are_as_vllm_encodes_them() -> None:
     assert (stored["type"], stored["block_size"], stored["medium"]) == ("BlockStored", 4, "GPU")
     assert stored["token_ids"] == tokens(8) and stored["parent_block_hash"] is None
     assert stored["extra_keys"] == [["pepper"], None] and len(stored["block_hashes"]) == 2
+
+
+def test_redacted_trace_is_refused_for_its_tokens_are_not_there() -> None:
+    trace = trace_named("tiny-pressure")
+    header = msgspec.structs.replace(trace.header, redacted=True)
+    with pytest.raises(TraceError, match=r"t\.jsonl was redacted: its token ids are all 0"):
+        encode(Trace(header, trace.events, "t.jsonl"))

@@ -177,3 +177,18 @@ def test_command_writes_both_forms(tmp_path: Path) -> None:
     bad = [*command[:4], str(tmp_path / "nowhere" / "x.json")]
     with pytest.raises(TraceError, match=r"cannot write .*nowhere"):
         CliRunner().invoke(app, bad, catch_exceptions=False)
+
+
+def test_export_overwrites_neither_the_trace_nor_the_other_form(tmp_path: Path) -> None:
+    path, out = tmp_path / "t.jsonl", tmp_path / "out"
+    start(load_scenario("tiny-pressure"), trace_path=str(path)).run().recorder.close()
+    before = path.read_bytes()
+    (tmp_path / "link").symlink_to(path)
+    for flags in (
+        ["--perfetto", str(path)],
+        ["--kv-events", str(tmp_path / "link")],
+        ["--perfetto", str(out), "--kv-events", str(out)],
+    ):
+        with pytest.raises(ConfigError, match="another file than"):
+            CliRunner().invoke(app, ["trace", "export", str(path), *flags], catch_exceptions=False)
+    assert path.read_bytes() == before and not out.exists()
