@@ -57,7 +57,7 @@ def fork(
     The same requests arrive at the same steps and say the same tokens; what becomes of them is the
     scheduler's doing. The fork is a trace like any other.
 
-    \\b
+    \b
     Examples: minivllm fork tiny-pressure --set num_kv_blocks=24
               minivllm fork run.jsonl --at-step 8 --set max_num_seqs=2 -o fork.jsonl
     """

@@ -40,6 +40,12 @@ MAX_MORE_STEPS = 100_000
 """Steps that a fork may take beyond its recording: a knob that lets nobody run is told, not
 waited for."""
 
+_MADE = "pool and model are made with it"
+_WHY_NOT = {
+    "batching": "a batch that began under one rule cannot end under the other",
+    "scheduler_cls": "a scheduler cannot take over another one's queues",
+}
+
 
 @dataclass(slots=True)
 class Fork:
@@ -188,8 +194,8 @@ def _check(recording: Recording, knobs: dict[str, Any], at_step: int) -> None:
             raise ConfigError(
                 name,
                 value,
-                f"from the start only, without --at-step {at_step}: pool and model are made with "
-                f"it. Between two steps can change: {', '.join(STEP_KNOBS)}",
+                f"from the start only, without --at-step {at_step}: {_WHY_NOT.get(name, _MADE)}. "
+                f"Between two steps can change: {', '.join(STEP_KNOBS)}",
             )
     make_config(recording.config, **knobs).check_with_model_len(
         knobs.get("max_model_len", recording.config.model.max_model_len or 0)

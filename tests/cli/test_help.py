@@ -48,6 +48,7 @@ def test_help_works_without_torch(command: str, python_without: RunPython) -> No
     run = python_without(CLI, *command.split(), "--help")
     assert run.returncode == 0, run.stderr
     assert "Usage: minivllm" in run.stdout
+    assert "\\b" not in run.stdout, "a mark for the layout, not for the reader"
 
 
 def test_the_request_that_serve_shows_is_one_the_endpoint_takes(python_without: RunPython) -> None:

@@ -250,6 +250,19 @@ def test_what_the_pool_is_made_with_changes_from_the_start_only(name: str) -> No
         fork(recording_of(tiny_pressure()), {name: 1}, at_step=2)
 
 
+@pytest.mark.parametrize(
+    ("knob", "value", "reason"),
+    [
+        ("batching", "static", "a batch that began under one rule"),
+        ("scheduler_cls", "mine.Scheduler", "a scheduler cannot take over another one's queues"),
+        ("block_size", 8, "pool and model are made with it"),
+    ],
+)
+def test_why_it_changes_from_the_start_only_is_told(knob: str, value: Any, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"without --at-step 7: {reason}"):
+        fork(recording_of(tiny_pressure()), {knob: value}, at_step=7)
+
+
 @pytest.mark.parametrize("step", [0, -1, 18])
 def test_step_must_be_one_of_the_recording(step: int) -> None:
     with pytest.raises(ConfigError, match=r"--at-step: got .* 1 to 17"):
