@@ -65,7 +65,7 @@ def vocabulary() -> dict[str, dict[str, str]]:
     kinds: dict[str, str] = {}
     for kind, cls in events.KINDS.items():
         first = " ".join(docs[cls.__name__][""].partition("\n\n")[0].split())
-        kinds[kind] = first.replace("*Moves*: ", "(moves the state) ").replace("``", "")
+        kinds[kind] = first.replace("*Moves*: ", "(moves the state) ").replace("``", "`")
     return {
         "kinds": kinds,
         "reasons": {reason.value: text for reason, text in events.REASONS.items()},

@@ -170,4 +170,5 @@ def test_vocabulary_has_every_word_with_one_line() -> None:
     for lines in words.values():
         assert all(text and "\n" not in text for text in lines.values())
     assert json.loads(run("vocabulary", "--json")) == words
+    assert words["kinds"]["kv.hit"].startswith("A prefix lookup found `tokens` tokens in `blocks`")
     assert "no_budget" in run("vocabulary") and "(moves the state)" in words["kinds"]["kv.alloc"]
