@@ -96,6 +96,12 @@ class ScenarioRun:
     def run(self, max_steps: int = 0) -> ScenarioRun:
         """Step to the end. Raises ScenarioError when there is none in ``max_steps`` (0: 10,000)."""
         limit = max_steps or MAX_STEPS
+        last = max(request.arrives for request in self.scenario.request)
+        if last > limit:
+            raise ScenarioError(
+                f"{self.scenario.name}: a request has arrives = {last}, and a run has at most "
+                f"{limit} steps; let it arrive earlier"
+            )
         while not self.done:
             if self.core.scheduler.current_step >= limit:
                 raise ScenarioError(f"{self.scenario.name} has not ended after {limit} steps")

@@ -47,6 +47,8 @@ SUFFIXES = (".toml", ".jsonl")
 MAX_REQUESTS = 100_000
 MAX_PROMPT_TOKENS = 10_000_000
 """Of a whole file: a slip of the pen must not fill the memory."""
+MAX_ARRIVES = 1_000_000
+"""The last step at which a request may arrive: nobody waits for a later one."""
 MADE_UP_IDS = (1_000, 30_000)
 """Made-up ids are drawn from here: no special tokens, and every usual vocabulary has them."""
 
@@ -283,6 +285,9 @@ def _check(table: RequestTable, where: str, poisson: Poisson | None) -> None:
     for name, value, least in (("count", table.count, 1), ("every", table.every, 0)):
         if value < least:
             raise wrong(f"{name} = {value}; at least {least}")
+    if table.arrives is not None and table.arrives + (table.count - 1) * table.every > MAX_ARRIVES:
+        spread = f", count = {table.count}, every = {table.every}" if table.every else ""
+        raise wrong(f"arrives = {table.arrives}{spread}; at the latest in step {MAX_ARRIVES}")
     if table.every and table.arrives is None:
         raise wrong(f"every = {table.every} needs arrives; [poisson] draws the steps otherwise")
     for name in ("output_tokens", "prompt_tokens"):

@@ -141,8 +141,8 @@ def test_prompt_as_text_needs_a_model() -> None:
 
 
 def test_run_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minivllm.scenario.MAX_STEPS", 5)
-    with pytest.raises(ScenarioError, match="tiny-pressure has not ended after 5 steps"):
+    monkeypatch.setattr("minivllm.scenario.MAX_STEPS", 10)
+    with pytest.raises(ScenarioError, match="tiny-pressure has not ended after 10 steps"):
         start(load_scenario("tiny-pressure")).run()
 
 
@@ -154,3 +154,15 @@ def test_later_arrivals_find_an_idle_engine() -> None:
     )
     run = start(scenario).run()
     assert run.core.scheduler.current_step == 5
+
+
+def test_arrival_behind_the_last_step_of_a_run_is_named_before_it_runs() -> None:
+    scenario = Scenario(
+        name="late",
+        engine={"num_kv_blocks": 9, "max_model_len": 64},
+        request=[ScenarioRequest(arrives=30_000, output_tokens=1, prompt_token_ids=[1])],
+    )
+    run = start(scenario)
+    with pytest.raises(ScenarioError, match=r"late: a request has arrives = 30000, .* 10000 steps"):
+        run.run()
+    assert run.core.scheduler.current_step == 0

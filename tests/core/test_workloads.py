@@ -106,6 +106,8 @@ GOOD = "arrives = 1\nprompt_tokens = 4\noutput_tokens = 2\n"
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        (GOOD.replace("= 1", "= 1000000000000"), "arrives = 1000000000000; at the latest in step"),
+        (GOOD + "count = 3\nevery = 600000", "arrives = 1, count = 3, every = 600000; at the"),
         (GOOD.replace("arrives = 1\n", ""), r"request 1: needs arrives.*\[poisson\]"),
         (GOOD + "count = 0", "request 1: count = 0; at least 1"),
         (GOOD + "every = -1", "request 1: every = -1; at least 0"),
