@@ -26,7 +26,7 @@ SNAPSHOT_EVERY = 64
 MAX_BLOCK_SIZE = 1024
 """As in ``config.py``."""
 MAX_BLOCKS = 10_000_000
-"""Of a trace that is read: 1 GB of state. ``config.py`` takes fewer; a pool that was measured is not
+"""Of a trace that is read: 1 GB of state. ``config.py`` takes fewer, but a measured pool is not
 held to that."""
 
 
