@@ -29,7 +29,8 @@ MAX_NESTING = 64
 _IGNORED_BY_XGRAMMAR = (
     "multipleOf", "uniqueItems", "contains", "minContains", "maxContains", "not", "if", "then",
     "else", "dependentRequired", "dependentSchemas", "dependencies", "$dynamicRef",
-    "$recursiveRef",
+    "$recursiveRef", "extends", "disallow", "divisibleBy", "contentEncoding", "contentMediaType",
+    "contentSchema",
 )  # fmt: skip
 _NEEDS_TYPE = (
     "minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum",
@@ -39,6 +40,13 @@ _TELLS_TYPE = ("type", "properties", "items", "prefixItems", "additionalProperti
 _COMBINES = ("$ref", "allOf", "anyOf", "oneOf", "enum", "const")
 _STRUCTURE = (*_NEEDS_TYPE, *_COMBINES, "properties", "items", "prefixItems",
               "additionalProperties", "patternProperties", "propertyNames")  # fmt: skip
+
+_NOT_TOGETHER = (
+    ("pattern", "minLength"), ("pattern", "maxLength"), ("format", "pattern"),
+    ("format", "minLength"), ("format", "maxLength"), ("propertyNames", "properties"),
+    ("propertyNames", "patternProperties"), ("patternProperties", "properties"),
+)  # fmt: skip
+"""Pairs of which xgrammar keeps to one, or to either but not to both."""
 
 _NEEDS_ESCAPE = re.compile(r'"|\\[\\nrtfvbxuc0]')
 """xgrammar would write such a character into the string as it is, and end it there."""
@@ -64,9 +72,9 @@ def check_schema(given: Any) -> None:
         if not isinstance(schema, dict):
             raise StructuredOutputError("json", "a JSON Schema that is an object")
     else:
-        schema = given
         try:
-            text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(given, ensure_ascii=False, allow_nan=False)
+            schema = json.loads(text)  # without what is only Python's: tuples, keys of other types
         except RecursionError:
             raise _too_deep() from None
         except (TypeError, ValueError) as error:
@@ -186,15 +194,25 @@ def _problem(schema: dict[str, Any]) -> str | None:
     ref = schema.get("$ref")
     if ref is not None and not (isinstance(ref, str) and (ref == "#" or ref.startswith("#/"))):
         return "$ref must point into this schema (#/…)"
+    empty = next((key for key in ("type", *_COMBINES[1:4]) if schema.get(key) == []), None)
+    if empty is not None:
+        return f"{empty} must not be an empty list"
     if len(schema.get("allOf") or ()) > 1:
         return "allOf with more than one schema is not supported"
-    combines = next((key for key in _COMBINES[:4] if key in schema), None)
+    combines = next((key for key in _COMBINES if key in schema), None)
     if combines is not None:
-        beside = [key for key in (*_STRUCTURE, "type") if key in schema and key != combines]
+        with_it = (combines, "const", "type") if combines in ("enum", "const") else (combines,)
+        beside = [key for key in (*_STRUCTURE, "type") if key in schema and key not in with_it]
         if beside:
             return f"{beside[0]} beside {combines} is not supported: put it inside"
-    if "pattern" in schema and ("minLength" in schema or "maxLength" in schema):
-        return "pattern together with minLength or maxLength is not supported"
+        misfit = _misfit(schema)
+        if misfit is not None:
+            return misfit
+    for pair in _NOT_TOGETHER:
+        if all(key in schema for key in pair):
+            return f"{pair[0]} together with {pair[1]} is not supported"
+    if len(schema.get("patternProperties") or ()) > 1:
+        return "patternProperties with more than one pattern is not supported: both may match"
     for pattern in (schema.get("pattern"), *(schema.get("patternProperties") or ())):
         if isinstance(pattern, str) and _NEEDS_ESCAPE.search(pattern):
             return f"the pattern {pattern[:40]!r} names a character that JSON must escape"
@@ -208,3 +226,35 @@ def _problem(schema: dict[str, Any]) -> str | None:
         if unknown:
             return f"{unknown[0]!r} is required and is not among the properties"
     return None
+
+
+def _misfit(schema: dict[str, Any]) -> str | None:
+    """A value that ``enum`` or ``const`` names and what stands beside it forbids."""
+    enum, types = schema.get("enum"), schema.get("type")
+    if "const" in schema and isinstance(enum, list):
+        if not any(_same(schema["const"], value) for value in enum):
+            return "const is not in enum"
+        enum = None
+    allowed = [types] if isinstance(types, str) else types
+    if not isinstance(allowed, list):
+        return None
+    for value in enum or ([schema["const"]] if "const" in schema else []):
+        if not any(_is_of(value, name) for name in allowed):
+            told = json.dumps(value, ensure_ascii=False)
+            return f"the value {told[:40]} is not of type {' or '.join(map(str, allowed))[:80]}"
+    return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    """As JSON: to Python true is 1."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
+def _is_of(value: Any, name: Any) -> bool:
+    """Is this value of the type that JSON Schema calls ``name``?"""
+    if isinstance(value, bool) or value is None:
+        return bool(name == ("null" if value is None else "boolean"))
+    if isinstance(value, (int, float)):
+        return name == "number" or (name == "integer" and value == value // 1)
+    kinds = {"string": str, "array": list, "object": dict}
+    return isinstance(value, kinds.get(str(name), ()))

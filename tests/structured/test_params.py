@@ -113,6 +113,38 @@ def test_brackets_in_a_json_text_do_not_nest() -> None:
         ({"type": "string", "pattern": 'a"b'}, "escape"),
         ({"type": "string", "pattern": r"\n"}, "escape"),
         ({"type": "object", "patternProperties": {r"a\\b": {}}}, "escape"),
+        ({"type": "string", "enum": ["a", "bbbb"], "minLength": 3}, "minLength"),
+        ({"type": "string", "const": "a", "pattern": "b"}, "pattern"),
+        ({"enum": [{}], "properties": {"a": {}}}, "properties"),
+        ({"type": "string", "enum": [1, "a"]}, "value 1 is not of type string"),
+        ({"type": "integer", "enum": [True]}, "value true is not of type integer"),
+        ({"type": ["null", "integer"], "enum": [None, 1.5]}, "1.5 is not of type null or integer"),
+        ({"type": "string", "const": 5}, "value 5 is not of type string"),
+        ({"const": "a", "enum": ["b"]}, "const is not in enum"),
+        ({"const": 1, "enum": [True]}, "const is not in enum"),
+        ({"type": "string", "format": "date", "pattern": "^a$"}, "format together with pattern"),
+        ({"type": "string", "format": "email", "minLength": 3}, "format together with minLength"),
+        (
+            {"type": "object", "properties": {"ab": {}}, "patternProperties": {"^a": {}}},
+            "patternProperties together with properties",
+        ),
+        (
+            {"type": "object", "patternProperties": {"^a.?$": {}, "^.?a$": {}}},
+            "more than one pattern",
+        ),
+        (
+            {"type": "object", "properties": {"a": {}}, "propertyNames": {"pattern": "b"}},
+            "propertyNames",
+        ),
+        (
+            {"type": "object", "patternProperties": {"b": {}}, "propertyNames": {"pattern": "a"}},
+            "propertyNames",
+        ),
+        ({"type": []}, "type must not be an empty list"),
+        ({"type": [{}], "enum": ["a"]}, "is not of type"),
+        ({"anyOf": []}, "anyOf must not be an empty list"),
+        ({"type": "object", "extends": {"type": "string"}}, "extends"),
+        ({"type": "string", "contentEncoding": "base64"}, "contentEncoding"),
         ({"maxLength": 3}, "maxLength"),
         ({"type": "object", "required": ["a"]}, "'a'"),
         ({"type": "object", "properties": {"a": {}}, "required": ["b"]}, "'b'"),
@@ -121,7 +153,7 @@ def test_brackets_in_a_json_text_do_not_nest() -> None:
 def test_a_schema_that_would_not_be_kept_to_is_refused_by_name(
     schema: dict[str, Any], names: str
 ) -> None:
-    """xgrammar passes over each of these in silence."""
+    """xgrammar passes over each of these in silence, or with a warning that no caller sees."""
     error = refusal(json=schema)
     assert names in str(error) and "at #" in str(error)
     inside = refusal(json={"type": "object", "properties": {"x": schema}})
@@ -132,6 +164,19 @@ def test_what_only_looks_like_a_keyword_is_data() -> None:
     StructuredOutputsParams(json={"enum": [{"not": 1}, {"if": 2}]})
     StructuredOutputsParams(json={"type": "object", "properties": {"not": {"type": "string"}}})
     StructuredOutputsParams(json={"type": "array", "uniqueItems": False})
+
+
+def test_what_beside_an_enum_takes_nothing_from_it_is_allowed() -> None:
+    """As pydantic and others write it."""
+    for schema in (
+        {"type": "string", "enum": ["a", "b"]},
+        {"type": ["string", "null"], "enum": ["a", None]},
+        {"type": "number", "enum": [1, 2.5]},
+        {"type": "integer", "enum": [1, 2.0]},
+        {"type": "string", "const": "a", "enum": ["a"], "title": "A"},
+        {"type": "object", "const": {"b": 1, "a": [True]}},
+    ):
+        StructuredOutputsParams(json=schema)
 
 
 def test_equal_forms_have_equal_specs_and_the_order_of_properties_counts() -> None:
