@@ -137,3 +137,5 @@ class ModelRunnerOutput:
     """The step's arrays, where they were asked for (``SchedulerOutput.capture_tensors``)."""
     errors: dict[str, str] = field(default_factory=dict)
     """Requests that failed alone (NaN logits), with a message for their caller."""
+    refused: set[str] = field(default_factory=set)
+    """Those of them whose own parameters left no token to draw."""

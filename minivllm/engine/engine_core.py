@@ -62,7 +62,8 @@ class EngineCore:
         self.scheduler: SchedulerInterface = scheduler_cls(
             config.scheduler, self.kv, self.max_model_len, trace
         )
-        self.grammars = Grammars(grammars, trace)
+        self._refused: set[str] = set()  # ids of requests that are at fault: their output says so
+        self.grammars = Grammars(grammars, trace, self._refused)
         self.at_phase: Callable[[str], None] | None = None
         """Called before ``execute`` and before ``update``: the gate may hold the engine there."""
         self.capture = TensorCapture(config.trace, trace)
@@ -249,6 +250,7 @@ class EngineCore:
         begin = self._begin_phase("update")
         if isinstance(result, ModelRunnerOutput):
             self.grammars.advance(result, scheduler.requests)
+            self._refused |= {scheduler.requests[r].request_id for r in result.refused}
             outputs = scheduler.update_from_output(scheduled, result)
         else:
             outputs = scheduler.fail_step(scheduled, result)
@@ -333,8 +335,8 @@ class EngineCore:
         for output in outputs:
             # An id that was free again at once may belong to a request that lives.
             name = self._req_ids.get(output.request_id)
-            if output.request_id in self.grammars.refused:
-                self.grammars.refused.discard(output.request_id)
+            if output.request_id in self._refused:
+                self._refused.discard(output.request_id)
                 output.refused = True
             if output.finish_reason is not None and name not in self.scheduler.requests:
                 self._req_ids.pop(output.request_id, None)

@@ -22,15 +22,20 @@ from minivllm.trace.tracer import Tracer
 
 logger = logging.getLogger(__name__)
 
+DEAD_END = (
+    "structured_outputs must be a form that a text can complete: here no token may follow, and the "
+    "text may not end either"
+)
+
 
 class Grammars:
     """Used on the core's thread. ``source``: what compiles; None, as in a scenario, if nothing."""
 
-    def __init__(self, source: GrammarSource | None, trace: Tracer) -> None:
+    def __init__(self, source: GrammarSource | None, trace: Tracer, refused: set[str]) -> None:
+        """``refused``: takes the ids of requests whose grammar is at fault."""
         self.source = source
         self.trace = trace
-        self.refused: set[str] = set()
-        """Ids of requests whose grammar is at fault; their last output will say so."""
+        self._refused = refused
         self._failed: dict[str, str] = {}  # this step: request → why it has no mask
 
     def start(self, request: Request) -> str | None:
@@ -66,7 +71,7 @@ class Grammars:
                 continue
             if isinstance(grammar, str):
                 self.trace.emit(ev.CoreInput, req_id, op="grammar_failed")
-                self.refused.add(request.request_id)
+                self._refused.add(request.request_id)
                 scheduler.fail(request, grammar, num_unsound=0)
                 continue
             self.trace.emit(ev.CoreInput, req_id, op="grammar_ready")
@@ -93,6 +98,8 @@ class Grammars:
                 continue
             scheduled.grammar_bitmask[req_id] = mask.words
             rows.append(ev.MaskRow(req=req_id, masked=mask.num_masked))
+            if mask.words and not any(mask.words):  # a replay has no words
+                self._failed[req_id] = DEAD_END
         if rows:
             self.trace.emit(ev.GrammarMask, None, rows=rows)
 
@@ -110,3 +117,5 @@ class Grammars:
         for req_id, message in self._failed.items():
             result.sampled_token_ids.pop(req_id, None)
             result.errors[req_id] = message
+            if message == DEAD_END:
+                result.refused.add(req_id)

@@ -261,7 +261,21 @@ class InputProcessor:
         if not params.ignore_eos:
             others = self.tokenizer.other_eos_token_ids
             stop_ids = stop_ids + [i for i in others if i not in stop_ids]
-        return replace(params, max_tokens=max_tokens, seed=seed, stop_token_ids=stop_ids)
+        settled = replace(params, max_tokens=max_tokens, seed=seed, stop_token_ids=stop_ids)
+        self._check_first_token(settled)
+        return settled
+
+    def _check_first_token(self, params: SamplingParams) -> None:
+        """Refuse what would leave the sampler nothing, as far as that shows without the logits."""
+        if params.allowed_token_ids is None:
+            return
+        banned: set[int | None]
+        banned = {ids[0] for ids in params.bad_words_token_ids if len(ids) == 1}
+        if params.min_tokens and params.structured_outputs is None:  # a grammar has its own end
+            banned |= {*params.stop_token_ids, self.tokenizer.eos_token_id}
+        if banned.issuperset(params.allowed_token_ids):
+            allowed = "with an id that bad_words, and EOS and stop ids before min_tokens, leave"
+            raise SamplingParamsError("allowed_token_ids", params.allowed_token_ids, allowed)
 
 
 def _sample_params(params: SamplingParams, index: int) -> SamplingParams:

@@ -105,7 +105,10 @@ class XGrammarBackend:
         """Raises StructuredOutputError."""
         self.prepare()
         grammar = self._compiler.compile_grammar(parse(spec))
-        return Compiled(grammar, self._printable if spec.kind == "json" else None)
+        compiled = Compiled(grammar, self._printable if spec.kind == "json" else None)
+        if not any(self.matcher(compiled).mask().words):  # "root ::= root", [^\s\S]
+            raise StructuredOutputError(spec.kind, "one that a text can follow: no token may begin")
+        return compiled
 
     def size_bytes(self, compiled: Compiled) -> int:
         return int(compiled.grammar.memory_size_bytes)

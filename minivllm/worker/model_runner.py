@@ -24,7 +24,7 @@ from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
 from minivllm.models.causal_lm import CausalLM
 from minivllm.sample.logprobs import gather_logprobs
-from minivllm.sample.sampler import SamplerOutput, sample
+from minivllm.sample.sampler import NOTHING_LEFT, SamplerOutput, sample
 from minivllm.worker.capture import StepCapture
 from minivllm.worker.input_batch import FlatBatch, InputBatch, PromptRows, SampledRows
 
@@ -177,6 +177,8 @@ class ModelRunner:
         req_id, request = sampled.req_id, self.batch.requests[sampled.req_id]
         if result.logprobs[first] is None:
             output.errors[req_id] = result.errors[first]
+            if result.errors[first] == NOTHING_LEFT:
+                output.refused.add(req_id)
             return
         begins = len(request.token_ids) == request.num_prompt_tokens
         if begins and request.sampling_params.prompt_logprobs is not None:

@@ -175,7 +175,8 @@ def test_request_that_leaves_no_token_ends_alone_with_the_reason(path: str) -> N
     impossible: Fields = {"allowed_token_ids": [3], "bad_words_token_ids": [[3]]}
     e = run(path, [subject({"temperature": 0.0}), ("bad", prompt(9, 1), impossible)])
     assert (e.ended("s"), e.ended("bad")) == ("length", "error")
-    assert "no token is left to draw" in str(e.outputs["bad"][-1].stop_reason)
+    last = e.outputs["bad"][-1]
+    assert last.refused and "no token is left to draw" in str(last.stop_reason)
     e.assert_nothing_leaked()
 
 

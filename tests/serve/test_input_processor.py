@@ -118,6 +118,25 @@ def test_min_tokens_that_the_context_cannot_hold_are_refused():
         process("Hello", SamplingParams(max_tokens=None, min_tokens=32))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"allowed_token_ids": [EOS], "min_tokens": 3},
+        {"allowed_token_ids": [EOS, 7], "min_tokens": 3, "stop_token_ids": [7]},
+        {"allowed_token_ids": [5, 6], "bad_words_token_ids": [[5], [6]]},
+    ],
+)
+def test_allowed_tokens_of_which_none_may_come_first_are_refused(fields):
+    with pytest.raises(SamplingParamsError, match="allowed_token_ids must be with an id"):
+        process("a", SamplingParams(**fields))
+
+
+def test_allowed_tokens_of_which_one_may_come_first_are_taken():
+    process("a", SamplingParams(allowed_token_ids=[EOS]))
+    process("a", SamplingParams(allowed_token_ids=[EOS, 5], min_tokens=3))
+    process("a", SamplingParams(allowed_token_ids=[5], bad_words_token_ids=[[5, 5]]))
+
+
 def test_stop_token_ids_outside_the_vocabulary_are_refused():
     with pytest.raises(SamplingParamsError, match="stop_token_ids"):
         process("Hello", SamplingParams(stop_token_ids=[TOKENIZER.vocab_size]))

@@ -47,9 +47,10 @@ class AnyToken:
 
     refused: int | None = None
     taken: list[int] = field(default_factory=list)
+    words: bytes = b"\xff" * 4
 
     def mask(self) -> TokenMask:
-        return TokenMask(b"\xff" * 4, num_masked=3)
+        return TokenMask(self.words, num_masked=3)
 
     def accept(self, token_id: int) -> bool:
         self.taken.append(token_id)

@@ -26,6 +26,7 @@ __all__ = ["serve"]  # a fixture
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "a"}]}
 TEXT = {"model": MODEL, "prompt": "a", "max_tokens": 3}
+JSON = {"type": "json_object"}
 
 
 @pytest.mark.parametrize(
@@ -83,8 +84,10 @@ def test_without_the_extra_the_request_is_refused(
 
 
 class Stuck(SlowBackend):
+    words = b"\xff" * 4
+
     def matcher(self, compiled: str) -> Any:
-        return AnyToken()
+        return AnyToken(words=self.words)
 
 
 @pytest.fixture
@@ -109,6 +112,15 @@ def test_a_grammar_out_of_time_is_a_400_and_the_engine_goes_on(slow: tuple[Serve
     fine = TEXT | {"structured_outputs": {"regex": "a+"}}
     assert server.raw("POST", "/v1/completions", fine)[0] == 200
     assert server.raw("GET", "/health")[0] == 200
+
+
+def test_a_form_in_which_a_text_gets_stuck_is_a_400(slow: tuple[Server, Stuck]) -> None:
+    server, backend = slow
+    backend.words = b"\0" * 40
+    for asked in ({"structured_outputs": {"regex": "a"}}, {"response_format": JSON}):
+        status, error = server.error("/v1/completions", TEXT | asked)
+        assert status == 400 and error["type"] == "invalid_request_error"
+        assert "no token may follow" in error["message"]
 
 
 def test_a_stream_whose_grammar_fails_says_so_in_a_frame(slow: tuple[Server, Stuck]) -> None:

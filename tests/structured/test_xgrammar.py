@@ -44,7 +44,7 @@ class AnyAllowed(ScriptedExecutor):
         if req_id not in self._masks:
             return 97
         choices = sorted(allowed(self._masks[req_id]))
-        return random.Random(f"{req_id} {index}").choice(choices)
+        return random.Random(f"{req_id} {index}").choice(choices or [97])
 
 
 def engine(**knobs: Any) -> Engine:
@@ -228,6 +228,40 @@ def test_what_the_library_does_not_take_is_refused_in_its_words(
     assert caught.value.param == f"structured_outputs.{next(iter(fields))}"
     assert words in str(caught.value)
     assert ".cc" not in str(caught.value)  # nothing of the library's own place
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"regex": r"[^\s\S]"},
+        {"grammar": "root ::= root"},
+        {"json": {"$ref": "#"}},
+        {"json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}},
+    ],
+    ids=str,
+)
+def test_a_grammar_that_no_text_can_begin_is_refused_before_it_runs(fields: dict[str, Any]) -> None:
+    one = engine()
+    form = StructuredOutputsParams(**fields)
+    one.add("a", 5, structured_outputs=form, max_tokens=8, eos_token_id=EOS)
+    one.run()
+    last = one.outputs["a"][-1]
+    assert (last.finish_reason, last.refused) == ("error", True)
+    assert "a text can follow" in str(last.stop_reason)
+    assert one.events("grammar.mask") == []
+
+
+def test_a_grammar_that_ends_nowhere_is_refused_where_it_gets_stuck() -> None:
+    one = engine()
+    form = StructuredOutputsParams(regex=r"ab[^\s\S]")
+    one.add("a", 5, structured_outputs=form, max_tokens=8, eos_token_id=EOS)
+    one.add("b", 5, max_tokens=8)
+    one.run()
+    last = one.outputs["a"][-1]
+    assert one.said("a") == [97, 98] and (last.finish_reason, last.refused) == ("error", True)
+    assert "may not end either" in str(last.stop_reason)
+    assert one.ended("b") == "length"
+    one.assert_nothing_leaked()
 
 
 @pytest.mark.parametrize("kind", FORMS)
