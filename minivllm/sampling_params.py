@@ -31,7 +31,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """
 
     n: int = 1
-    """Independent outputs for the prompt."""
+    """Independent outputs for the prompt; 1 where ``temperature`` is 0, as in vLLM."""
     max_tokens: int | None = 16
     """Most output tokens; None: as many as the context leaves."""
     min_tokens: int = 0
@@ -81,6 +81,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
                 "min_tokens", self.min_tokens, f"at most max_tokens ({self.max_tokens})"
             )
         _number("temperature", self.temperature, 0.0, 2.0)
+        if self.n > 1 and self.greedy:
+            raise SamplingParamsError("n", self.n, "1 at temperature 0: all samples would be equal")
         _number("top_p", self.top_p, 0.0, 1.0, above=True)
         _integer("top_k", self.top_k, -1)
         _number("min_p", self.min_p, 0.0, 1.0)

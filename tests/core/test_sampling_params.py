@@ -134,3 +134,9 @@ def test_parameters_survive_the_wire(fields: dict[str, Any]) -> None:
 
 def test_what_is_not_asked_for_is_not_written() -> None:
     assert msgspec.to_builtins(SamplingParams()) == {}
+
+
+def test_greedy_samples_would_all_be_equal_so_there_is_one() -> None:
+    with pytest.raises(SamplingParamsError, match="n must be 1 at temperature 0"):
+        SamplingParams(n=2, temperature=0.0)
+    assert SamplingParams(n=2, temperature=0.01).n == 2

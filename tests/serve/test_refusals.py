@@ -38,6 +38,7 @@ def SCHEMA(schema):
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
         ({"n": 10**30}, "n"),
+        ({"n": 2, "temperature": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 65}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
