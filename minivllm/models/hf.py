@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model's directory; ModelFileError says what is wrong with the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: nested 20,000 deep
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise ModelFileError(f"{path} holds no JSON object")

@@ -60,7 +60,7 @@ def test_unknown_kind_of_files_lists_the_known_ones(tmp_path: Path) -> None:
         load_model(ModelSource("onnx", tmp_path, "x"), "float32", CPU)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\x00\x01"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00\x01", '{"a":' * 20_000], ids=range(5))
 def test_damaged_config_is_named(source: ModelSource, content: str) -> None:
     (source.path / "config.json").write_text(content)
     with pytest.raises(ModelFileError, match=r"config\.json"):
