@@ -21,6 +21,7 @@ from minivllm.models.spec import ModelSpec
 
 INDEX = "model.safetensors.index.json"
 ROPE_TYPES = ("default", "llama3")
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -97,9 +98,11 @@ def read_spec(path: Path) -> ModelSpec:
         head_dim = int(config.get("head_dim") or hidden_size // num_heads)
         rope = _rope_fields(config)
         rope_theta = float(rope.get("rope_theta", 10000.0))
+        vocab_size = int(config["vocab_size"])
+        _check_eos(config.get("eos_token_id"), vocab_size)
         return ModelSpec(
             architecture=name,
-            vocab_size=int(config["vocab_size"]),
+            vocab_size=vocab_size,
             hidden_size=hidden_size,
             intermediate_size=int(config["intermediate_size"]),
             num_layers=int(config["num_hidden_layers"]),
@@ -109,9 +112,9 @@ def read_spec(path: Path) -> ModelSpec:
             max_model_len=int(config["max_position_embeddings"]),
             rope_theta=rope_theta,
             rms_norm_eps=float(config["rms_norm_eps"]),
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-            attention_bias=bool(config.get("attention_bias", False)),
-            mlp_bias=bool(config.get("mlp_bias", False)),
+            tie_word_embeddings=_flag(config, "tie_word_embeddings"),
+            attention_bias=_flag(config, "attention_bias"),
+            mlp_bias=_flag(config, "mlp_bias"),
             sliding_window=_sliding_window(config),
             rope_divisors=_rope_divisors(rope, rope_theta, head_dim, path),
             config=config,
@@ -119,7 +122,24 @@ def read_spec(path: Path) -> ModelSpec:
     except KeyError as error:
         raise ModelFileError(f"{path} lacks the field {error}") from None
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ModelFileError(f"{path} has a field of the wrong type: {error}") from None
+        raise ModelFileError(f"{path} has a field of the wrong type or value: {error}") from None
+
+
+def _flag(config: dict[str, Any], name: str, default: bool = False) -> bool:
+    """Any text counts as true to Python, "false" among them."""
+    given = config.get(name, default)
+    if given is not None and not isinstance(given, bool):
+        raise ValueError(f"{name} is {given!r:.60}; allowed: true, false")
+    return bool(given)
+
+
+def _check_eos(given: Any, vocab_size: int) -> None:
+    """Not used, since the tokenizer names the token; but a wrong one tells of a damaged file."""
+    ids = given if isinstance(given, list) else [] if given is None else [given]
+    if not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+        raise ValueError(
+            f"eos_token_id is {given!r:.60}; allowed: an id below {vocab_size}, or a list of ids"
+        )
 
 
 def _architecture(config: dict[str, Any], path: Path) -> str:
@@ -135,18 +155,34 @@ def _architecture(config: dict[str, Any], path: Path) -> str:
 
 def _sliding_window(config: dict[str, Any]) -> int | None:
     """Tokens that the layers with a window see; None if every layer sees everything."""
-    if not config.get("use_sliding_window", True) or config.get("sliding_window") is None:
+    num_layers, layer_types = int(config["num_hidden_layers"]), config.get("layer_types")
+    if layer_types is not None and (
+        not isinstance(layer_types, list)
+        or len(layer_types) != num_layers
+        or not all(kind in LAYER_TYPES for kind in layer_types)
+    ):
+        raise ValueError(
+            f"layer_types is {layer_types!r:.60}; allowed: for each of the {num_layers} layers "
+            f"one of {', '.join(LAYER_TYPES)}"
+        )
+    uses_window = _flag(config, "use_sliding_window", default=True)
+    if not uses_window or config.get("sliding_window") is None:
         return None
-    full = int(config.get("max_window_layers", 0)) >= int(config["num_hidden_layers"])
-    if config.get("layer_types"):  # newer files say it layer by layer
-        full = "sliding_attention" not in config["layer_types"]
+    full = int(config.get("max_window_layers", 0)) >= num_layers
+    if layer_types:  # newer files say it layer by layer
+        full = "sliding_attention" not in layer_types
     return None if full else int(config["sliding_window"])
 
 
 def _rope_fields(config: dict[str, Any]) -> dict[str, Any]:
     """``rope_theta`` and the scaling, which transformers 5 writes as one ``rope_parameters``."""
-    theta = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
-    return theta | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
+    fields = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
+    for name in ("rope_scaling", "rope_parameters"):
+        given = config.get(name) or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"{name} is {given!r:.60}; allowed: an object")
+        fields |= given
+    return fields
 
 
 def _rope_divisors(
@@ -158,7 +194,11 @@ def _rope_divisors(
     those shorter than original / high_freq_factor stay as they are, smooth between. Source:
     ``_compute_llama3_parameters`` in transformers' ``modeling_rope_utils.py``.
     """
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind is None:
+        if unused := rope.keys() - {"rope_theta"}:
+            raise ValueError(f"the rope scaling names {', '.join(sorted(unused))} and no rope_type")
+        kind = "default"
     if kind not in ROPE_TYPES:
         raise UnsupportedModelError(
             f"{path}: rope scaling {kind!r}; supported: {', '.join(ROPE_TYPES)}"

@@ -62,6 +62,11 @@ class ModelSpec:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ModelFileError(f"the model's {name} is {getattr(self, name)}; it must be > 0")
+        if not 0 < self.rms_norm_eps < 1:
+            raise ModelFileError(
+                f"the model's rms_norm_eps is {self.rms_norm_eps}; it must be a small number > 0, "
+                "like 1e-05"
+            )
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise UnsupportedModelError(
                 f"{self.architecture} with {self.num_heads} query heads, {self.num_kv_heads} K/V "

@@ -80,6 +80,28 @@ def test_field_of_the_wrong_type_is_named(source: ModelSource) -> None:
         load_model(source, "float32", CPU)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("rms_norm_eps", eps) for eps in (0, -1, 3, 1e12)),
+        *(("eos_token_id", i) for i in ("x", -1, 10**9, [1, 10**9], True)),
+        *((name, "yes") for name in ("tie_word_embeddings", "attention_bias", "mlp_bias")),
+        ("use_sliding_window", "no"),
+        ("layer_types", ["foo", "bar"]),
+        ("layer_types", ["full_attention"]),
+        ("layer_types", "full_attention"),
+        ("rope_parameters", {"factor": 2}),
+        ("rope_parameters", [1]),
+    ],
+)
+def test_value_that_no_model_has_is_named(source: ModelSource, field: str, value: Any) -> None:
+    """Each would load, and the text be another, or nonsense."""
+    change_config(source, lambda config: config.update({field: value}))
+    named = "factor and no rope_type" if value == {"factor": 2} else field
+    with pytest.raises(ModelFileError, match=named):
+        load_model(source, "float32", CPU)
+
+
 @pytest.mark.parametrize("keep", [0, 7, 100, 5000, -4])
 def test_weights_cut_short_are_named(source: ModelSource, keep: int) -> None:
     path = source.path / "model.safetensors"
