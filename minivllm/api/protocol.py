@@ -71,8 +71,13 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema: dict[str, Any] | None = None
+    """Other servers take one here, beside ``json_object``. Known only so as not to be ignored."""
 
     def to_params(self) -> StructuredOutputsParams | None:
+        if self.schema is not None or (self.type != "json_schema" and self.json_schema is not None):
+            allowed = 'of type "json_schema" for a schema, and have it under json_schema.schema'
+            raise StructuredOutputError("json", allowed)
         if self.type == "text":
             return None
         if self.type == "json_object":
