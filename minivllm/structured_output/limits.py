@@ -51,6 +51,12 @@ _NOT_TOGETHER = (
 _NEEDS_ESCAPE = re.compile(r'"|\\[\\nrtfvbxuc0]')
 """xgrammar would write such a character into the string as it is, and end it there."""
 
+_PIECE = re.compile(r"\\(?P<escaped>.)|\[(?P<inside>(?:\\.|[^\]\\])*)\]", re.DOTALL)
+"""What stands for itself or for one character in a regex: an escape, a class."""
+_UNKNOWN_ESCAPES = frozenset("ghijlmoqyzACEFGHIJKLMNOQRTUVXYZ")
+"""xgrammar takes these for the letter, with a warning in the log; those below, in a class only."""
+_UNKNOWN_IN_CLASS = _UNKNOWN_ESCAPES | frozenset("123456789kpBP")
+
 _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 _SCHEMAS_IN_LIST = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMA = ("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems")
@@ -97,6 +103,24 @@ def check_regex(given: Any) -> None:
     _check_size("regex", given)
     if nesting(given, "(", ")") > MAX_NESTING:
         raise StructuredOutputError("regex", f"nested at most {MAX_NESTING} parentheses deep")
+    problem = _regex_problem(given)
+    if problem is not None:
+        raise StructuredOutputError("regex", f"a regular expression that can be kept to: {problem}")
+
+
+def _regex_problem(regex: str) -> str | None:
+    """What of this regex xgrammar would pass over."""
+    rest = _PIECE.sub("x", regex)
+    if "^" in rest[1:] or "$" in rest[:-1]:
+        return "^ may only begin it and $ only end it; the whole text must match in any case"
+    for piece in _PIECE.finditer(regex):
+        inside = piece["inside"]
+        escapes = [piece["escaped"]] if inside is None else re.findall(r"\\(.)", inside, re.DOTALL)
+        unknown = _UNKNOWN_ESCAPES if inside is None else _UNKNOWN_IN_CLASS
+        wrong = next((c for c in escapes if c in unknown), None)
+        if wrong is not None:
+            return f"\\{wrong} is not supported here"
+    return None
 
 
 def check_choice(given: Any) -> None:
@@ -216,6 +240,9 @@ def _problem(schema: dict[str, Any]) -> str | None:
     for pattern in (schema.get("pattern"), *(schema.get("patternProperties") or ())):
         if isinstance(pattern, str) and _NEEDS_ESCAPE.search(pattern):
             return f"the pattern {pattern[:40]!r} names a character that JSON must escape"
+        problem = _regex_problem(pattern) if isinstance(pattern, str) else None
+        if problem is not None:
+            return f"the pattern {str(pattern)[:40]!r}: {problem}"
     limit = next((key for key in _NEEDS_TYPE if key in schema), None)
     if limit is not None and not any(key in schema for key in _TELLS_TYPE):
         return f"{limit} without type has no effect; give the type"

@@ -7,6 +7,7 @@ learns at once what is wrong with it, as far as that can be told without a compi
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -73,7 +74,7 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, omit_de
     def spec(self) -> GrammarSpec:
         """The same as the compiler takes it."""
         if self.regex is not None:
-            return GrammarSpec("regex", self.regex)
+            return GrammarSpec("regex", re.sub(r"\\(.)", _known, self.regex, flags=re.DOTALL))
         if self.grammar is not None:
             return GrammarSpec("grammar", self.grammar)
         if self.choice is not None:
@@ -82,6 +83,12 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, omit_de
         # The order of the keys stays: it is the order in which properties are written.
         text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
         return GrammarSpec("json", text, compact=self.disable_any_whitespace)
+
+
+def _known(escape: re.Match[str]) -> str:
+    """An escape that xgrammar knows. Of others, which re.escape writes, it warns in the log."""
+    c = escape[1]
+    return f"\\u{ord(c):04X}" if c in "!#%&,:;<=>@_`~ \t\n\r\v\f" else escape[0]
 
 
 def _quoted(text: str) -> str:

@@ -169,6 +169,39 @@ def test_a_schema_that_is_taken_is_kept_to(schema: dict[str, Any]) -> None:
     assert ended >= 10
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"regex": regex} for regex in (r"a^b", r"(^a$)", r"^a$|^b$", r"\Aa\Z", r"[\1]", r"\h")),
+        {"regex": re.escape("a&b ~#!-%,:;<=>@_`\t\n") + r"[\,\&]\,\_"},
+        {"regex": r"^[$^](\^|\$|\\)[a\]^]$"},
+        {"json": {"type": "string", "pattern": "a$|b"}},
+        {"json": {"type": "object", "patternProperties": {r"\Aa": {}}}},
+        {"json": {"type": "string", "format": "email", "minLength": 3}},
+        {"json": {"type": "integer", "multipleOf": 2}},
+    ],
+    ids=str,
+)
+def test_the_library_has_nothing_to_warn_of(
+    fields: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its warnings go to the server's log, where no caller sees that a part was passed over: such
+    a form is refused, or put so that there is nothing to pass over."""
+    try:
+        form = StructuredOutputsParams(**fields)
+    except StructuredOutputError:
+        return
+    XGrammarBackend(TOKENIZER).compile(form.spec())
+    assert capfd.readouterr().err == ""
+
+
+def test_a_text_that_python_has_escaped_is_followed() -> None:
+    backend, text = XGrammarBackend(TOKENIZER), "a&b ~#!-%,:;<=>@_`^${1,2}\n"
+    form = StructuredOutputsParams(regex=re.escape(text))
+    matcher = backend.matcher(backend.compile(form.spec()))
+    assert all(matcher.accept(ord(c)) for c in text) and matcher.accept(EOS)
+
+
 def test_a_token_in_a_json_string_is_never_a_special_one() -> None:
     """Their texts are fine inside a string, so a matcher of bytes would let them pass."""
     backend = XGrammarBackend(TOKENIZER)
