@@ -248,7 +248,8 @@ class InputProcessor:
 
     def _settle(self, params: SamplingParams, room: int) -> SamplingParams:
         """Cut ``max_tokens`` to the ``room`` that the context leaves; -1 is no seed (as vLLM); what
-        else ends this model's texts joins the stop ids, unless EOS is to be ignored."""
+        else ends this model's texts joins the stop ids, unless EOS is to be ignored (under a
+        grammar it never is)."""
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         if params.min_tokens > max_tokens:
             raise SamplingParamsError(
@@ -258,7 +259,7 @@ class InputProcessor:
             )
         seed = None if params.seed == -1 else params.seed
         stop_ids = params.stop_token_ids
-        if not params.ignore_eos:
+        if not params.ignore_eos or params.structured_outputs is not None:
             others = self.tokenizer.other_eos_token_ids
             stop_ids = stop_ids + [i for i in others if i not in stop_ids]
         settled = replace(params, max_tokens=max_tokens, seed=seed, stop_token_ids=stop_ids)

@@ -66,12 +66,15 @@ def bad_words(scores: torch.Tensor, row: SampleRow) -> None:
 
 
 def min_tokens(scores: torch.Tensor, row: SampleRow) -> None:
-    """EOS and the stop ids, while the output is too short; unless a grammar takes nothing else."""
+    """EOS and the stop ids, while the output is too short; unless a grammar takes nothing else:
+    then EOS, which stands first and ends the output in any case, or else a stop id."""
     ids = _index(row.stop_token_ids, scores)
     kept = scores[ids]
     scores[ids] = -math.inf
     if row.grammar_bitmask is not None and not bool(scores.max() > -math.inf):
-        scores[ids] = kept
+        scores[ids[:1]] = kept[:1]
+        if not bool(scores.max() > -math.inf):
+            scores[ids] = kept
 
 
 # --- changes -------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ is bytes, and the engine core needs neither.
 
 Special tokens never pass. xgrammar matches bytes, and those of ``<|im_end|>`` are fine inside a
 JSON string; so to it such a token has no bytes at all, which it takes for a token that no grammar
-can produce. EOS is its stop token: allowed where the grammar may end.
+can produce. EOS and what else ends this model's texts are its stop tokens: allowed where the
+grammar may end.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +38,8 @@ class Vocabulary(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def eos_token_id(self) -> int | None: ...
+    @property
+    def other_eos_token_ids(self) -> Sequence[int]: ...
     @property
     def added_token_ids(self) -> set[int]: ...
     def token_bytes(self, token_id: int) -> bytes: ...
@@ -145,7 +149,7 @@ class XGrammarBackend:
             self._pieces,
             vocab_type=xgrammar.VocabType.RAW,
             vocab_size=known.vocab_size,
-            stop_token_ids=[known.eos_token_id],
+            stop_token_ids=[known.eos_token_id, *known.other_eos_token_ids],
         )
         # One thread, for the cores are the model's; no cache, for ours is bounded and told of.
         return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)

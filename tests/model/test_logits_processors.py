@@ -130,6 +130,16 @@ def test_stop_id_stays_where_a_grammar_takes_nothing_else() -> None:
     assert masked(process(random_logits(1)[0], asking)) == set(range(VOCAB)) - {9}
 
 
+@pytest.mark.parametrize(("grammar", "left"), [({4, 9}, {4}), ({9}, {9})])
+def test_where_a_grammar_takes_nothing_else_eos_goes_before_stop_ids(
+    grammar: set[int], left: set[int]
+) -> None:
+    """EOS, the first, ends the output; a stop id would not yet, and nothing could follow it."""
+    asking = row(output=[1], stop=[4, 9], min_tokens=5)
+    asking.grammar_bitmask = bitmask([grammar])[0]
+    assert masked(process(random_logits(1)[0], asking)) == set(range(VOCAB)) - left
+
+
 def test_bias_is_added() -> None:
     logits = random_logits(1)[0]
     scores = process(logits, row(logit_bias={3: 2.5, 7: -100.0, VOCAB + 9: 3.0}))

@@ -7,6 +7,7 @@ import pytest
 from minivllm.engine.input_processor import InputProcessor
 from minivllm.errors import PromptError, PromptTooLongError, SamplingParamsError
 from minivllm.sampling_params import SamplingParams
+from minivllm.structured_output.params import StructuredOutputsParams
 from tests.serve.fakes import EOS, IM_START, FakeTokenizer, ListTracer
 
 TOKENIZER = FakeTokenizer()
@@ -246,3 +247,6 @@ def test_what_else_ends_a_text_joins_the_stop_ids_unless_eos_is_ignored(monkeypa
     assert process("Hello world", asked).samples[0].sampling_params.stop_token_ids == [9, 3, 7]
     ignoring = SamplingParams(stop_token_ids=[3], ignore_eos=True)
     assert process("Hello world", ignoring).samples[0].sampling_params.stop_token_ids == [3]
+    form = StructuredOutputsParams(regex="a")  # nothing but an end may follow its end
+    formed = SamplingParams(stop_token_ids=[3], ignore_eos=True, structured_outputs=form)
+    assert process("Hello world", formed).samples[0].sampling_params.stop_token_ids == [3, 7, 9]

@@ -228,6 +228,17 @@ def test_eos_is_allowed_only_where_the_grammar_may_end() -> None:
     assert matcher.accept(EOS) and not matcher.accept(ord("a"))
 
 
+def test_what_else_ends_the_models_texts_ends_a_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``<|eot_id|>`` beside ``<|end_of_text|>``: a chat model says the one that it has learnt."""
+    other = min(TOKENIZER.all_special_ids - {EOS})
+    monkeypatch.setattr(TOKENIZER, "other_eos_token_ids", [other])
+    backend = XGrammarBackend(TOKENIZER)
+    matcher = backend.matcher(backend.compile(StructuredOutputsParams(regex="ab?").spec()))
+    assert not matcher.accept(other) and matcher.accept(ord("a"))
+    assert allowed(matcher.mask().words) == {ord("b"), EOS, other}
+    assert matcher.accept(other)
+
+
 def test_half_a_character_at_a_time() -> None:
     backend = XGrammarBackend(TOKENIZER)
     matcher = backend.matcher(backend.compile(StructuredOutputsParams(choice=["😀"]).spec()))
