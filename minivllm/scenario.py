@@ -40,6 +40,7 @@ from minivllm.scenario_file import (
 from minivllm.trace.events import Header, Reason
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.texts import TokenText
+from minivllm.trace.words import count
 
 __all__ = [
     "Scenario",
@@ -74,6 +75,8 @@ class ScenarioRun:
     _hang_up: dict[str, int] = field(default_factory=dict)
     """Caller's id → the number of tokens after which it goes away."""
     _said: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    """Message → requests that ended by it. A run in which all fail comes to its end, too."""
 
     @property
     def done(self) -> bool:
@@ -88,10 +91,19 @@ class ScenarioRun:
             self._arrived += 1
             self.core.add_request(self._message(request, self._arrived))
         outputs = self.core.step().outputs
+        self.failures.update(str(o.stop_reason) for o in outputs if o.finish_reason == "error")
         for output in outputs if self.with_model else ():
             self._said[output.request_id] += len(output.new_token_ids)
             if self._said[output.request_id] >= self._hang_up.get(output.request_id, math.inf):
                 self.core.abort_request(output.request_id, Reason.CLIENT)
+
+    def told_failures(self) -> list[str]:
+        """``5 of 5 requests failed: …``, a line for each cause; empty if none failed."""
+        total = len(self.scenario.request)
+        return [
+            f"{n} of {count(total, 'request')} failed: {message}"
+            for message, n in self.failures.most_common()
+        ]
 
     def run(self, max_steps: int = 0) -> ScenarioRun:
         """Step to the end. Raises ScenarioError when there is none in ``max_steps`` (0: 10,000)."""

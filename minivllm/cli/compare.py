@@ -27,6 +27,8 @@ class Side:
     path: Path
     trace: Trace
     metrics: Metrics
+    failures: list[str]
+    """Why requests of it failed, a line for each cause."""
 
 
 def compare(
@@ -87,6 +89,11 @@ def compare(
         typer.echo(_json(workload, sides, first))
     else:
         _print(scenario, sides, first)
+    for name, side in zip("AB", sides, strict=True):
+        for line in side.failures:
+            typer.echo(f"error: {name}: {line}", err=True)
+    if any(side.failures for side in sides):  # the numbers are of whoever was left
+        raise typer.Exit(1)
 
 
 def _knobs(flags: str, where: str) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def _run(scenario: Scenario, flags: str, knobs: dict[str, Any], path: Path, mode
         run.recorder.close()
     load_index(path)  # beside the file, so that viewers can seek in it
     trace = read_trace(path)
-    return Side(flags, knobs, path, trace, measure(trace))
+    return Side(flags, knobs, path, trace, measure(trace), run.told_failures())
 
 
 def _warm_up(knobs: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def record(
     """Run a scenario on the real scheduler and pool and record it.
 
     Requests arrive at the steps that the scenario says. The engine's flags override its knobs:
-    record it twice, with one knob changed, to see what the knob does.
+    record it twice, with one knob changed, to see what the knob does. Status 1: a request failed.
 
     \b
     Example: minivllm trace record tiny-pressure --num-kv-blocks 24 -o roomy.jsonl
@@ -67,6 +67,10 @@ def record(
         run.recorder.close()
     load_index(path)  # beside the file, so that viewers can seek in it
     typer.echo(f"{path}: {run.core.scheduler.current_step} steps (minivllm replay {path})")
+    if run.failures:
+        for line in run.told_failures():
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(1)
 
 
 def _model_parts(engine: dict[str, Any]) -> tuple[Any, Any]:

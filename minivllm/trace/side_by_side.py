@@ -31,6 +31,7 @@ def rows(a: Metrics, b: Metrics) -> list[Row]:
     """All rows that say something: one that is 0 on both sides and need not be is left out."""
     table = _Table(a, b)
     table.add("Work", "steps", lambda m: m.steps)
+    table.add("Work", "requests failed", lambda m: m.ended.get("error", 0), optional=True)
     table.add("Work", "output tokens", lambda m: m.output_tokens)
     table.add("Work", "tokens run", lambda m: m.tokens_run, _why_run(a, b))
     table.add("Work", "tokens reused", lambda m: m.tokens_reused, _why_reused(a, b))
@@ -108,10 +109,13 @@ class _Table:
 
     def percent(self, group: str, label: str, get: Get, optional: bool = False) -> None:
         a, b = get(self.a), get(self.b)
-        if a is None or b is None or (optional and not a and not b):
+        if (a is None and b is None) or (optional and not a and not b):
             return
-        difference = _signed(round(100 * b, 1) - round(100 * a, 1), digits=1)
-        self.rows.append(Row(group, label, f"{a:.1%}", f"{b:.1%}", difference))
+        difference = ""
+        if a is not None and b is not None:
+            difference = _signed(round(100 * b, 1) - round(100 * a, 1), digits=1)
+        ours, theirs = ("–" if share is None else f"{share:.1%}" for share in (a, b))
+        self.rows.append(Row(group, label, ours, theirs, difference))
 
     def share(
         self, group: str, label: str, field: str, get: Callable[[Share], float], optional: bool

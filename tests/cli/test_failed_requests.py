@@ -1,7 +1,8 @@
-"""What generate and chat say of a request that the engine failed on."""
+"""What the commands say of a request that the engine failed on."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from minivllm.cli.main import app
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.engine.llm import LLM
 from minivllm.engine.messages import EngineCoreRequest
+from tests.cli.test_commands import CLI
+from tests.conftest import RunPython
 from tests.serve.fakes import FakeClient, FakeTokenizer
 
 
@@ -51,3 +54,33 @@ def test_chat_tells_the_failure_and_keeps_it_out_of_the_conversation(
     assert "error: the answer failed: the step that ran it failed (ValueError)" in run.stderr
     asked = FakeTokenizer().decode(client.requests[1].prompt_token_ids)
     assert "second" in asked and "first" not in asked
+
+
+CONTIGUOUS = "--no-enable-prefix-caching --kv-manager-cls contiguous"
+ALL_FAIL = "5 of 5 requests failed: the request needs 16 KV blocks to start; the whole pool has 15"
+
+
+def test_a_recording_in_which_requests_fail_says_why_and_ends_with_status_1(
+    tmp_path: Path, python_without: RunPython
+) -> None:
+    out = tmp_path / "o.jsonl"
+    flags = CONTIGUOUS.split()
+    run = python_without(CLI, "trace", "record", "tiny-pressure", *flags, "-o", str(out))
+    assert run.returncode == 1
+    assert f"error: {ALL_FAIL}" in run.stderr
+    assert out.is_file() and f"{out}: 9 steps" in run.stdout  # the trace shows what happened
+
+
+def test_compare_counts_the_requests_that_failed_on_a_side(
+    tmp_path: Path, python_without: RunPython
+) -> None:
+    run = python_without(
+        CLI, "compare", "tiny-pressure", "--b", CONTIGUOUS, "-o", str(tmp_path),
+        env={"COLUMNS": "120"},
+    )  # fmt: skip
+    assert run.returncode == 1 and f"error: B: {ALL_FAIL}" in run.stderr
+    rows = {line[2:36].strip(): line.split() for line in run.stdout.splitlines()}
+    assert rows["requests failed"][2:5] == ["0", "5", "+5"]
+    # A side without the number does not take the other's away.
+    taken = next(line for line in run.stdout.splitlines() if "KV blocks taken, mean" in line)
+    assert "%" in taken and "–" in taken

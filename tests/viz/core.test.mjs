@@ -11,7 +11,7 @@ const core = (name) => import(new URL(`viz/static/core/${name}`, root));
 const { apply, clone, fold, newState, violations } = await core("fold.js");
 const { TraceStore } = await core("store.js");
 const { story } = await core("story.js");
-const { stepFacts } = await core("facts.js");
+const { stepFacts, strongest, summarise } = await core("facts.js");
 const { buildScene, tokenFlags } = await core("scene.js");
 const layout = await core("layout.js");
 const palette = await core("palette.js");
@@ -489,4 +489,11 @@ for (const [name, theme] of Object.entries(themes)) {
 
 test("every hue has a hatch of its own", () => {
   assert.equal(new Set(hatches).size, 8);
+});
+
+test("a request that failed has another mark than one that is done", () => {
+  const end = (reason) => ({ kind: "req.finish", req: "r1", data: { reason } });
+  const mark = (...reasons) => strongest([summarise(stepFacts(reasons.map(end)), 1)]);
+  assert.equal(mark("stop"), "✓");
+  assert.equal(mark("error"), "⊘");
 });

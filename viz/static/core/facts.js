@@ -9,6 +9,7 @@ export const MARKS = {
   "−": "given back",
   "!": "preempted",
   "✓": "finished",
+  "⊘": "failed",
 };
 
 export function stepFacts(events) {
@@ -93,7 +94,18 @@ export function summarise(facts, step) {
     evictions: count("✕"),
     preemptions: facts.preempted.size,
     finishes: facts.finished.size,
+    failures: [...facts.finished.values()].filter((end) => end.reason === "error").length,
     idleWhileWaiting: Boolean(facts.stop && facts.ledger && facts.ledger.used < facts.ledger.budget),
     violations: facts.violations.length,
   };
+}
+
+// The one mark that stands above the bar of these summaries: the rarest that happened.
+export function strongest(group) {
+  const any = (field) => group.some((summary) => summary[field]);
+  if (any("failures")) return "⊘";
+  if (any("preemptions")) return "!";
+  if (any("evictions")) return "✕";
+  if (any("hits")) return "↺";
+  return any("finishes") ? "✓" : "";
 }

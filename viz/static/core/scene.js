@@ -83,7 +83,7 @@ function finished(req, state, hueOf, facts) {
     hue: hueOf(req),
     outputs: r.tokens.length - r.num_prompt_tokens,
     reason: r.finish_reason,
-    mark: facts.finished.has(req) ? "✓" : "",
+    mark: !facts.finished.has(req) ? "" : r.finish_reason === "error" ? "⊘" : "✓",
     status: r.status,
   };
 }

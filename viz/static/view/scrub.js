@@ -1,6 +1,7 @@
 // <vz-scrub>: the whole run in one strip. A bar per step: the budget it used; above it the marks;
 // a pointer drag seeks.
 
+import { strongest } from "#core/facts.js";
 import { scrubLayout, scrubStepAt } from "#core/layout.js";
 import { CanvasElement } from "#view/canvas.js";
 import { SANS } from "#view/paint.js";
@@ -59,15 +60,6 @@ class Scrub extends CanvasElement {
     if (!this.layout) return;
     this.tell("seek", { step: scrubStepAt(this.place(event).x, this.data.steps, this.layout) });
   }
-}
-
-// The one mark that stands above a bar: the rarest that happened.
-export function strongest(group) {
-  const any = (field) => group.some((summary) => summary[field]);
-  if (any("preemptions")) return "!";
-  if (any("evictions")) return "✕";
-  if (any("hits")) return "↺";
-  return any("finishes") ? "✓" : "";
 }
 
 customElements.define("vz-scrub", Scrub);
