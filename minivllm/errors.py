@@ -93,5 +93,12 @@ class EngineDeadError(MiniVLLMError, RuntimeError):
     """The engine's loop has ended by an error; the cause is chained."""
 
 
+class OwnClassError(MiniVLLMError, TypeError):
+    """A scheduler or KV manager of one's own broke a promise of ``core/interfaces.py``."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what} {problem}; see minivllm/core/interfaces.py")
+
+
 class DuplicateRequestError(MiniVLLMError, ValueError):
     """A request id is already in use by a request that has not finished."""

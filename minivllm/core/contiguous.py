@@ -30,6 +30,9 @@ from minivllm.trace.tracer import Tracer
 class ContiguousKVManager:
     """First fit: the run with the lowest block id that is long enough."""
 
+    prefix_caching = False
+    """A block cannot be the neighbour of two requests' blocks; holds for who derives from it."""
+
     def __init__(
         self, num_blocks: int, config: CacheConfig, max_model_len: int, trace: Tracer
     ) -> None:

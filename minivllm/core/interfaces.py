@@ -4,7 +4,8 @@ Counterpart in vLLM: ``vllm/v1/core/sched/interface.py``. The engine core drives
 :class:`SchedulerInterface`, and the scheduler the block tables by :class:`KVManager`. Either can
 be replaced by a class path: ``--scheduler-cls my_file.py:MyScheduler``, ``--kv-manager-cls …``;
 ``examples/`` has one of each. Most replacements derive from the class that is shipped and change
-one method: what is inherited goes on to tell its decisions, so every viewer shows the result.
+one method: what is inherited goes on to tell its decisions, so every viewer shows the result. What
+such a class returns is checked (``checked.py``): a promise that it breaks is named.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Shortage:
 
 
 class KVManager(Protocol):
-    """Which blocks hold whose tokens. ``__init__(num_blocks, config, max_model_len, trace)``."""
+    """Which blocks hold whose tokens. ``__init__(num_blocks, config, max_model_len, trace)``.
+
+    A class that cannot share blocks says ``prefix_caching = False``."""
 
     block_size: int
     pool: BlockPool

@@ -42,7 +42,7 @@ def _load(field: str, path: str) -> Any:
     where, _, name = path.rpartition(":" if ":" in path else ".")
     try:
         module = _module_of_file(Path(where)) if ":" in path else importlib.import_module(where)
-    except Exception as error:  # whatever the file does when it is run
+    except (Exception, SystemExit) as error:  # whatever the file does when it is run
         problem = f"{type(error).__name__}: {error}"
         raise ConfigError(field, path, f"a class that can be imported ({problem})") from error
     if not hasattr(module, name):

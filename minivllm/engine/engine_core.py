@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from minivllm.config import STEP_KNOBS, EngineConfig, make_config
+from minivllm.core import checked
 from minivllm.core.contiguous import ContiguousKVManager
 from minivllm.core.interfaces import GrammarSource, KVManager, SchedulerInterface
 from minivllm.core.kv_cache_manager import KVCacheManager
-from minivllm.core.own_class import find_class, name_of
+from minivllm.core.own_class import name_of
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.capture import ArmedStep, TensorCapture
@@ -55,15 +56,23 @@ class EngineCore:
         self.max_model_len = executor.max_model_len
         config.check_with_model_len(self.max_model_len)
         self.num_kv_blocks = executor.initialize_kv_cache()
-        kv_cls = find_class("kv_manager_cls", config.cache.kv_manager_cls, KV_MANAGERS, KVManager)
-        self.kv: KVManager = kv_cls(self.num_kv_blocks, config.cache, self.max_model_len, trace)
-        own = config.scheduler.scheduler_cls
-        scheduler_cls = find_class("scheduler_cls", own, SCHEDULERS, SchedulerInterface)
-        self.scheduler: SchedulerInterface = scheduler_cls(
-            config.scheduler, self.kv, self.max_model_len, trace
+        shape = self.num_kv_blocks, config.cache, self.max_model_len, trace
+        named = config.cache.kv_manager_cls
+        self.kv: KVManager = checked.make("kv_manager_cls", named, KV_MANAGERS, KVManager, *shape)
+        if config.cache.enable_prefix_caching and not getattr(self.kv, "prefix_caching", True):
+            allowed = "this class only with enable_prefix_caching off (--no-enable-prefix-caching)"
+            raise ConfigError("kv_manager_cls", name_of(named), allowed)
+        limits = config.scheduler, self.kv, self.max_model_len, trace
+        self.scheduler: SchedulerInterface = checked.make(
+            "scheduler_cls",
+            config.scheduler.scheduler_cls,
+            SCHEDULERS,
+            SchedulerInterface,
+            *limits,
         )
         self._refused: set[str] = set()  # ids of requests that are at fault: their output says so
         self.grammars = Grammars(grammars, trace, self._refused)
+        self._idle = checked.IdleWatch.over(self.kv, self.scheduler)
         self.at_phase: Callable[[str], None] | None = None
         """Called before ``execute`` and before ``update``: the gate may hold the engine there."""
         self.capture = TensorCapture(config.trace, trace)
@@ -240,6 +249,8 @@ class EngineCore:
             free_blocks=self.kv.pool.num_free_blocks,
         )
         scheduled = scheduler.schedule()
+        if self._idle is not None:
+            self._idle.see(scheduled, scheduler)
         schedule_ns = time.perf_counter_ns() - begin
 
         begin = self._begin_phase("execute")

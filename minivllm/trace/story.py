@@ -348,6 +348,6 @@ def _full(facts: Facts, joined: bool = False) -> str:
 def _blocks(facts: Facts, req: str | None) -> str:
     """The blocks of a request's hit."""
     ids = [str(e.data.block) for e in facts.of("kv.touch") if e.req == req]
-    if len(ids) == 1:
-        return f"block {ids[0]}"
+    if len(ids) < 2:
+        return f"block {ids[0]}" if ids else "no block"  # the trace of an engine that is wrong
     return f"{len(ids)} blocks" if len(ids) > 4 else f"blocks {_listed(ids)}"

@@ -305,6 +305,6 @@ function blocksOf(facts, req) {
     .of("kv.touch")
     .filter((e) => e.req === req)
     .map((e) => String(e.data.block));
-  if (ids.length === 1) return `block ${ids[0]}`;
+  if (ids.length < 2) return ids.length ? `block ${ids[0]}` : "no block"; // a wrong engine's trace
   return ids.length > 4 ? `${ids.length} blocks` : `blocks ${list(ids)}`;
 }
