@@ -165,7 +165,9 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         _check_int("max_num_batched_tokens", self.max_num_batched_tokens, 1)
         _check_int("max_num_seqs", self.max_num_seqs, 1)
-        _check_choice("policy", self.policy, POLICIES)
+        if self.policy not in POLICIES:
+            allowed = f"{' | '.join(POLICIES)} (the flag is --scheduling-policy)"
+            raise ConfigError("policy", self.policy, allowed)
         _check_bool("enable_chunked_prefill", self.enable_chunked_prefill)
         _check_int("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
         number = isinstance(self.watermark, (int, float)) and not isinstance(self.watermark, bool)
@@ -248,6 +250,15 @@ _SECTIONS: dict[str, Any] = {
 }
 
 
+ALIASES = {"scheduling_policy": "policy"}
+"""vLLM's names (and our flags') for fields that are called otherwise here."""
+
+
+def own_names(flat: dict[str, Any]) -> dict[str, Any]:
+    """The same values under our names, so that what overrides them finds them."""
+    return {ALIASES.get(name, name): value for name, value in flat.items()}
+
+
 def make_config(base: EngineConfig | None = None, **flat: Any) -> EngineConfig:
     """An EngineConfig from flat names (``block_size=4, max_num_seqs=8``), over ``base``.
 
@@ -255,12 +266,17 @@ def make_config(base: EngineConfig | None = None, **flat: Any) -> EngineConfig:
     line, scenarios and forks all pass flat names. ``None`` means: leave it as it is. Raises
     ConfigError for a name that does not exist, with the nearest one that does.
     """
+    for alias, name in ALIASES.items():
+        value = flat.pop(alias, None)
+        if None not in (value, flat.get(name)) and value != flat[name]:
+            raise ConfigError(alias, value, f"one value; {name} is {flat[name]!r}")
+        flat[name] = flat.get(name) if value is None else value
     base = base or EngineConfig()
     owner = {f.name: name for name, section in _SECTIONS.items() for f in fields(section)}
     changes: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
     for name, value in flat.items():
         if name not in owner:
-            near = difflib.get_close_matches(name, owner, n=1)
+            near = difflib.get_close_matches(name, [*owner, *ALIASES], n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise ConfigError(name, value, f"{hint}one of {', '.join(sorted(owner))}")
         if value is not None:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from minivllm import __version__
-from minivllm.config import EngineConfig, make_config
+from minivllm.config import EngineConfig, make_config, own_names
 from minivllm.core.interfaces import GrammarSource
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
@@ -178,7 +178,7 @@ def start(
     Without ``executor`` the requests say the tokens of the file (placeholders where it has none).
     With one, ``tokenizer`` (:class:`minivllm.tokenizer.Tokenizer`) makes and shows its tokens.
     """
-    config = make_config(**{**scenario.engine, **knobs})
+    config = make_config(**{**own_names(scenario.engine), **own_names(knobs)})
     engine = executor(config) if executor else _scripted(scenario, config)
     header = make_header(config, engine, name=scenario.name)
     trace = config.trace

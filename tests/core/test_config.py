@@ -98,3 +98,15 @@ def test_budget_must_hold_a_whole_prompt_while_chunking_is_off() -> None:
     with pytest.raises(ConfigError, match="at least max_model_len \\(101\\)"):
         config.check_with_model_len(101)
     make_config(max_num_batched_tokens=1).check_with_model_len(10_000)
+
+
+def test_vllms_name_of_the_policy_is_taken_too() -> None:
+    assert make_config(scheduling_policy="priority").scheduler.policy == "priority"
+    assert make_config(scheduling_policy="priority", policy=None).scheduler.policy == "priority"
+    assert make_config(scheduling_policy=None, policy="priority").scheduler.policy == "priority"
+    with pytest.raises(ConfigError, match="--scheduling-policy"):
+        make_config(scheduling_policy="lifo")
+    with pytest.raises(ConfigError, match=r"scheduling_policy: .*policy is 'fcfs'"):
+        make_config(scheduling_policy="priority", policy="fcfs")
+    with pytest.raises(ConfigError, match=r"did you mean scheduling_policy\?"):
+        make_config(scheduling_polcy="fcfs")

@@ -100,6 +100,13 @@ def test_text_is_stood_in_for_where_no_model_reads_it(tmp_path: Path) -> None:
     assert len(arrived.data.prompt_token_ids) == 6
 
 
+def test_flag_overrides_a_knob_that_the_file_calls_by_vllms_name(tmp_path: Path) -> None:
+    text = HEAD + 'scheduling_policy = "priority"\n[[request]]\n' + GOOD
+    scenario = load(tmp_path, text)
+    assert start(scenario).config.scheduler.policy == "priority"
+    assert start(scenario, policy="fcfs").config.scheduler.policy == "fcfs"
+
+
 GOOD = "arrives = 1\nprompt_tokens = 4\noutput_tokens = 2\n"
 
 
