@@ -27,7 +27,7 @@ from minivllm.config import EngineConfig, make_config, own_names
 from minivllm.core.interfaces import GrammarSource
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
-from minivllm.errors import ScenarioError
+from minivllm.errors import ConfigError, ScenarioError
 from minivllm.executor.base import Executor
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.sampling_params import SamplingParams
@@ -52,7 +52,8 @@ __all__ = [
     "start",
 ]
 
-MAX_STEPS = 10_000
+IDLE_STEPS = 10_000
+"""So many steps without a token are no scheduling any more, but a fault."""
 END_TOKEN = 0
 """EOS where no model runs. No made-up token is this one."""
 
@@ -106,17 +107,29 @@ class ScenarioRun:
         ]
 
     def run(self, max_steps: int = 0) -> ScenarioRun:
-        """Step to the end. Raises ScenarioError when there is none in ``max_steps`` (0: 10,000)."""
-        limit = max_steps or MAX_STEPS
-        last = max(request.arrives for request in self.scenario.request)
-        if last > limit:
+        """Step to the end. Raises ScenarioError when there is none in ``max_steps``, or (0) when
+        for long no token comes and nobody arrives or ends: it has got stuck."""
+        last = max((request.arrives for request in self.scenario.request), default=0)
+        if 0 < max_steps < last:
             raise ScenarioError(
                 f"{self.scenario.name}: a request has arrives = {last}, and a run has at most "
-                f"{limit} steps; let it arrive earlier"
+                f"{max_steps} steps; let it arrive earlier"
             )
+        # Between two tokens all prompts may have to run, one token a step.
+        prompts = sum(len(r.prompt_token_ids or r.stand_in_ids) for r in self.scenario.request)
+        patience, since, before = IDLE_STEPS + prompts, 0, (0, 0, 0)
         while not self.done:
-            if self.core.scheduler.current_step >= limit:
-                raise ScenarioError(f"{self.scenario.name} has not ended after {limit} steps")
+            step = self.core.scheduler.current_step
+            if max_steps and step >= max_steps:
+                raise ScenarioError(f"{self.scenario.name} has not ended after {max_steps} steps")
+            alive = list(self.core.scheduler.requests.values())
+            now = self._arrived, len(alive), sum(r.num_output_tokens for r in alive)
+            since, before = (step, now) if now != before or not alive else (since, before)
+            if step - since >= patience:
+                raise ScenarioError(
+                    f"{self.scenario.name} has got stuck: no token in the {patience} steps up to "
+                    f"{step}, and {alive[0].req_id} has not ended; its trace tells why it waits"
+                )
             self.step()
         self.recorder.flush()
         return self
@@ -178,7 +191,7 @@ def start(
     Without ``executor`` the requests say the tokens of the file (placeholders where it has none).
     With one, ``tokenizer`` (:class:`minivllm.tokenizer.Tokenizer`) makes and shows its tokens.
     """
-    config = make_config(**{**own_names(scenario.engine), **own_names(knobs)})
+    config = _config(scenario, knobs)
     engine = executor(config) if executor else _scripted(scenario, config)
     header = make_header(config, engine, name=scenario.name)
     trace = config.trace
@@ -191,6 +204,18 @@ def start(
         run.tokenize, run.eos_token_id = tokenizer.encode, tokenizer.eos_token_id
         run.vocab_size = tokenizer.vocab_size
     return run
+
+
+def _config(scenario: Scenario, knobs: dict[str, Any]) -> EngineConfig:
+    """A knob that is wrong in the file is told with its place in the file."""
+    given = own_names(knobs)
+    try:
+        return make_config(**{**own_names(scenario.engine), **given})
+    except ConfigError as error:
+        places = own_names(scenario.places)
+        if given.get(error.field) is None and error.field in places:
+            raise ScenarioError(f"{places[error.field]}, [engine]: {error}") from error
+        raise
 
 
 def make_header(config: EngineConfig, executor: Executor, name: str = "") -> Header:

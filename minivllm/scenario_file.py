@@ -28,19 +28,14 @@ from __future__ import annotations
 import math
 import random
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from minivllm.errors import ScenarioError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from minivllm.scenario_text import json_data, knob_lines, read_text, request_lines, toml_data
 
 SCENARIO_DIR = Path(__file__).parent / "scenarios"
 SUFFIXES = (".toml", ".jsonl")
@@ -124,6 +119,8 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     title: str = ""
     engine: dict[str, Any] = {}
     request: list[ScenarioRequest]
+    places: dict[str, str] = {}
+    """Knob of ``engine`` → the file and the line where it stands."""
 
     def __post_init__(self) -> None:
         self.request.sort(key=lambda r: r.arrives)
@@ -139,26 +136,24 @@ def load_scenario(name_or_path: str) -> Scenario:
             raise ScenarioError(
                 f"no scenario {name_or_path!r}; shipped: {shipped}; or a .toml or .jsonl file"
             )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        kind = path.suffix.removeprefix(".").upper()
-        raise ScenarioError(f"{path} is not {kind}: {error}") from error
+    text = read_text(path)
     if path.suffix == ".jsonl":
-        top, tables = _read_jsonl(path, text)
+        top, tables, head = _read_jsonl(path, text)
         top.name = top.name or path.stem
         where = [f"{path}, line {line}" for line, _ in tables]
-        return _expand(top, [table for _, table in tables], where, str(path))
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(f"{path} is not TOML: {error}") from error
-    file = _convert(data, _File, str(path))
+        return _expand(
+            top, [t for _, t in tables], where, str(path), dict.fromkeys(top.engine, head)
+        )
+    data = toml_data(path, text)
+    requests = data.get("request")
+    lines = request_lines(text, len(requests) if isinstance(requests, list) else 0)
+    file = _convert(data, _File, str(path), lines)
     top = _Top(name=file.name, title=file.title, engine=file.engine, poisson=file.poisson)
-    where = [f"{path}, request {number}" for number in range(1, len(file.request) + 1)]
-    return _expand(top, file.request, where, str(path))
+    where = [
+        f"{path}, request {number}" if line is None else f"{path}, line {line}, request {number}"
+        for number, line in enumerate(lines, start=1)
+    ]
+    return _expand(top, file.request, where, str(path), knob_lines(text))
 
 
 def shipped_scenarios() -> list[str]:
@@ -173,41 +168,42 @@ def _shipped() -> dict[str, Path]:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def _read_jsonl(path: Path, text: str) -> tuple[_Top, list[tuple[int, RequestTable]]]:
-    top = _Top()
+def _read_jsonl(path: Path, text: str) -> tuple[_Top, list[tuple[int, RequestTable]], int]:
+    """What the head line says, the requests with their lines, and the head's own line (or 0)."""
+    top, head = _Top(), 0
     tables: list[tuple[int, RequestTable]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            data = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
-            raise ScenarioError(
-                f"{where}: not JSON ({error}); each line is one request, as in "
-                '{"arrives": 1, "prompt_tokens": 40, "output_tokens": 10}'
-            ) from error
+        data = json_data(line, where)
         if not tables and isinstance(data, dict) and "output_tokens" not in data:
             if data.keys() & set(_Top.__struct_fields__):
-                top = _convert(data, _Top, where)
+                if head:
+                    raise ScenarioError(
+                        f"{where}: no request, and line {head} says name, title, engine and "
+                        "poisson already; put all of these there"
+                    )
+                top, head = _convert(data, _Top, where), number
                 continue
         tables.append((number, _convert(data, RequestTable, where)))
-    if not tables:
-        raise ScenarioError(f"{path}: no request; a workload needs one a line")
-    return top, tables
+    return top, tables, head
 
 
-def _convert(data: Any, kind: type[T], where: str) -> T:
+def _convert(data: Any, kind: type[T], where: str, lines: Sequence[int | None] = ()) -> T:
+    """``lines``: of the requests, where they are a part of ``data``."""
     try:
         return msgspec.convert(data, kind)
+    except RecursionError as error:
+        raise ScenarioError(f"{where}: nested too deep") from error
     except msgspec.ValidationError as error:
-        message = re.sub(
-            r" - at `\$\.request\[(\d+)\]\.?(.*)`",
-            lambda found: (
-                f" - in request {int(found[1]) + 1}" + (f", field `{found[2]}`" if found[2] else "")
-            ),
-            str(error),
-        )
+        message = str(error)
+        if found := re.search(r" - at `\$\.request\[(\d+)\]\.?(.*)`", message):
+            index, field = int(found[1]), found[2]
+            message = message[: found.start()] + f" - in request {index + 1}"
+            message += f", field `{field}`" if field else ""
+            if lines and lines[index] is not None:
+                where += f", line {lines[index]}"
         if "unknown field" in message:
             known: Any = RequestTable if " in request" in message else kind
             fields = known.__struct_fields__
@@ -218,8 +214,20 @@ def _convert(data: Any, kind: type[T], where: str) -> T:
 # --- from tables to requests -------------------------------------------------------------------
 
 
-def _expand(top: _Top, tables: list[RequestTable], where: list[str], file: str) -> Scenario:
-    """Every table as its requests. ``where`` names each table in messages."""
+def _expand(
+    top: _Top, tables: list[RequestTable], where: list[str], file: str, knobs: dict[str, int]
+) -> Scenario:
+    """Every table as its requests. ``where`` names each table in messages, ``knobs`` has the lines
+    of the engine's."""
+    if not tables:
+        raise ScenarioError(f"{file}: no request; a workload needs one a line, or a [[request]]")
+    places = {n: f"{file}, line {knobs[n]}" if knobs.get(n) else file for n in top.engine}
+    for name, value in top.engine.items():
+        if isinstance(value, (list, dict)):
+            raise ScenarioError(
+                f"{places[name]}: [engine] {name} is a list or a table; a number, a text, true or "
+                "false is allowed"
+            )
     for table, place in zip(tables, where, strict=True):
         _check(table, place, top.poisson)
     if sum(table.count for table in tables) > MAX_REQUESTS:
@@ -233,7 +241,7 @@ def _expand(top: _Top, tables: list[RequestTable], where: list[str], file: str) 
     drawn = iter(()) if top.poisson is None else _poisson_steps(top.poisson)
     prefix = made_up_ids("shared prefix", max((t.shared_prefix for t in tables), default=0))
     requests: list[ScenarioRequest] = []
-    for table in tables:
+    for table, place in zip(tables, where, strict=True):
         for i in range(table.count):
             begins, arrives = len(requests) + 1, table.arrives
             made_up: list[int] = []
@@ -252,8 +260,15 @@ def _expand(top: _Top, tables: list[RequestTable], where: list[str], file: str) 
                 max_tokens=table.max_tokens,
                 stand_in_ids=made_up if table.prompt else [],
             )
+            if request.arrives > MAX_ARRIVES:  # drawn
+                raise ScenarioError(
+                    f"{place}: comes in step {request.arrives}; at the latest in step "
+                    f"{MAX_ARRIVES}: raise the rate of [poisson]"
+                )
             requests.append(request)
-    return Scenario(name=top.name, title=top.title, engine=top.engine, request=requests)
+    return Scenario(
+        name=top.name, title=top.title, engine=top.engine, request=requests, places=places
+    )
 
 
 def made_up_ids(what: str, n: int) -> list[int]:

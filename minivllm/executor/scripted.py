@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from minivllm.config import EngineConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
-from minivllm.errors import ConfigError
 
 DEFAULT_MAX_MODEL_LEN = 8192
 
@@ -55,9 +54,11 @@ class ScriptedExecutor:
         return self.config.model.max_model_len or DEFAULT_MAX_MODEL_LEN
 
     def initialize_kv_cache(self) -> int:
-        if self.config.cache.num_kv_blocks is None:
-            raise ConfigError("num_kv_blocks", None, "a number, where there is no model to measure")
-        return self.config.cache.num_kv_blocks
+        """Without a number, and no model whose blocks could be measured, two requests of the
+        longest fit beside the null block."""
+        if self.config.cache.num_kv_blocks is not None:
+            return self.config.cache.num_kv_blocks
+        return 1 + 2 * -(-self.max_model_len // self.config.cache.block_size)
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         for req_id in scheduler_output.finished_req_ids:

@@ -124,12 +124,6 @@ def test_knob_that_does_not_exist_is_named() -> None:
         start(load_scenario("tiny-pressure"), blok_size=4)
 
 
-def test_pool_size_must_stand_in_the_file_where_no_model_is_measured() -> None:
-    scenario = Scenario(name="x", request=[])
-    with pytest.raises(ConfigError, match="num_kv_blocks"):
-        start(scenario)
-
-
 def test_prompt_as_text_needs_a_model() -> None:
     scenario = Scenario(
         name="x",
@@ -140,10 +134,9 @@ def test_prompt_as_text_needs_a_model() -> None:
         start(scenario).run()
 
 
-def test_run_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minivllm.scenario.MAX_STEPS", 10)
+def test_run_without_an_end_is_given_up() -> None:
     with pytest.raises(ScenarioError, match="tiny-pressure has not ended after 10 steps"):
-        start(load_scenario("tiny-pressure")).run()
+        start(load_scenario("tiny-pressure")).run(max_steps=10)
 
 
 def test_later_arrivals_find_an_idle_engine() -> None:
@@ -164,5 +157,5 @@ def test_arrival_behind_the_last_step_of_a_run_is_named_before_it_runs() -> None
     )
     run = start(scenario)
     with pytest.raises(ScenarioError, match=r"late: a request has arrives = 30000, .* 10000 steps"):
-        run.run()
+        run.run(max_steps=10_000)
     assert run.core.scheduler.current_step == 0

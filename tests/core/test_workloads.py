@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from minivllm.errors import ScenarioError
+from minivllm.core.interfaces import Shortage
+from minivllm.errors import ConfigError, ScenarioError
 from minivllm.models.source import ModelSource
 from minivllm.scenario import END_TOKEN, Scenario, ScenarioRequest, load_scenario, start
 from minivllm.scenario_file import SCENARIO_DIR, made_up_ids, shipped_scenarios
@@ -139,6 +140,9 @@ def test_malformed_template_is_named(tmp_path: Path, table: str, message: str) -
         load(tmp_path, f"{HEAD}[[request]]\n{table}")
 
 
+LINE = '{"arrives": 1, "prompt_tokens": 40, "output_tokens": 10}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -148,12 +152,80 @@ def test_malformed_template_is_named(tmp_path: Path, table: str, message: str) -
         ('{"arrives": 1}', r"line 1: Object missing required field `output_tokens`"),
         ('{"enginee": {}}', "line 1: .*`output_tokens`|unknown field `enginee`"),
         ('{"name": 3}', "line 1: Expected `str`, got `int`"),
+        ('{"name": "a"}\n\n{"title": "b"}', "line 3: no request, and line 1 says name"),
+        (
+            '{"arrives": 1, "arrives": 2, "output_tokens": 1}',
+            "line 1: 'arrives' stands there twice",
+        ),
+        ("[" * 100_000, "line 1: nested too deep"),
+        ('{"engine": {"block_size": ' + "[" * 3000 + "]" * 3000 + "}}", "line 1: nested too deep"),
+        ('{"engine": {"block_size": [4]}}\n' + LINE, r"line 1: \[engine\] block_size is a list"),
         ('{"arrives": 0, "prompt_tokens": 1, "output_tokens": 1}', "line 1: arrives = 0; steps"),
     ],
 )
 def test_malformed_jsonl_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ScenarioError, match=rf"w\.jsonl.*({message})"):
         load(tmp_path, text, "w.jsonl")
+
+
+def test_the_first_workload_of_ones_own_needs_no_knobs(tmp_path: Path) -> None:
+    core = start(load(tmp_path, LINE, "w.jsonl")).run().core
+    assert core.scheduler.current_step == 10
+    assert core.num_kv_blocks == 1 + 2 * 8192 // 16
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    for name, text in (("w.toml", f"{HEAD}[[request]]\n{GOOD}"), ("w.jsonl", LINE)):
+        assert len(load(tmp_path, "\ufeff" + text, name).request) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + f"[[request]]\n{GOOD}\n[[request]]\n{GOOD}count = 0", "line 10, request 2: count"),
+        (
+            HEAD + f"[[request]]\n{GOOD}\n[[request]]\narrives = 1",
+            "line 10: .*`output_tokens` - in re",
+        ),
+        ('name = "w"\nrequest = []', "no request"),
+        (HEAD + "x = " + "[" * 5000, "nested too deep"),
+        (
+            HEAD + f"[[request]]\n{GOOD.replace('= 1', '= 999999999999')}",
+            "line 5, request 1: arrives",
+        ),
+        (
+            HEAD + f"[poisson]\nrate = 0.001\n[[request]]\n{GOOD[12:]}count = 3000",
+            r"comes in step \d+; at the latest in step 1000000",
+        ),
+    ],
+)
+def test_a_fault_in_toml_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ScenarioError, match=rf"w\.toml.*{message}"):
+        load(tmp_path, text)
+
+
+def test_a_wrong_knob_is_named_with_its_line_unless_a_flag_is_wrong(tmp_path: Path) -> None:
+    text = HEAD.replace("block_size = 4", "block_sice = 4") + f"[[request]]\n{GOOD}"
+    with pytest.raises(ScenarioError, match=r"w\.toml, line 4, \[engine\]: block_sice"):
+        start(load(tmp_path, text))
+    lines = '{"engine": {"block_size": 0}}\n' + LINE
+    with pytest.raises(ScenarioError, match=r"w\.jsonl, line 1, \[engine\]: block_size: got 0"):
+        start(load(tmp_path, lines, "w.jsonl"))
+    with pytest.raises(ConfigError, match=r"^block_size: got -1"):
+        start(load(tmp_path, lines, "w.jsonl"), block_size=-1)
+
+
+def test_an_honest_run_may_take_long(tmp_path: Path) -> None:
+    table = "[[request]]\narrives = {}\nprompt_tokens = 4\noutput_tokens = 2\n"
+    scenario = load(tmp_path, HEAD + table.format(1) + table.format(20_000))
+    assert start(scenario).run().core.scheduler.current_step == 20_001
+
+
+def test_a_run_that_gets_stuck_is_ended(tmp_path: Path) -> None:
+    run = start(load(tmp_path, f"{HEAD}[[request]]\n{GOOD}"))
+    run.core.kv.shortage = lambda *_: Shortage(1, 0)  # type: ignore[method-assign]
+    with pytest.raises(ScenarioError, match=r"w has got stuck: no token in the 10004 steps.*r1"):
+        run.run()
 
 
 def test_six_workloads_are_shipped_and_run_without_a_model() -> None:
