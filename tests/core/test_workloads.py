@@ -228,6 +228,12 @@ def test_a_run_that_gets_stuck_is_ended(tmp_path: Path) -> None:
         run.run()
 
 
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_what_the_page_offers_runs_without_a_model(name: str) -> None:
+    assert not any(request.needs_model for request in load_scenario(name).request)
+    assert not start(load_scenario(name)).run().failures
+
+
 def test_six_workloads_are_shipped_and_run_without_a_model() -> None:
     assert set(WORKLOADS) <= set(shipped_scenarios())
     for name in WORKLOADS:

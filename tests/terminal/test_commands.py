@@ -155,8 +155,13 @@ def test_prompts_and_a_scenario_exclude_each_other(minivllm: Run) -> None:
     assert done.returncode == 2 and "either prompts, or a scenario or trace" in done.stderr
 
 
-def test_scenario_without_token_ids_says_that_it_needs_a_model(minivllm: Run) -> None:
-    done = minivllm("step", "shared-prefix")
+def test_scenario_without_token_ids_says_that_it_needs_a_model(
+    minivllm: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "text.toml"
+    table = '[[request]]\narrives = 1\nprompt = "Hello"\noutput_tokens = 1\n'
+    file.write_text(f'name = "text"\n{table}')
+    done = minivllm("step", str(file))
     assert done.returncode == 1 and "--with-model" in done.stderr
 
 
