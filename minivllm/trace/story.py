@@ -268,8 +268,7 @@ def _chunk_goes_on(facts: Facts) -> Iterator[str]:
 
 def _decodes(facts: Facts) -> Iterator[str]:
     n, one = len(facts.decodes), "".join(facts.decodes[:1])
-    drafts = sum(_granted(facts, req) - 1 for req in facts.decodes)
-    if drafts:
+    if drafts := _num_drafts(facts):
         right = sum(e.data.n for e in facts.of("spec.accept"))
         said = count(sum(str(e.req) in facts.decodes for e in facts.of("req.token")), "token")
         who = f"{one} decodes" if n == 1 else f"{n} requests decode"
@@ -302,6 +301,9 @@ def _also(facts: Facts, decodes: bool) -> str:
     n = len(facts.decodes)
     if decodes and n:
         parts.append(f"{count(n, 'request')} {'decodes' if n == 1 else 'decode'}")
+        if drafts := _num_drafts(facts):
+            right = sum(e.data.n for e in facts.of("spec.accept"))
+            parts.append(f"{right} of {count(drafts, 'draft')} right")
     reused = sum(e.data.hit for e in facts.of("req.admit") + facts.of("req.resume"))
     if reused:
         parts.append(f"{count(reused, 'token')} reused")
@@ -336,6 +338,11 @@ def _names(events: list[Event]) -> str:
 def _granted(facts: Facts, req: str | None) -> int:
     grant = facts.one("sched.grant", req)
     return int(grant.data.n) if grant else 0
+
+
+def _num_drafts(facts: Facts) -> int:
+    """Those that ran: a decode is one token and its drafts."""
+    return sum(_granted(facts, req) - 1 for req in facts.decodes)
 
 
 def _full(facts: Facts, joined: bool = False) -> str:

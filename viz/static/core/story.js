@@ -232,7 +232,7 @@ function chunkGoesOn(facts) {
 function decodes(facts) {
   const n = facts.decodes.length;
   if (n === 0) return [];
-  const drafts = sum(facts.decodes, (req) => granted(facts, req) - 1);
+  const drafts = numDrafts(facts);
   if (drafts) {
     const right = sum(facts.of("spec.accept"), (e) => e.data.n);
     const said = facts.of("req.token").filter((e) => facts.decodes.includes(e.req)).length;
@@ -262,7 +262,12 @@ const LAST_TWO = [chunkGoesOn, decodes];
 function also(facts, withDecodes) {
   const parts = [];
   const n = facts.decodes.length;
-  if (withDecodes && n) parts.push(`${count(n, "request")} ${n === 1 ? "decodes" : "decode"}`);
+  if (withDecodes && n) {
+    parts.push(`${count(n, "request")} ${n === 1 ? "decodes" : "decode"}`);
+    const drafts = numDrafts(facts);
+    const right = sum(facts.of("spec.accept"), (e) => e.data.n);
+    if (drafts) parts.push(`${right} of ${count(drafts, "draft")} right`);
+  }
   const reused = sum([...facts.of("req.admit"), ...facts.of("req.resume")], (e) => e.data.hit);
   if (reused) parts.push(`${count(reused, "token")} reused`);
   const [back, taken] = [facts.numGivenBack, facts.numTaken];
@@ -292,6 +297,9 @@ function list(items) {
 const names = (events) => list(events.map((event) => event.req));
 
 const granted = (facts, req) => facts.one("sched.grant", req)?.data.n ?? 0;
+
+// Those that ran: a decode is one token and its drafts.
+const numDrafts = (facts) => sum(facts.decodes, (req) => granted(facts, req) - 1);
 
 // Said of whoever took the last of the budget.
 function full(facts, joined = false) {
