@@ -10,7 +10,8 @@ from html import escape
 
 from minivllm.bench.kv_waste import PAPER, PAPER_BEFORE, PAPER_PAGED, Waste
 
-WIDTH, LEFT, RIGHT, TOP, ROW, BAR = 920, 210, 40, 96, 54, 30  # px
+WIDTH, LEFT, RIGHT, TOP, ROW, BAR = 920, 224, 40, 96, 54, 30  # px
+MARGIN = 24  # px: where title, legend and labels begin
 PARTS = (  # field, words, fill
     ("token_states", "token states", "#2b6cb0"),
     ("reserved", "reserved for later tokens", "#9aa5b1"),
@@ -25,8 +26,8 @@ def draw(rows: list[Waste]) -> str:
     """The SVG's text."""
     scale = (WIDTH - LEFT - RIGHT) / 100  # px per %
     bottom = TOP + ROW * len(rows)
-    parts = [_text(24, 28, "What the KV memory holds while somebody waits for it", size=18)]
-    x = 24.0
+    parts = [_text(MARGIN, 28, "What the KV memory holds while somebody waits for it", size=18)]
+    x = float(MARGIN)
     for _, words, fill in PARTS:
         parts.append(_box(x, 48, 12, 12, fill))
         parts.append(_text(x + 18, 58, words, DIM, size=12))
@@ -37,7 +38,7 @@ def draw(rows: list[Waste]) -> str:
         parts.append(_text(at, bottom + 16, f"{percent} %", DIM, size=11, anchor="middle"))
     for number, row in enumerate(rows):
         y, x = TOP + number * ROW, float(LEFT)
-        parts.append(_text(LEFT - 12, y + 20, row.system, anchor="end"))
+        parts.append(_text(MARGIN, y + 20, row.system))
         for field, _, fill in PARTS:
             percent = 100 * getattr(row, field)
             parts.append(_box(x, y, percent * scale, BAR, fill))
@@ -66,12 +67,12 @@ def _paper(rows: list[Waste], scale: float, bottom: int) -> list[str]:
     told = (
         f"Bars: measured here, no model, lengths like ShareGPT's. Brackets: token states in {PAPER}"
     )
-    parts.append(_text(24, bottom + 42, told, DIM, size=12))
+    parts.append(_text(MARGIN, bottom + 42, told, DIM, size=12))
     more = (
         f"({PAPER_BEFORE[0]} to {PAPER_BEFORE[1]} % in the systems before, {PAPER_PAGED} % paged; "
         "another workload and other systems)."
     )
-    parts.append(_text(24, bottom + 59, more, DIM, size=12))
+    parts.append(_text(MARGIN, bottom + 59, more, DIM, size=12))
     return parts
 
 

@@ -48,6 +48,7 @@ def kv_waste(
 
     if not 96 <= requests <= 2000:
         raise ConfigError("--requests", requests, "96 to 2000; fewer do not fill the pool")
+    _at_least("--seed", seed, 0)  # random.Random takes −1 for 1
     lengths = bench.lengths(requests, seed)
     console = Console(highlight=False)
     results = bench.run_all(lengths, lambda name: typer.echo(f"running: {name}", err=True))

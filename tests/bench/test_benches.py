@@ -58,8 +58,12 @@ def test_picture_has_a_bar_for_each_share() -> None:
     space = "{http://www.w3.org/2000/svg}"
     bars = [r for r in root.iter(f"{space}rect") if r.get("height") == "30"]
     widths = [float(bar.get("width", "")) for bar in bars]
-    assert widths == pytest.approx([603, 33.5, 0, 0, 33.5], abs=0.1)
-    assert any(text.text == "90 %" for text in root.iter(f"{space}text"))
+    assert widths == pytest.approx([590.4, 32.8, 0, 0, 32.8], abs=0.1)
+    texts = {text.text: text for text in root.iter(f"{space}text")}
+    assert "90 %" in texts
+    title, label = texts["What the KV memory holds while somebody waits for it"], texts["paged"]
+    for attribute in ("x", "text-anchor"):
+        assert label.get(attribute) == title.get(attribute), "labels begin where the title does"
 
 
 def test_stripped_source_has_lost_what_tells_and_nothing_else() -> None:

@@ -28,6 +28,7 @@ def test_bench_kv_waste_prints_the_table_and_draws_it(
     ("arguments", "message"),
     [
         (["kv-waste", "--requests", "2"], "96 to 2000"),
+        (["kv-waste", "--seed", "-1"], "--seed: got -1; allowed: 0 or more"),
         (["scheduler", "--rounds", "0"], "1 or more"),
         (["trace", "--steps", "1"], "80 or more"),
         (["trace", "--model", "x"], "together with --with-model"),
