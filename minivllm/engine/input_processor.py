@@ -128,6 +128,11 @@ class InputProcessor:
         if isinstance(prompt, str):
             return prompt, self._encode(prompt)
         if isinstance(prompt, Mapping):
+            if "prompt_token_ids" in prompt and "prompt" in prompt:
+                raise PromptError(
+                    "a prompt has 'prompt' and 'prompt_token_ids': give the text or the ids, which "
+                    "may not say the same"
+                )
             if "prompt_token_ids" in prompt:
                 return None, self._check_ids(prompt["prompt_token_ids"])
             if isinstance(prompt.get("prompt"), str):

@@ -55,6 +55,7 @@ def test_content_parts_of_text_are_joined():
     [
         ("", "empty"),
         ({"prompt_token_ids": []}, "empty"),
+        ({"prompt": "a", "prompt_token_ids": [5]}, "give the text or the ids"),
         ({"prompt_token_ids": "abc"}, "list of ids"),
         ({"prompt_token_ids": [1, -1]}, r"prompt_token_ids\[1\].*got -1"),
         ({"prompt_token_ids": [TOKENIZER.vocab_size]}, "vocabulary"),
