@@ -120,6 +120,13 @@ class CacheConfig:
         _check_bool("enable_prefix_caching", self.enable_prefix_caching)
         _check_class("kv_manager_cls", self.kv_manager_cls, KV_MANAGERS)
         _check_choice("contiguous_reserve", self.contiguous_reserve, RESERVES)
+        if self.kv_manager_cls == "paged" and self.contiguous_reserve != "max_model_len":
+            raise ConfigError(
+                "contiguous_reserve",
+                self.contiguous_reserve,
+                "only with a kv_manager_cls that sets aside (contiguous); paged takes blocks when "
+                "they are needed",
+            )
         if self.kv_manager_cls == "contiguous" and self.enable_prefix_caching:
             raise ConfigError(
                 "kv_manager_cls",

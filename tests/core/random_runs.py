@@ -42,7 +42,9 @@ def knobs(draw: st.DrawFn) -> dict[str, Any]:
         "enable_prefix_caching": not contiguous
         and draw(st.sampled_from([True, True, True, False])),
         "kv_manager_cls": "contiguous" if contiguous else "paged",
-        "contiguous_reserve": draw(st.sampled_from(["request", "max_model_len"])),
+        "contiguous_reserve": draw(
+            st.sampled_from(["request", "max_model_len"] if contiguous else ["max_model_len"])
+        ),
     }
     return paging | {
         "num_kv_blocks": 1 + draw(st.integers(5, 14)),

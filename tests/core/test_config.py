@@ -110,3 +110,10 @@ def test_vllms_name_of_the_policy_is_taken_too() -> None:
         make_config(scheduling_policy="priority", policy="fcfs")
     with pytest.raises(ConfigError, match=r"did you mean scheduling_policy\?"):
         make_config(scheduling_polcy="fcfs")
+
+
+def test_a_reserve_that_paged_would_not_heed_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"contiguous_reserve: .*paged takes blocks when"):
+        make_config(contiguous_reserve="request")
+    for knobs in ({"kv_manager_cls": "contiguous"}, {"kv_manager_cls": "examples/x.py:Mine"}):
+        make_config(contiguous_reserve="request", enable_prefix_caching=False, **knobs)
