@@ -55,8 +55,9 @@ class Workbench(Protocol):
 
     def scenarios(self) -> list[str]: ...
 
-    def simulate(self, scenario: str, knobs: dict[str, Any]) -> TraceLog:
-        """Run a scenario on the real scheduler and pool. Raises ScenarioError, ConfigError."""
+    def simulate(self, scenario: str, knobs: dict[str, Any]) -> tuple[TraceLog, dict[str, Any]]:
+        """Run a scenario on the real scheduler and pool; also returns the knobs that differ from
+        the scenario's own. Raises ScenarioError, ConfigError."""
         ...
 
 

@@ -12,6 +12,7 @@ import json
 import re
 import threading
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace, sp
 from minivllm.trace.fold import apply, forget_finished, new_state, to_json
 from minivllm.trace.hues import Hues
 from minivllm.trace.recorder import TraceLog
+from minivllm.trace.words import join, knob_value
 
 MAX_EVENTS_PER_ANSWER = 5000
 
@@ -41,6 +43,8 @@ class Run(Protocol):
     id: str
     kind: str
     """``recorded`` | ``live``."""
+    label: str
+    """How the page calls it where the id does not say enough; else empty."""
 
     def epoch(self) -> str:
         """Tells two runs behind one id apart: a sequence number means nothing across it."""
@@ -78,6 +82,7 @@ class RecordedRun:
     """
 
     kind = "recorded"
+    label = ""
 
     def __init__(self, run_id: str, path: Path, life: int | None = None) -> None:
         """``life``: 1, 2, …; None: the last."""
@@ -156,8 +161,9 @@ class LiveRun:
     """A run in this process: of an engine (it grows while it is watched), or a simulated one,
     which has ended and is shown as ``recorded``."""
 
-    def __init__(self, run_id: str, log: TraceLog, kind: str = "live") -> None:
+    def __init__(self, run_id: str, log: TraceLog, kind: str = "live", label: str = "") -> None:
         self.id = run_id
+        self.label = label
         self.log = log
         self.kind = kind
 
@@ -266,14 +272,17 @@ class Catalogue:
                 self._runs[name] = RecordedRun(name, path, life)
         return run_id
 
-    def add_simulated(self, log: TraceLog) -> str:
-        """Offer a run that has ended, from memory; of many only the newest are kept."""
+    def add_simulated(self, log: TraceLog, changed: Mapping[str, object]) -> str:
+        """Offer a run that has ended, from memory; of many only the newest are kept. ``changed``
+        are the knobs that make it another run than the scenario's own."""
         with self._lock:
             simulated = [r.id for r in self._runs.values() if isinstance(r, LiveRun)]
             for old in [name for name in simulated if name != "live"][: 1 - SIMULATED_KEPT]:
                 del self._runs[old]
             run_id = self._free_id(log.header.name)
-            self._runs[run_id] = LiveRun(run_id, log, kind="recorded")
+            words = [f"{name}={knob_value(value)}" for name, value in changed.items()]
+            label = f"{run_id} · {join(words, most=4)}" if words else ""
+            self._runs[run_id] = LiveRun(run_id, log, "recorded", label)
         return run_id
 
     def _free_id(self, name: str) -> str:

@@ -93,7 +93,8 @@ class BoardApp(Flask):
         scenario, knobs = fields.get("scenario"), fields.get("knobs")
         if not isinstance(scenario, str) or not isinstance(knobs, dict):
             raise BadCommand(f"simulate: got {wish!r}; allowed: a scenario's name and knobs")
-        run_id = self.catalogue.add_simulated(self.workbench.simulate(scenario, knobs))
+        log, changed = self.workbench.simulate(scenario, knobs)
+        run_id = self.catalogue.add_simulated(log, changed)
         self.hub.send("runs", {})
         return run_id
 

@@ -41,8 +41,9 @@ class ScenarioBench:
     def scenarios(self) -> list[str]:
         return shipped_scenarios()
 
-    def simulate(self, scenario: str, knobs: dict[str, Any]) -> TraceLog:
-        """Run it to its end. Raises ScenarioError, ConfigError."""
+    def simulate(self, scenario: str, knobs: dict[str, Any]) -> tuple[TraceLog, dict[str, Any]]:
+        """Run it to its end; also returns the knobs that are not as the scenario has them. Raises
+        ScenarioError, ConfigError."""
         if scenario not in shipped_scenarios():  # a name only: the page must not open files
             raise ConfigError("scenario", scenario, " | ".join(shipped_scenarios()))
         allowed = {knob["name"]: knob["choices"] for knob in self.knobs()}
@@ -54,7 +55,10 @@ class ScenarioBench:
         blocks = knobs.get("num_kv_blocks")
         if isinstance(blocks, int) and blocks > MOST_BLOCKS:
             raise ConfigError("num_kv_blocks", blocks, f"up to {MOST_BLOCKS:,} on the page")
-        return start(load_scenario(scenario), **knobs).run().recorder.log
+        usual = start(load_scenario(scenario)).core.facts()
+        run = start(load_scenario(scenario), **knobs).run()
+        changed = {name: v for name, v in run.core.facts().items() if v != usual[name]}
+        return run.recorder.log, changed
 
 
 def _choices(field: str, metavar: str | None) -> list[str]:

@@ -16,6 +16,7 @@ from minivllm.trace.file import decode_event
 from tests.viz.browser import at_step, headline, open_page
 from tests.viz.conftest import MakeEngine
 from viz.commands import CommandThread
+from viz.pages import describe_run
 from viz.server import BoardApp, Server, create_app
 
 BENCH = ScenarioBench()
@@ -46,6 +47,24 @@ def test_a_scenario_runs_anew_and_is_offered_as_a_run() -> None:
     assert (first, second) == ("tiny-pressure", "tiny-pressure-2")
     assert config_of(app, first).batching == "static"
     assert config_of(app, second).batching == "continuous"
+
+
+def test_a_simulated_run_is_called_by_the_knobs_that_were_changed() -> None:
+    app = create_app(workbench=BENCH)
+    usual = {"num_kv_blocks": 16, "batching": "continuous"}  # as the scenario has them
+    for changed in (
+        {},
+        {"batching": "static"},
+        {"num_kv_blocks": 24, "enable_prefix_caching": False},
+    ):
+        app.simulate({"scenario": "tiny-pressure", "knobs": {**usual, **changed}})
+    listed = [describe_run(run) for run in app.catalogue.all()]
+    assert [run["label"] for run in listed] == [
+        "",
+        "tiny-pressure-2 · batching=static",
+        "tiny-pressure-3 · num_kv_blocks=24 and enable_prefix_caching=off",
+    ]
+    assert {run["header"]["name"] for run in listed} == {"tiny-pressure"}
 
 
 def test_only_the_newest_simulated_runs_are_kept_and_no_id_is_used_again() -> None:

@@ -24,12 +24,15 @@ export function topBar(board) {
 }
 
 function runPicker(board) {
-  if (board.runs.length < 2) return html`<span class="run-name">${board.run?.id ?? ""}</span>`;
+  if (board.runs.length < 2) return html`<span class="run-name">${called(board.run)}</span>`;
   return html`<label class="picker"><span class="hidden">run</span><select
     .value=${board.run?.id ?? ""} @change=${(event) => board.openRun(event.target.value)}>
-    ${board.runs.map((run) => html`<option value=${run.id} ?selected=${run.id === board.run?.id}>${run.id}</option>`)}
+    ${board.runs.map((run) => html`<option value=${run.id} ?selected=${run.id === board.run?.id}>${called(run)}</option>`)}
   </select></label>`;
 }
+
+// A simulated run is told from the others by the knobs that were changed for it.
+const called = (run) => run?.label || run?.id || "";
 
 function runPill(board) {
   if (!board.run) return nothing;
