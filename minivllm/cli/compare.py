@@ -153,12 +153,13 @@ def _print(scenario: Scenario, sides: list[Side], comparison: Comparison) -> Non
     from rich.table import Table
 
     from minivllm.trace.side_by_side import rows
+    from minivllm.trace.words import count
 
     console = Console(highlight=False)
     a, b = sides
     what = a.trace.header.model if a.trace.header.fidelity == "live" else "no model, given tokens"
     console.print(f"{scenario.name}: {scenario.title}", style="bold", markup=False)
-    console.print(f"{a.metrics.requests} requests · {what}", style="dim", markup=False)
+    console.print(f"{count(a.metrics.requests, 'request')} · {what}", style="dim", markup=False)
     for name, side in zip("AB", sides, strict=True):
         flags = side.flags or "as the workload says"
         console.print(f"{name}  {flags}  →  {side.path}", markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ this step. Whatever a colour says, a name or a glyph beside it says as well.
     token   ■ prompt · ● output · ▨ reused · ◉ ran in this step · ○ known, not computed
     block   r1 in use · r1×2 shared · ▒▒ free and cached · ·· free and blank · ◆ full and hashed
     marks   + taken · ↺ hit · ✕ evicted · − given back · ! preempted · ✓ finished
+            ⊘ failed
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from minivllm.trace.hues import GREY
 PROMPT, OUTPUT, REUSED, RAN, KNOWN, UNUSED = "■", "●", "▨", "◉", "○", "·"
 HASHED = "◆"
 TAKEN, HIT, EVICTED, GIVEN_BACK, PREEMPTED, FINISHED = "+", "↺", "✕", "−", "!", "✓"
+FAILED = "⊘"
 
 LEGEND = (
     f"{PROMPT} prompt  {OUTPUT} output  {REUSED} reused  {RAN} ran in this step  "
     f"{KNOWN} known, not computed",
     f"{HASHED} full and hashed  ▒▒ free, cached  ·· free, blank  ×2 shared by two",
     f"{TAKEN} taken  {HIT} hit  {EVICTED} evicted  {GIVEN_BACK} given back  "
-    f"{PREEMPTED} preempted  {FINISHED} finished",
+    f"{PREEMPTED} preempted  {FINISHED} finished  {FAILED} failed",
 )
 
 # The page's palette (viz/static/palette.json): contrast and colour-blind distances are
@@ -96,7 +98,7 @@ def marks_of(events: list[Event]) -> Marks:
         elif event.kind == "req.preempt":
             requests[req] = PREEMPTED
         elif event.kind == "req.finish":
-            requests[req] = FINISHED
+            requests[req] = FAILED if data.reason == "error" else FINISHED
         elif event.kind == "kv.touch":
             blocks[data.block] = HIT
         elif event.kind == "kv.evict":

@@ -14,7 +14,8 @@ from minivllm.terminal import cells
 from minivllm.terminal.board import board
 from minivllm.terminal.history import History, View
 from minivllm.terminal.text import clean, tail
-from tests.helpers import trace_of
+from tests.core.builders import Engine
+from tests.helpers import events_of, trace_of
 from tests.terminal.test_history import history_of
 
 SIZES = [(80, 22), (200, 58), (40, 12), (130, 20), (100, 50), (300, 100)]
@@ -181,3 +182,11 @@ def test_events_of_a_trace_without_sources_still_draw() -> None:
     history = History(trace.header)
     history.extend(e for e in trace.engine_events if e.kind != "run.source")
     assert "r4 is preempted" in "\n".join(text_of(history.view(8), 200, 58))
+
+
+def test_a_request_that_failed_has_another_mark_than_one_that_is_done() -> None:
+    engine = Engine()
+    engine.add("too long", 70), engine.add("done", 4, max_tokens=1)
+    engine.step()
+    marks = cells.marks_of(events_of(engine.trace)).requests
+    assert marks == {"r1": cells.FAILED, "r2": cells.FINISHED}
