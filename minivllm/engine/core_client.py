@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
-from minivllm.errors import DuplicateRequestError, EngineDeadError
+from minivllm.errors import DuplicateRequestError, EngineDeadError, OwnClassError
 from minivllm.trace.events import GateChange, Reason, RunEnd, RunError, RunIdle
 from minivllm.trace.gate import Gate
 
@@ -157,7 +157,8 @@ class InprocClient:
             self._hand_out(self.core.take_outputs())
         except BaseException as error:
             self.gate.close()  # nobody waits on a dead engine, not even the engine itself
-            logger.exception("the engine's loop has ended by an error")
+            fault_of_ours = not isinstance(error, OwnClassError)  # that names its place itself
+            logger.error("the engine's loop has ended by an error", exc_info=fault_of_ours)
             self._dead = error
             self.core.trace.emit(RunError, None, error=type(error).__name__, message=str(error))
             self._outputs.put(EngineCoreOutputs(step=-1, error=_named(error)))

@@ -11,6 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from minivllm.config import make_config
+from minivllm.core.interfaces import Shortage
+from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.core_client import InprocClient
 from minivllm.engine.engine_core import EngineCore
@@ -30,8 +32,10 @@ PATIENCE = 60.0  # seconds until a test that waits for something gives up
 class Client:
     """A client with what the tests ask of it."""
 
-    def __init__(self, gate: Gate | None = None, executor: type = ScriptedExecutor) -> None:
-        config = make_config(**SMALL)
+    def __init__(
+        self, gate: Gate | None = None, executor: type = ScriptedExecutor, **knobs: Any
+    ) -> None:
+        config = make_config(**SMALL, **knobs)
         self.trace: Recorder = recorder()
         self.core = EngineCore(config, executor(config), self.trace)
         self.client = InprocClient(self.core, gate)
@@ -73,8 +77,10 @@ class Client:
 
 
 @contextmanager
-def client(gate: Gate | None = None, executor: type = ScriptedExecutor) -> Iterator[Client]:
-    one = Client(gate, executor)
+def client(
+    gate: Gate | None = None, executor: type = ScriptedExecutor, **knobs: Any
+) -> Iterator[Client]:
+    one = Client(gate, executor, **knobs)
     try:
         yield one
     finally:
@@ -284,6 +290,22 @@ class Dies(ScriptedExecutor):
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         return ModelRunnerOutput(sampled_token_ids={}, errors=None)  # type: ignore[arg-type]
+
+
+class NeverHasRoom(KVCacheManager):
+    def shortage(self, *_: Any) -> Shortage:
+        return Shortage(1, 0)
+
+
+def test_engine_of_an_own_class_that_gets_stuck_ends_and_names_it_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with client(kv_manager_cls=NeverHasRoom) as c:
+        c.add("a")
+        with pytest.raises(EngineDeadError, match=r"NeverHasRoom let no token run for 1000 steps"):
+            c.wait("a")
+        (record,) = caplog.records
+        assert not record.exc_info
 
 
 def test_dead_engine_raises_and_names_the_cause(caplog: pytest.LogCaptureFixture) -> None:
