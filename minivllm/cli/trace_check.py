@@ -18,8 +18,9 @@ def check(file: TraceFile) -> None:
     the engine or of the trace; the exit status is 1 then.
     """
     from minivllm.trace.file import read_trace
-    from minivllm.trace.fold import apply, new_state, violations
+    from minivllm.trace.fold import apply, new_state
     from minivllm.trace.gallery import find_recording
+    from minivllm.trace.invariants import violations
 
     trace = read_trace(find_recording(file))
     breaches: list[str] = []

@@ -386,31 +386,3 @@ def forget_finished(state: State, keep: int) -> None:
         if name not in held:
             state.finished.remove(name)
             del state.requests[name]
-
-
-def violations(state: State) -> list[str]:
-    """The invariants of a state at a step's boundary; each breach is one sentence."""
-    if state.config is None:
-        return []
-    found: list[str] = []
-    holders = [0] * len(state.blocks)
-    for name, request in state.requests.items():
-        for block_id in request.table:
-            holders[block_id] += 1
-        need = -(-request.num_computed_tokens // _block_size(state))
-        if request.status == "running" and len(request.table) < need:
-            found.append(f"{name} has {len(request.table)} blocks, its computed tokens need {need}")
-        live = request.status != "finished"  # who fails may end with drafts in the count
-        if live and request.num_computed_tokens > len(request.tokens):
-            found.append(f"{name} has more tokens computed than it has")
-    for block_id, block in enumerate(state.blocks[1:], start=1):
-        if block.ref != holders[block_id]:
-            found.append(
-                f"block {block_id}: ref {block.ref}, but {holders[block_id]} tables hold it"
-            )
-    used = sum(block.ref > 0 for block in state.blocks[1:])
-    if used + len(state.free) != len(state.blocks) - 1 or len(set(state.free)) != len(state.free):
-        found.append(f"{used} blocks used + {len(state.free)} free != {len(state.blocks) - 1}")
-    if len(state.running) > max(state.config["max_num_seqs"], state.running_when_lowered):
-        found.append(f"{len(state.running)} requests run, max_num_seqs allows fewer")
-    return found

@@ -18,7 +18,8 @@ from minivllm.executor.scripted import NextToken, ScriptedExecutor, counting_tok
 from minivllm.request import Request
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Event, Header
-from minivllm.trace.fold import State, fold, violations
+from minivllm.trace.fold import State, fold
+from minivllm.trace.invariants import violations
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.tracer import OFF, Tracer
 from tests.helpers import engine_view, events_of, fold_view

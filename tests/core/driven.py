@@ -14,7 +14,8 @@ from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Data, Event, Reason
-from minivllm.trace.fold import apply, new_state, violations
+from minivllm.trace.fold import apply, new_state
+from minivllm.trace.invariants import violations
 from minivllm.trace.tracer import Tracer
 from tests.core.content_executor import VOCABULARY, ContentExecutor, contents, next_token
 from tests.core.invariants import broken

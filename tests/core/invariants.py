@@ -1,6 +1,6 @@
 """What holds of queues, tables and pool between any two steps, read off the objects themselves.
 
-The fold checks the same of the *events* (``violations``); here nobody is trusted: links are walked
+``trace/invariants.py`` checks the same of the *events*; here nobody is trusted: links are walked
 in both directions, holders are counted, hashes are computed anew.
 """
 

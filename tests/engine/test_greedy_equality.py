@@ -23,7 +23,8 @@ from minivllm.models.source import ModelSource
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import make_header
 from minivllm.trace.file import decode_event
-from minivllm.trace.fold import apply, new_state, violations
+from minivllm.trace.fold import apply, new_state
+from minivllm.trace.invariants import violations
 from minivllm.trace.recorder import Recorder, TraceLog
 from tests.engine.prompts import CHATS, LONGEST, RAW_PROMPTS
 from tests.helpers import engine_view, fold_view

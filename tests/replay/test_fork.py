@@ -14,7 +14,8 @@ from minivllm.errors import ConfigError, ReplayError
 from minivllm.replay.fork import fork, parse_knobs
 from minivllm.trace.events import Reason
 from minivllm.trace.file import Trace, read_trace, structural
-from minivllm.trace.fold import fold, violations
+from minivllm.trace.fold import fold
+from minivllm.trace.invariants import violations
 from tests.core.builders import HEADER, Engine
 from tests.core.random_runs import Plan, Run, plans
 from tests.core.test_random_runs import random_runs

@@ -29,7 +29,7 @@ def test_breach_is_told_with_its_step(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"max_num_seqs":8,', b'"max_num_seqs":1,'))
     result = CliRunner().invoke(app, ["trace", "check", str(path)])
     assert result.exit_code == 1
-    assert "step 2: 2 requests run, max_num_seqs allows fewer" in result.output
+    assert "step 2: 2 requests run, max_num_seqs allows 1" in result.output
 
 
 def test_altered_file_is_refused_with_its_line(path: Path) -> None:

@@ -12,7 +12,8 @@ from minivllm.scenario import load_scenario, start
 from minivllm.trace import events as ev
 from minivllm.trace.events import REASONS
 from minivllm.trace.file import read_trace
-from minivllm.trace.fold import fold, violations
+from minivllm.trace.fold import fold
+from minivllm.trace.invariants import violations
 from minivllm.trace.redact import redacted
 from tests.core.builders import HEADER, Engine
 from tests.helpers import events_of, trace_of

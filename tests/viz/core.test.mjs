@@ -8,7 +8,8 @@ import { gzipSync } from "node:zlib";
 
 const root = new URL("../../", import.meta.url);
 const core = (name) => import(new URL(`viz/static/core/${name}`, root));
-const { apply, clone, fold, newState, violations } = await core("fold.js");
+const { apply, clone, fold, newState } = await core("fold.js");
+const { stepViolations, violations } = await core("invariants.js");
 const { TraceStore } = await core("store.js");
 const { story } = await core("story.js");
 const { stepFacts, strongest, summarise } = await core("facts.js");
@@ -144,7 +145,38 @@ test("a broken invariant is noticed at the step's end", () => {
   const store = new TraceStore();
   const cut = tiny.events.filter((event) => event.kind !== "kv.free");
   store.ingest(cut.map((event, i) => ({ ...event, seq: i + 1 })));
-  assert.equal(store.violated[0].step, 6);
+  assert.equal(store.violated[0].step, 5);
+});
+
+const damaged = readJson("tests/data/broken-states.json");
+for (const { name, changes, breaches } of damaged.cases) {
+  test(`a state with ${name} is told in Python's words`, () => {
+    const state = json(damaged.state);
+    for (const [path, value] of changes) {
+      const at = path.slice(0, -1).reduce((part, key) => part[key], state);
+      at[path.at(-1)] = value;
+    }
+    assert.deepEqual(violations(state), breaches);
+  });
+}
+
+test("a step that grants more than its budget breaks an invariant", () => {
+  const store = new TraceStore();
+  const lower = (event) =>
+    event.kind === "run.config"
+      ? { ...event, data: { ...event.data, max_num_batched_tokens: 5 } }
+      : event;
+  store.ingest(tiny.events.map(lower));
+  assert.deepEqual(store.violated[0], {
+    step: 1,
+    message: "the grants add up to 12 tokens, the budget is 5",
+  });
+});
+
+test("a negative grant breaks an invariant", () => {
+  const ledger = { rows: [{ req: "r1", granted: -3 }] };
+  const found = stepViolations({ max_num_batched_tokens: 9 }, { budget: 9 }, ledger);
+  assert.deepEqual(found, ["r1 is granted -3 tokens"]);
 });
 
 test("hues are given at arrival, the lowest that is free, then grey", () => {

@@ -277,37 +277,3 @@ const HANDLERS = {
     state.requests[req].num_computed_tokens -= data.n;
   },
 };
-
-// The invariants of a state at a step's boundary; each breach is one sentence.
-export function violations(state) {
-  if (state.config === null) return [];
-  const found = [];
-  const holders = new Array(state.blocks.length).fill(0);
-  for (const [name, r] of Object.entries(state.requests)) {
-    for (const id of r.table) holders[id] += 1;
-    const need = Math.ceil(r.num_computed_tokens / state.config.block_size);
-    if (r.status === "running" && r.table.length < need) {
-      found.push(`${name} has ${r.table.length} blocks, its computed tokens need ${need}`);
-    }
-    const live = r.status !== "finished"; // who fails may end with drafts in the count
-    if (live && r.num_computed_tokens > r.tokens.length) {
-      found.push(`${name} has more tokens computed than it has`);
-    }
-  }
-  let used = 0;
-  state.blocks.forEach((block, id) => {
-    if (id === 0) return;
-    if (block.ref > 0) used += 1;
-    if (block.ref !== holders[id]) {
-      found.push(`block ${id}: ref ${block.ref}, but ${holders[id]} tables hold it`);
-    }
-  });
-  const { free, blocks } = state;
-  if (used + free.length !== blocks.length - 1 || new Set(free).size !== free.length) {
-    found.push(`${used} blocks used + ${free.length} free != ${blocks.length - 1}`);
-  }
-  if (state.running.length > Math.max(state.config.max_num_seqs, state.running_when_lowered)) {
-    found.push(`${state.running.length} requests run, max_num_seqs allows fewer`);
-  }
-  return found;
-}

@@ -5,9 +5,10 @@
 // step belongs to the step that takes it. A page that came late begins at a snapshot (`base`) and
 // later puts the older part before it.
 
-import { apply, clone, newState, violations } from "#core/fold.js";
 import { stepFacts, summarise } from "#core/facts.js";
+import { apply, clone, newState } from "#core/fold.js";
 import { HueAssigner } from "#core/hues.js";
+import { stepViolations, violations } from "#core/invariants.js";
 
 export const SNAPSHOT_EVERY = 64;
 const KEPT_STATES = 16; // those near the cursor, so that walking costs one step's events
@@ -84,7 +85,12 @@ export class TraceStore {
     const events = this.pending;
     this.pending = [];
     const facts = stepFacts(events);
-    for (const message of [...facts.violations, ...violations(this.head)]) {
+    // Told by the engine that checks itself, or seen here: the same breach is one.
+    const seen = [
+      ...stepViolations(this.head.config, facts.begin, facts.ledger),
+      ...violations(this.head),
+    ];
+    for (const message of new Set([...facts.violations, ...seen])) {
       this.violated.push({ step, message });
     }
     this.steps.set(step, { events, summary: summarise(facts, step) });
