@@ -5,39 +5,41 @@ from __future__ import annotations
 import typer
 
 from minivllm.cli.trace_show import TraceFile
+from minivllm.errors import TraceError
 
 MAX_TOLD = 20
 """Breaches that are printed; the first is the one to look at."""
 
 
 def check(file: TraceFile) -> None:
-    """Read a trace, fold it, and hold every step's state to the invariants.
+    """Read a trace, fold it, and hold every step to the invariants.
 
     A file that is cut or altered is refused with its line. A breach of an invariant (a reference
-    count that is not the number of tables, a block that is neither free nor used …) is a bug of
-    the engine or of the trace; the exit status is 1 then.
+    count that is not the number of tables, a block that is neither free nor used, more granted
+    than the budget, a step that is missing …) is a bug of the engine or of the trace; the exit
+    status is 1 then.
     """
     from minivllm.trace.file import read_trace
-    from minivllm.trace.fold import apply, new_state
     from minivllm.trace.gallery import find_recording
-    from minivllm.trace.invariants import violations
+    from minivllm.trace.invariants import TraceChecker
+    from minivllm.trace.words import count
 
     trace = read_trace(find_recording(file))
-    breaches: list[str] = []
-    states = {event.stream: new_state() for event in trace.events if event.stream != "api"}
+    if not trace.events:
+        raise TraceError(f"{file} holds a header and no events: the run told nothing, or was cut")
+    checkers = {stream: TraceChecker() for stream in trace.engines}
+    # What the engine told of itself is found here, too: the same sentence is one breach.
+    told: dict[str, None] = {}
     for event in trace.events:
-        if event.stream == "api":
-            continue
-        state = states[event.stream]
-        apply(state, event)
-        if event.kind == "trace.violation":
-            breaches.append(f"step {event.step}: {event.data.message}")
-        elif event.kind == "step.end":
-            breaches += [f"step {event.step}: {breach}" for breach in violations(state)]
+        if event.stream in checkers:
+            for breach in checkers[event.stream].take(event):
+                told[f"step {event.step}: {breach}"] = None
+    breaches = list(told)
     for breach in breaches[:MAX_TOLD]:
         typer.echo(breach)
     if breaches:
-        typer.echo(f"{file}: {len(breaches)} breaches of an invariant", err=True)
+        n = f"{len(breaches)} breach{'' if len(breaches) == 1 else 'es'}"
+        typer.echo(f"{file}: {n} of an invariant", err=True)
         raise typer.Exit(1)
     steps = f"steps {trace.first_step} to {trace.last_step}"
-    typer.echo(f"{file}: {len(trace.events)} events, {steps}; every invariant holds")
+    typer.echo(f"{file}: {count(len(trace.events), 'event')}, {steps}; every invariant holds")

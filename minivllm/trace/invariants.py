@@ -75,8 +75,49 @@ class StepChecker:
         apply(self.state, event)
 
     def breaches(self) -> list[str]:
+        """To be asked when the step has ended, or has only its ``step.end`` to tell."""
         step = step_violations(self.state.config, self._begin, self._ledger)
         return step + violations(self.state)
+
+
+class TraceChecker:
+    """Takes the events of one engine in order; says of each what it breaks."""
+
+    def __init__(self) -> None:
+        self._steps = StepChecker()
+        self._ended = 0  # the last step that has ended
+        self._open: int | None = None  # the one that has begun
+
+    def take(self, event: Event) -> list[str]:
+        found = self._number(event)
+        self._steps.take(event)
+        if event.kind == "step.end":
+            found += self._steps.breaches()
+        elif event.kind == "trace.violation":
+            found.append(event.data.message)
+        return found
+
+    def _number(self, event: Event) -> list[str]:
+        """Steps are numbered 1, 2, 3, …, and each ends before the next begins."""
+        step, due = event.step, self._ended + 1
+        if event.kind in ("run.start", "run.snapshot"):  # a new life, or what came before is cut
+            self._ended, self._open = (0 if event.kind == "run.start" else step), None
+            return []
+        found = []
+        if event.kind == "step.begin":
+            if self._open is not None:
+                found.append(f"it begins before step {self._open} has ended")
+            elif step != due:
+                found.append(f"it begins where step {due} was due")
+            self._open, self._ended = step, step - 1
+        elif event.kind == "step.end":
+            if step != self._open:
+                found.append("it ends, but has not begun")
+            self._open, self._ended = None, step
+        elif step not in ((self._ended, due) if self._open is None else (self._open,)):
+            now = due if self._open is None else self._open
+            found.append(f"event {event.seq} ({event.kind}) is told in step {now}")
+        return found
 
 
 # --- the four parts ----------------------------------------------------------------------------
