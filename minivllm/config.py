@@ -206,6 +206,8 @@ class TraceConfig:
     """Keep the last so many steps, in memory and in the file; None: the file has all."""
     redact: bool = False
     """Write no prompt, output or token id: lengths and decisions only."""
+    check: bool = False
+    """Hold every step to the invariants while it runs; a breach is told (``trace.violation``)."""
 
     def __post_init__(self) -> None:
         _check_text("path", self.path, "a file's path")
@@ -214,6 +216,7 @@ class TraceConfig:
         if self.retention is not None:
             _check_int("retention", self.retention, 1)
         _check_bool("redact", self.redact)
+        _check_bool("check", self.check)
         _check_int("tensors_limit", self.tensors_limit, 2**16)
         if self.redact and self.level == "tensors":
             raise ConfigError(

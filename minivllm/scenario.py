@@ -196,7 +196,8 @@ def start(
     header = make_header(config, engine, name=scenario.name)
     trace = config.trace
     log = TraceLog(header, trace_path, steps=trace.retention, tensors_limit=trace.tensors_limit)
-    recorder = Recorder(log, token_text=tokenizer.text_after if tokenizer else _texts(scenario))
+    text = tokenizer.text_after if tokenizer else _texts(scenario)
+    recorder = Recorder(log, token_text=text, check=trace.check)
     core = EngineCore(config, engine, recorder, grammars)
     run = ScenarioRun(scenario, config, core, recorder)
     run.with_model = executor is not None

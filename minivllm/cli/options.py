@@ -301,6 +301,15 @@ FLAGS = (
         "Leave out what was said: texts become “…” and token ids 0, one for one. Decisions, "
         "lengths and block hashes stay.",
     ),
+    Flag(
+        "check",
+        bool,
+        "--trace-check/--no-trace-check",
+        _TRACE,
+        "Hold every step to the invariants of queues, tables and pool while the engine runs: a "
+        "breach becomes an event and a red banner. For a scheduler or KV manager of one's own; "
+        "costs a look at every block after each step.",
+    ),
 )
 
 

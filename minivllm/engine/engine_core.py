@@ -265,12 +265,15 @@ class EngineCore:
             outputs = scheduler.update_from_output(scheduled, result)
         else:
             outputs = scheduler.fail_step(scheduled, result)
+        update_ns = time.perf_counter_ns() - begin
+        for breach in trace.breaches():
+            trace.emit(ev.TraceViolation, None, message=breach)
         trace.emit(
             ev.StepEnd,
             None,
             schedule_ns=schedule_ns,
             execute_ns=execute_ns,
-            update_ns=time.perf_counter_ns() - begin,
+            update_ns=update_ns,
         )
         trace.flush()
         return self._wrap(outputs)

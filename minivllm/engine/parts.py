@@ -83,7 +83,12 @@ def _start_trace(
     trace = config.trace
     if trace.path is None and not trace.live:
         asked = trace.level if trace.level == "tensors" else None
-        given_for = ("level", asked), ("retention", trace.retention), ("redact", trace.redact)
+        given_for = (
+            ("level", asked),
+            ("retention", trace.retention),
+            ("redact", trace.redact),
+            ("check", trace.check),
+        )
         for field, given in given_for:
             if given:
                 raise ConfigError(field, given, "a run that is traced: name a file with --trace")
@@ -96,7 +101,7 @@ def _start_trace(
         steps=trace.retention,
         tensors_limit=trace.tensors_limit,
     )
-    return Recorder(log, token_text=tokenizer.text_after), log
+    return Recorder(log, token_text=tokenizer.text_after, check=trace.check), log
 
 
 def _load_tokenizer(config: EngineConfig) -> TokenizerLike:

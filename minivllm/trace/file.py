@@ -333,6 +333,7 @@ _UNSTRUCTURAL_KINDS = (
     "gate.change",
     "run.idle",
     "run.end",
+    "trace.violation",
     "trace.arm",
     "trace.left_out",
     "exec.tensors",
@@ -341,7 +342,8 @@ _UNSTRUCTURAL_KINDS = (
 
 def is_structural(event: Event) -> bool:
     """Whether the event belongs to what runs are compared by: an engine's own, and neither a
-    source, nor the gate, nor idling, nor the end of the process, nor what was captured of it."""
+    source, nor the gate, nor idling, nor the end of the process, nor what was captured of it, nor
+    what a check found."""
     return event.kind not in _UNSTRUCTURAL_KINDS and event.stream.startswith("engine")
 
 

@@ -17,8 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from minivllm.trace.events import Event
-from minivllm.trace.fold import RequestState, State, apply, new_state
+from minivllm.trace.fold import RequestState, State, apply, forget_finished, new_state
 from minivllm.trace.words import count
+
+FINISHED_KEPT = 64
+"""Finished requests that a live engine's own check goes on looking at."""
 
 _QUEUE_OF = {
     "running": "running",
@@ -118,6 +121,33 @@ class TraceChecker:
             now = due if self._open is None else self._open
             found.append(f"event {event.seq} ({event.kind}) is told in step {now}")
         return found
+
+
+class SelfCheck:
+    """A live engine's look at what it tells: each breach when it is new. Never raises."""
+
+    def __init__(self) -> None:
+        self._steps = StepChecker()
+        self._told: set[str] = set()
+        self._lost: str | None = None
+        """Why nothing can be said of the state any more."""
+
+    def take(self, event: Event) -> None:
+        if self._lost is None:
+            try:
+                self._steps.take(event)
+            except Exception as error:  # a check must not end what it checks
+                what = f"event {event.seq} ({event.kind})"
+                self._lost = f"{what} does not fit what was told before it ({error})"
+
+    def new_breaches(self) -> list[str]:
+        """At a step's end; what was broken before and still is, was told before."""
+        found = [self._lost] if self._lost is not None else self._steps.breaches()
+        new = [breach for breach in found if breach not in self._told]
+        self._told = set(found)
+        if self._steps.state.step % 64 == 0:
+            forget_finished(self._steps.state, FINISHED_KEPT)
+        return new
 
 
 # --- the four parts ----------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from minivllm.trace.events import (
     RunStart,
     TraceLeftOut,
 )
+from minivllm.trace.invariants import SelfCheck
 from minivllm.trace.redact import TEXT, redacted
 from minivllm.trace.retention import StepRing
 from minivllm.trace.texts import TokenText
@@ -220,11 +221,14 @@ class Recorder(Tracer):
         stream: str = "engine0",
         token_text: TokenText | None = None,
         epoch: int = 1,
+        check: bool = False,
     ) -> None:
-        """``epoch``: which life of the stream this is; an engine that was restarted is the next."""
+        """``epoch``: which life of the stream this is; an engine that was restarted is the next.
+        ``check``: fold along, so that :meth:`breaches` can answer (``--trace-check``)."""
         self.log = log
         self.stream = stream
         self.epoch = epoch
+        self._check = SelfCheck() if check else None
         self._redact = log.header.redacted
         self.seq = 0
         self.step = 0
@@ -273,6 +277,10 @@ class Recorder(Tracer):
         else:
             self.emit(TraceLeftOut, None, **msgspec.structs.asdict(told))
 
+    def breaches(self) -> list[str]:
+        with self._lock:
+            return self._check.new_breaches() if self._check is not None else []
+
     def flush(self) -> None:
         with self._lock:
             lines, self._lines = self._lines, []
@@ -286,8 +294,12 @@ class Recorder(Tracer):
     def _write(self, data: Data, req: str | None, src: int) -> Any:
         self.seq += 1
         t_ns = time.perf_counter_ns() - self.log.start_ns
-        told = _Line(self.stream, self.seq, self.step, self.phase, data.KIND, t_ns, src, req, data)
+        told: Any = _Line(
+            self.stream, self.seq, self.step, self.phase, data.KIND, t_ns, src, req, data
+        )
         self._lines.append(_encoder.encode(told))
+        if self._check is not None:
+            self._check.take(told)
         return told
 
     def _new_site(self, site: tuple[int, int], frame: FrameType) -> int:

@@ -42,6 +42,10 @@ class Tracer:
     def keep_tensors(self, tensors: StepTensors) -> None:
         """Put the arrays of this step beside the trace, and tell where."""
 
+    def breaches(self) -> list[str]:
+        """The invariants that this step broke, a sentence each; none where nobody looks."""
+        return []
+
     def flush(self) -> None:
         """The step has ended: hand on what was told."""
 

@@ -41,6 +41,7 @@ BAD = {
     "tensors_limit": [0, 2**16 - 1, -1, True, "256MiB", 1.5],
     "retention": [0, -1, 1.5, "5", True],
     "redact": ["yes", 1],
+    "check": ["yes", 1],
 }
 
 

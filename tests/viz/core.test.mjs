@@ -173,6 +173,15 @@ test("a step that grants more than its budget breaks an invariant", () => {
   });
 });
 
+test("what the engine tells of itself is a breach of the step that tells it", () => {
+  const told = { kind: "trace.violation", req: null, data: { message: "it leaks" } };
+  const end = tiny.events.find(({ kind, step }) => kind === "step.end" && step === 3);
+  const events = tiny.events.flatMap((event) => (event === end ? [{ ...end, ...told }, event] : [event]));
+  const store = new TraceStore();
+  store.ingest(events.map((event, i) => ({ ...event, seq: i + 1 })));
+  assert.deepEqual(store.violated, [{ step: 3, message: "it leaks" }]);
+});
+
 test("a negative grant breaks an invariant", () => {
   const ledger = { rows: [{ req: "r1", granted: -3 }] };
   const found = stepViolations({ max_num_batched_tokens: 9 }, { budget: 9 }, ledger);

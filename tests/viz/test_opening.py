@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from minivllm.setup.progress import EngineStatus, StatusBoard
+from tests.trace.test_self_check import LEAK, LeakyKVManager, run
 from tests.viz.browser import at_step, headline, open_page, still
 from tests.viz.conftest import MakeEngine
 from viz.server import BoardApp, Server, create_app
@@ -62,6 +63,17 @@ def test_a_file_that_is_no_trace_leaves_the_page_as_it_was(board: Page, tmp_path
     board.click(".problem >> text=Go on")
     assert board.locator(".problem button").count() == 0
     at_step(board, 3)
+
+
+def test_a_breach_that_the_engine_told_is_a_red_banner(board: Page, tmp_path: Path) -> None:
+    path = tmp_path / "leak.jsonl"
+    run(LeakyKVManager, path)
+    choose(board, path)
+    board.wait_for_url("**#/run/leak/step/0")
+    board.wait_for_selector(f".problem.red >> text={LEAK}.")
+    board.click(".problem >> text=Go to step 2")
+    at_step(board, 2)
+    assert headline(board).startswith(f"An invariant is broken: {LEAK}.")
 
 
 def test_a_file_can_be_dropped_on_the_page(board: Page, tiny_pressure: Path) -> None:
