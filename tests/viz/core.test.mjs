@@ -182,6 +182,21 @@ test("what the engine tells of itself is a breach of the step that tells it", ()
   assert.deepEqual(store.violated, [{ step: 3, message: "it leaks" }]);
 });
 
+test("a failed step does not end the run, and a run that ended says nothing more comes", () => {
+  const at = tiny.events.findIndex(({ kind, step }) => kind === "sched.ledger" && step === 3);
+  const say = (kind, data) => ({ ...tiny.events[at], kind, req: null, data });
+  const failed = say("run.error", { error: "RuntimeError", message: "no memory" });
+  const begun = tiny.events.filter(({ step }) => step <= 3);
+  begun.splice(at + 1, 0, failed);
+  const events = begun.map((event, i) => ({ ...event, seq: i + 1 }));
+  const store = new TraceStore();
+  store.ingest(events);
+  const next = () => whyCard(store, 3, { req: "r1" }, () => 0).next.text;
+  assert.equal(next(), "not known yet");
+  store.ingest([{ ...say("run.end", { steps: 3 }), seq: store.seq + 1 }]);
+  assert.equal(next(), "nothing more in this run");
+});
+
 test("a negative grant breaks an invariant", () => {
   const ledger = { rows: [{ req: "r1", granted: -3 }] };
   const found = stepViolations({ max_num_batched_tokens: 9 }, { budget: 9 }, ledger);

@@ -55,7 +55,7 @@ export class TraceStore {
       this.pending.push(event);
       if (event.kind === "run.source") this.sources.set(event.data.src, event.data);
       if (event.kind === "run.config") this.#begin();
-      if (event.kind === "run.end" || event.kind === "run.error") this.ended = true;
+      if (event.kind === "run.end") this.ended = true; // a failed step (run.error) ends no run
       if (event.kind === "step.end") this.#close(event.step);
     }
   }
