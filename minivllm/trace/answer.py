@@ -17,7 +17,7 @@ GRANT_WORDS: dict[GrantWhy, str] = {
     GrantWhy.CHUNK: "a piece of its prompt, not the last",
     GrantWhy.LAST_CHUNK: "the piece that completes its prompt",
     GrantWhy.RESUME: "prompt and output again, after a preemption",
-    GrantWhy.DECODE: "one new token",
+    GrantWhy.DECODE: "the token it said last, and the drafts that may follow it",
 }
 GRANT_WORDS = Explained(GRANT_WORDS)
 

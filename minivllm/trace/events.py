@@ -124,7 +124,7 @@ class GrantWhy(Vocabulary):
     CHUNK = "chunk"  # a piece of a prompt, not its last
     LAST_CHUNK = "last_chunk"  # the piece that completes a prompt
     RESUME = "resume"  # prompt and output of a preempted request, again
-    DECODE = "decode"  # one new token
+    DECODE = "decode"  # the token said last, with its drafts
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,8 +97,8 @@ def _request_words(events: Sequence[Event], mine: list[Event], req: str) -> tupl
         elif stop is not None and req == stop.head and "sched.grant" not in of:
             kind = "wait"
             words.append(stop.reason.value)
-    if "req.token" in of:
-        words.append(f"says {of['req.token'].data.text!r}")
+    if said := [e.data.text for e in mine if e.kind == "req.token"]:  # several, with drafts
+        words.append(f"says {''.join(said)!r}")
     if "req.error" in of:
         words.append(of["req.error"].data.message)
     if "req.finish" in of:

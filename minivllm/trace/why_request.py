@@ -104,7 +104,12 @@ def _runs(
     if grant is None:
         return None
     n, start = grant.data.n, grant.data.start
-    now = f"Runs {span(start + 1, start + n)} in this step: {GRANT_WORDS[grant.data.why]}."
+    decode = grant.data.why is GrantWhy.DECODE
+    drafts = n - 1 if decode else 0
+    what = "the token it said last" if decode else GRANT_WORDS[grant.data.why]
+    if drafts:
+        what += f" and {count(drafts, 'draft')}"
+    now = f"Runs {span(start + 1, start + n)} in this step: {what}."
     why: list[str] = []
     if admit := (find(events, "req.admit", req) or find(events, "req.resume", req)):
         hit, tokens = admit.data.hit, admit.data.tokens
@@ -116,8 +121,12 @@ def _runs(
         if miss is not None:
             where = f"its block {miss.data.at_block + 1}"
             why.append(f"The look-up ended at {where}: {REASONS[miss.data.reason]}.")
-    elif grant.data.why is GrantWhy.DECODE:
+    elif decode:
         why.append("It lacks only the token it said last: running requests come first.")
+    if drafts and find(events, "req.token", req):
+        accept = find(events, "spec.accept", req)
+        right = accept.data.n if accept is not None else 0
+        why.append(f"Of {count(drafts, 'draft')} {right} {'was' if right == 1 else 'were'} right.")
     chunk, row = find(events, "sched.chunk", req), ledger_row(events, req)
     if chunk is not None and row is not None and row.limited_by is not None:
         why.append(f"It lacked {chunk.data.of}; {n} run: {REASONS[row.limited_by]}.")

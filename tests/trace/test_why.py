@@ -13,7 +13,9 @@ from minivllm.terminal.history import History
 from minivllm.trace.events import Reason
 from minivllm.trace.lives import block_life, request_life
 from minivllm.trace.why import Answer, why_block, why_budget, why_request, why_step
+from minivllm.trace.words import count
 from tests.terminal.test_history import history_of
+from tests.vectors.make import speculation
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,32 @@ def test_the_larger_than_the_pool_the_aborted_and_the_failed_say_so() -> None:
     history = history_of(run)
     assert why(history, 2, "r1").reason == "client"
     assert "It failed: the prompt is empty." in why(history, 1, "r2").why
+
+
+def test_drafts_are_counted_apart_from_the_token_said_last() -> None:
+    history = history_of(speculation())
+    answers = [
+        (row.ran, why(history, row.step, req))
+        for req in ("r1", "r2")
+        for row in request_life(history.steps, req)
+        if row.event == "run"
+    ]
+    decodes = [(ran, answer) for ran, answer in answers if answer.reason == "decode"]
+    drafted = [(ran, answer) for ran, answer in decodes if ran > 1]
+    assert drafted and len(drafted) < len(decodes)
+    for ran, answer in decodes:
+        drafts = f" and {count(ran - 1, 'draft')}" if ran > 1 else ""
+        assert answer.now.endswith(f" in this step: the token it said last{drafts}.")
+        assert answer.why[0].startswith("It lacks only the token it said last")
+    assert any(answer.why[1] == "Of 3 drafts 3 were right." for _, answer in drafted)
+
+
+def test_a_life_tells_all_tokens_of_a_step() -> None:
+    history = history_of(speculation())
+    for row in request_life(history.steps, "r1"):
+        said = [e for e in history.steps[row.step] if e.kind == "req.token" and e.req == "r1"]
+        text = "".join(event.data.text for event in said)
+        assert f"says {text!r}" in row.words or not said
 
 
 def test_a_life_has_every_step_from_arrival_to_end(history: History) -> None:

@@ -197,6 +197,24 @@ test("a failed step does not end the run, and a run that ended says nothing more
   assert.equal(next(), "nothing more in this run");
 });
 
+test("the Why card of who runs drafts counts them apart from the token said last", () => {
+  const { events } = vectors.find(({ name }) => name === "speculation.json");
+  const store = new TraceStore();
+  store.ingest(events);
+  const words = [];
+  for (let step = 1; step <= store.lastStep; step += 1) {
+    for (const { req, n, why } of stepFacts(store.eventsOf(step)).grants) {
+      if (why !== "decode" || !store.stateAfter(step).running.includes(req)) continue;
+      const card = whyCard(store, step, { req }, () => 0);
+      const told = card.why.find(({ name }) => name === "spec.propose");
+      assert.equal(Boolean(told), n > 1, `${req} in step ${step}`);
+      if (told) words.push(told.text);
+    }
+  }
+  assert.ok(words.length > 3);
+  assert.ok(words.includes("3 drafts ran with the token it said last: 3 were right."), words.join());
+});
+
 test("a negative grant breaks an invariant", () => {
   const ledger = { rows: [{ req: "r1", granted: -3 }] };
   const found = stepViolations({ max_num_batched_tokens: 9 }, { budget: 9 }, ledger);

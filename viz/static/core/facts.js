@@ -21,7 +21,8 @@ export function stepFacts(events) {
     admitted: new Map(), // req → {hit, tokens, resumed}
     preempted: new Map(), // req → {for, need, have, candidates, tokens_lost, …}
     finished: new Map(), // req → data of req.finish
-    tokens: new Map(), // req → data of req.token
+    tokens: new Map(), // req → data of its last req.token
+    accepted: new Map(), // req → data of spec.accept
     skipped: new Map(), // req → data of sched.skip
     hits: new Map(), // req → data of kv.hit
     stop: null,
@@ -60,6 +61,7 @@ const SEE = {
     void facts.preempted.set(req, { ...victim, ...data }),
   "req.finish": (facts, data, req) => void facts.finished.set(req, data),
   "req.token": (facts, data, req) => void facts.tokens.set(req, data),
+  "spec.accept": (facts, data, req) => void facts.accepted.set(req, data),
   "sched.skip": (facts, data, req) => void facts.skipped.set(req, data),
   "sched.stop": (facts, data) => void (facts.stop = data),
   "sched.ledger": (facts, data) => void (facts.ledger = data),

@@ -101,6 +101,13 @@ function requestWhy(about, req, r) {
   } else if (row?.granted && r.status === "running") {
     why.push({ text: `It asked for ${plural(row.asked, "token")} and got ${row.asked === 1 ? "it" : "them all"}.`, name: "sched.grant" });
   }
+  const grant = facts.grants.find((item) => item.req === req);
+  const drafts = grant?.why === "decode" ? grant.n - 1 : 0;
+  if (drafts) {
+    const right = facts.accepted.get(req)?.n ?? 0;
+    const were = facts.tokens.has(req) ? `: ${right} ${right === 1 ? "was" : "were"} right` : "";
+    why.push({ text: `${plural(drafts, "draft")} ran with the token it said last${were}.`, name: "spec.propose" });
+  }
   if (r.wait) why.push(waitWhy(about, req, r));
   const end = facts.finished.get(req);
   if (end) {
