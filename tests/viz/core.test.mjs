@@ -197,6 +197,23 @@ test("a failed step does not end the run, and a run that ended says nothing more
   assert.equal(next(), "nothing more in this run");
 });
 
+test("an engine that was started anew is shown in its newest life, as if it were alone", () => {
+  const start = (epoch) => ({ ...tiny.events[0], kind: "run.start", req: null, data: { epoch } });
+  const numbered = (events) => events.map((event, i) => ({ ...event, seq: i + 1 }));
+  const first = numbered([start(1), ...tiny.events]);
+  const second = numbered([start(2), ...tiny.events.filter(({ step }) => step <= 5)]);
+  const store = new TraceStore();
+  store.ingest([...first, ...second.slice(0, 40)]);
+  store.ingest(second.slice(30)); // with some that are known already
+  const alone = new TraceStore();
+  alone.ingest(second);
+  assert.deepEqual([store.life, store.lastStep, store.seq], [2, 5, second.length]);
+  assert.deepEqual(json(store.stateAfter(5)), json(alone.stateAfter(5)));
+  assert.deepEqual(store.index, alone.index);
+  assert.throws(() => store.stateAfter(6), /no step 6/);
+  assert.deepEqual(store.violated, []);
+});
+
 test("the Why card of who runs drafts counts them apart from the token said last", () => {
   const { events } = vectors.find(({ name }) => name === "speculation.json");
   const store = new TraceStore();

@@ -76,6 +76,21 @@ def test_a_breach_that_the_engine_told_is_a_red_banner(board: Page, tmp_path: Pa
     assert headline(board).startswith(f"An invariant is broken: {LEAK}.")
 
 
+def test_a_file_with_two_lives_of_an_engine_shows_the_last_and_says_so(
+    board: Page, tiny_pressure: Path, tmp_path: Path
+) -> None:
+    header, *lines = tiny_pressure.read_bytes().splitlines(keepends=True)
+    eight_steps = lines[: next(i for i, line in enumerate(lines) if b'"step":9' in line)]
+    second = [line.replace(b'"epoch":1', b'"epoch":2') for line in eight_steps]
+    path = tmp_path / "two.jsonl"
+    path.write_bytes(b"".join([header, *lines, *second]))
+    choose(board, path)
+    board.wait_for_selector(".problem >> text=This is life 2 of its engine.")
+    board.click(".problem >> text=Go on")
+    board.keyboard.press("End")
+    at_step(board, 8)
+
+
 def test_a_file_can_be_dropped_on_the_page(board: Page, tiny_pressure: Path) -> None:
     board.evaluate(
         """text => {

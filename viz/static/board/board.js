@@ -71,12 +71,14 @@ export class Board {
   }
 
   take(events) {
+    const { life } = this.store;
     try {
       this.store.ingest(events);
     } catch (error) {
       this.fail("This trace cannot be read further.", error.message);
       return;
     }
+    if (this.store.life !== life) this.#anotherLife();
     for (const { kind, data } of events) {
       if (kind === "run.idle") this.idle = true;
       if (kind === "step.begin") this.idle = false;
@@ -84,12 +86,22 @@ export class Board {
       if (kind === "run.end" && this.isLive) this.#ended(data.steps);
     }
     const [broken] = this.store.violated;
-    if (broken && !this.problem) {
+    if (broken && !this.problem?.red) {
       const action = { text: `Go to step ${broken.step}`, run: () => this.travel.seek(broken.step) };
       this.fail(`Step ${broken.step} breaks an invariant:`, `${broken.message}.`, true, action);
     }
     this.arrive();
     this.player.grown(this.clock.now());
+  }
+
+  // The store was emptied for an engine that was started anew: so is what was made of it.
+  #anotherLife() {
+    this.player.open(this.store, this.store.firstStep);
+    this.focus.clear();
+    this.memos.clear();
+    const cause = "What it did before it was started anew is not part of this run.";
+    const action = { text: "Go on", run: () => this.settle() };
+    this.fail(`This is life ${this.store.life} of its engine.`, cause, false, action);
   }
 
   #ended(steps) {
