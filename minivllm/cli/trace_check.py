@@ -25,8 +25,11 @@ def check(file: TraceFile) -> None:
     from minivllm.trace.words import count
 
     trace = read_trace(find_recording(file))
-    if not trace.events:
-        raise TraceError(f"{file} holds a header and no events: the run told nothing, or was cut")
+    if not trace.engines:
+        raise TraceError(
+            f"{file} holds no events of an engine: nothing ran, or all but its header was cut off; "
+            "record it again"
+        )
     checkers = {stream: TraceChecker() for stream in trace.engines}
     # What the engine told of itself is found here, too: the same sentence is one breach.
     told: dict[str, None] = {}

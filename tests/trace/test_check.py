@@ -96,7 +96,7 @@ def test_step_without_an_end_is_told_if_it_is_not_the_last(path: Path) -> None:
 
 def test_file_with_only_a_header_holds_no_events(path: Path) -> None:
     path.write_bytes(path.read_bytes().splitlines()[0] + b"\n")
-    with pytest.raises(TraceError, match="holds a header and no events"):
+    with pytest.raises(TraceError, match="holds no events of an engine"):
         CliRunner().invoke(app, ["trace", "check", str(path)], catch_exceptions=False)
 
 
