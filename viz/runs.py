@@ -28,13 +28,13 @@ from minivllm.trace.recorder import TraceLog
 from minivllm.trace.words import join, knob_value
 
 MAX_EVENTS_PER_ANSWER = 5000
+"""Events in one answer of the history; about 1 MB of JSON, 20 ms to parse in a browser."""
 
 SIMULATED_KEPT = 16
 """Simulated runs that stay in memory."""
 
 FINISHED_KEPT = 256
 """Finished requests that the snapshot of a live run still has."""
-"""Events in one answer of the history; about 1 MB of JSON, 20 ms to parse in a browser."""
 
 
 class Run(Protocol):

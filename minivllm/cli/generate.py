@@ -12,6 +12,7 @@ from minivllm.cli.options import engine_flags
 from minivllm.cli.sampling import sampling_flags
 from minivllm.cli.stdin import lines_of_stdin
 from minivllm.errors import PromptError
+from minivllm.trace.words import count
 
 
 @engine_flags
@@ -82,7 +83,8 @@ def _statistics(outputs: list[Any], seconds: float, trace: str | None) -> str:
     cached = sum(output.num_cached_tokens for output in outputs)
     new = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
     line = (
-        f"{len(outputs)} requests · {prompt_tokens} prompt tokens ({cached} from the prefix cache)"
-        f" · {new} output tokens in {seconds:.1f} s ({new / seconds:.1f} per second)"
+        f"{count(len(outputs), 'request')} · {count(prompt_tokens, 'prompt token')} "
+        f"({cached} from the prefix cache) · {count(new, 'output token')} in {seconds:.1f} s "
+        f"({new / seconds:.1f} per second)"
     )
     return f"{line}\ntrace: {trace}  (read it with: minivllm replay {trace})" if trace else line

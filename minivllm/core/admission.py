@@ -67,9 +67,8 @@ class Admission:
 
         # The look-up comes before the count: how much there is to run depends on it.
         hit = self.kv.find_prefix(request)
-        lacking = (
-            request.num_tokens - hit.num_tokens
-        )  # num_tokens: a resumed one replays its output
+        # num_tokens, not num_prompt_tokens: a resumed one replays its output.
+        lacking = request.num_tokens - hit.num_tokens
         wanted, limited_by = limit_tokens(lacking, step.long_prefill_threshold, budget)
         if not self.config.enable_chunked_prefill and lacking > budget:
             return Refused(Reason.CHUNKING_OFF, lacking, budget, hit.num_tokens)
