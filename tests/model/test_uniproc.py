@@ -82,10 +82,10 @@ def test_memory_for_less_than_two_blocks_is_refused_with_what_is_needed(path: st
         runs.initialize_kv_cache()
 
 
-@pytest.mark.parametrize("num_kv_blocks", [2**40, 2**60, 2**80])
-def test_pool_beyond_the_memory_is_refused_with_its_size(path: str, num_kv_blocks: int) -> None:
-    runs = executor(path, dtype="float32", num_kv_blocks=num_kv_blocks)
-    wanted = num_kv_blocks * 16 * TOKEN_BYTES
+@pytest.mark.parametrize("kv_cache_memory", [2**50, 2**70, 2**90])
+def test_pool_beyond_the_memory_is_refused_with_its_size(path: str, kv_cache_memory: int) -> None:
+    runs = executor(path, dtype="float32", kv_cache_memory=kv_cache_memory)
+    wanted = kv_cache_memory // (16 * TOKEN_BYTES) * 16 * TOKEN_BYTES
     with pytest.raises(ConfigError, match=f"{wanted} bytes wanted, reduce num_kv_blocks"):
         runs.initialize_kv_cache()
 

@@ -20,7 +20,8 @@ def test_every_line_stands_where_it_is_said_to_and_still_compiles_when_broken() 
 def test_every_actor_of_the_core_is_broken_somewhere() -> None:
     broken = {mutation.file for mutation in MUTATIONS}
     core = {f"core/{path.name}" for path in (ROOT / "minivllm/core").glob("*.py")}
-    without_decisions = {"__init__.py", "interfaces.py", "own_class.py", "scheduler_output.py"}
+    without_decisions = {"__init__.py", "checked.py", "interfaces.py", "own_class.py"}
+    without_decisions |= {"scheduler_output.py"}
     assert core - broken == {f"core/{name}" for name in without_decisions}
 
 
