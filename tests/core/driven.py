@@ -13,6 +13,7 @@ from minivllm.config import EngineConfig
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
 from minivllm.sampling_params import SamplingParams
+from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Data, Event, Reason
 from minivllm.trace.fold import apply, new_state
 from minivllm.trace.invariants import violations
@@ -20,6 +21,7 @@ from minivllm.trace.tracer import Tracer
 from tests.core.content_executor import VOCABULARY, ContentExecutor, contents, next_token
 from tests.core.invariants import broken
 from tests.helpers import engine_view, fold_view
+from tests.structured.fakes import AnyToken, ScriptedGrammars
 
 EOS = 5
 P = ParamSpec("P")
@@ -64,7 +66,9 @@ class Driven:
         self.events: list[Event] = []
         self.state = new_state()
         self.trace = self.make_tracer()
-        self.core = EngineCore(self.config, self.executor, self.trace)
+        self.grammars = ScriptedGrammars({})
+        self.core = EngineCore(self.config, self.executor, self.trace, self.grammars)
+        self.grammars.step = lambda: self.core.scheduler.current_step + 1
         self.messages: dict[str, EngineCoreRequest] = {}
         self.outputs: dict[str, list[EngineCoreOutput]] = {}
         self.aborted: set[str] = set()
@@ -83,8 +87,22 @@ class Driven:
 
     # --- inputs and steps ------------------------------------------------------------------
 
-    def add(self, prompt: list[int], priority: int, cache_salt: str | None, **params: Any) -> None:
-        request_id = f"q{len(self.messages) + 1}"
+    def add(
+        self,
+        prompt: list[int],
+        priority: int,
+        cache_salt: str | None,
+        grammar: tuple[int, bool] | None = None,
+        **params: Any,
+    ) -> None:
+        """``grammar``: the steps that it takes to compile, and whether it then can be had."""
+        number = len(self.messages) + 1
+        request_id = f"q{number}"
+        if grammar is not None:
+            params["structured_outputs"] = StructuredOutputsParams(regex="any")
+            ready = self.core.scheduler.current_step + 1 + grammar[0]
+            outcome = AnyToken() if grammar[1] else "its grammar cannot be compiled"
+            self.grammars.outcomes[f"r{number}"] = ready, outcome
         self.messages[request_id] = EngineCoreRequest(
             request_id=request_id,
             prompt_token_ids=prompt,
@@ -138,7 +156,8 @@ class Driven:
         self.check_step(was_running, events)
         ended = any(output.finish_reason for output in outputs)
         batch = next(e.data for e in events if e.kind == "batch.compose")
-        if batch.tokens or ended or not self.core.has_requests():
+        live = self.core.scheduler.requests.values()
+        if batch.tokens or ended or all(request.waits_for_grammar for request in live):
             self.num_idle_steps = 0
         else:
             # Somebody may give way to nobody's use, but not for ever, and never without a word.
@@ -217,8 +236,13 @@ class Driven:
         assert sum(e.data.n for e in of("sched.grant")) - refunds == ledger.used
         if ledger.used < ledger.budget:
             assert ledger.unused_reason is not None
-        for name in self.state.waiting:
-            assert self.state.requests[name].wait is not None, f"{name} waits without a reason"
+        known = self.state.requests
+        ready = [n for n in self.state.waiting if known[n].status != "waiting_for_grammar"]
+        for name in ready:
+            assert known[name].wait is not None, f"{name} waits without a reason"
+        for stop in (e.data for e in of("sched.stop")):
+            named = [stop.head, *stop.behind]
+            assert named == ready, "who waits for a grammar stands behind nobody"
 
     def check_end(self) -> None:
         """Every request ended as if it had run alone; nothing is left behind."""
@@ -229,9 +253,12 @@ class Driven:
             if ended in ("abort", "error") and ended != reason:
                 assert request_id in self.aborted or ended == "error"
                 assert tokens == expected[: len(tokens)]
-                assert ended != "error" or self.may_fail
+                assert ended != "error" or self.may_fail or self.has_no_grammar(request_id)
             else:
                 assert (tokens, ended) == (expected, reason), request_id
+                _, grammar = self.grammars.outcomes.get(f"r{request_id[1:]}", (0, None))
+                if isinstance(grammar, AnyToken):
+                    assert grammar.taken == tokens, "a token moves its grammar on once"
         pool = self.core.kv.pool
         assert pool.num_free_blocks == pool.num_usable_blocks and not self.core.kv.tables
         assert not self.core._req_ids
@@ -259,6 +286,10 @@ class Driven:
         assert self.ended(f"q{len(self.messages)}") == "length"
         assert list(self.executor.rows) == [f"r{len(self.messages)}"]
 
+    def has_no_grammar(self, request_id: str) -> bool:
+        """It asked for one that cannot be compiled."""
+        return isinstance(self.grammars.outcomes.get(f"r{request_id[1:]}", (0, None))[1], str)
+
     def ended(self, request_id: str) -> str | None:
         outputs = self.outputs.get(request_id)
         return outputs[-1].finish_reason if outputs else None
@@ -280,6 +311,8 @@ class Driven:
         while True:
             token_id = next_token(prompt + output, self.executor.vocabulary)
             output.append(token_id)
+            if token_id == EOS and params.structured_outputs is not None:
+                return output, "stop"  # behind a grammar's end there is nothing to say
             if len(output) >= params.min_tokens:
                 if token_id == EOS and not params.ignore_eos:
                     return output, "stop"

@@ -15,6 +15,8 @@ from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.engine.engine_core import EngineCore
 from minivllm.request import Request, RequestStatus
 
+WAITS = (RequestStatus.WAITING, RequestStatus.PREEMPTED, RequestStatus.WAITING_FOR_GRAMMAR)
+
 
 def broken(core: EngineCore, most_drafts: int) -> list[str]:
     """Each invariant that does not hold, as a sentence. ``most_drafts``: a request, a step."""
@@ -37,7 +39,7 @@ def broken(core: EngineCore, most_drafts: int) -> list[str]:
             found.append(f"{request.req_id} runs as {request.status}")
         found += _table(request, kv, most_drafts)
     for request in waiting:
-        if request.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED):
+        if request.status not in WAITS:
             found.append(f"{request.req_id} waits as {request.status}")
         if request.num_computed_tokens or request.spec_token_ids:
             found.append(f"{request.req_id} waits and has something computed or drafted")

@@ -11,9 +11,11 @@ Everybody
     budget are left (with chunking off: all that it lacks), and its whole sequence fits in the free
     blocks that need not be kept. So an engine in which nobody runs starts the head at once, and no
     step is idle unless somebody gave way or ended in it.
+    Who waits for a grammar is passed over and holds up nobody: the head is the first who does not.
 First come, first served
-    Those who run, then those who wait: always in order of arrival. The oldest gets tokens in every
-    step and never gives way, so it ends; then the next is the oldest. Nobody starves.
+    Those who run, then those who wait: in order of arrival, as long as nobody was passed over for
+    a grammar. The oldest gets tokens in every step and never gives way, so it ends; then the next
+    is the oldest. Nobody starves.
 Priority
     The line is sorted by (priority, arrival). Nobody gives way while a less urgent one runs. Who is
     less urgent may wait for as long as more urgent ones arrive: that is all it is promised.
@@ -47,6 +49,7 @@ class Decision:
     scheduler: Scheduler
     ran: list[Request]
     waited: list[Request]
+    """Without those who wait for a grammar."""
     batch: SchedulerOutput
 
     @property
@@ -85,7 +88,7 @@ class Watched(Scheduler):
     always_fcfs = True  # no other policy has ever lined anybody up
 
     def schedule(self) -> SchedulerOutput:
-        ran, waited = list(self.running), list(self.waiting)
+        ran, waited = list(self.running), [r for r in self.waiting if not r.waits_for_grammar]
         self.always_fcfs = self.always_fcfs and self.config.policy == "fcfs"
         decision = Decision(self, ran, waited, super().schedule())
         to_everybody(decision)
@@ -130,9 +133,10 @@ def to_everybody(d: Decision) -> None:
 
 def to_the_head(d: Decision) -> None:
     """Whoever is the first to wait when the decision is taken has something against it."""
-    if not d.scheduler.waiting or d.gave_way:
+    s = d.scheduler
+    head = next((r for r in s.waiting if not r.waits_for_grammar), None)
+    if head is None or d.gave_way:
         return
-    s, head = d.scheduler, next(iter(d.scheduler.waiting))
     config, kv = s.config, s.kv
     if config.batching == "static" and d.ran:
         return

@@ -69,6 +69,12 @@ CHANGES = st.one_of(
 )
 """Knobs that another person turns while requests run."""
 
+MOST_STEPS_OF_A_GRAMMAR = 6
+GRAMMARS = st.tuples(
+    st.sampled_from([1, 0, 2, 3, MOST_STEPS_OF_A_GRAMMAR]), st.sampled_from([True, True, False])
+)
+"""The steps that it takes to compile, and whether it then can be had."""
+
 SEEN: Counter[str] = Counter()
 """What all machines together came upon: event kinds with their reasons, and ``steps``."""
 
@@ -79,6 +85,9 @@ class Watching(Driven):
     def take(self, event: Event) -> None:
         super().take(event)
         SEEN[event.kind] += 1
+        if event.kind == "spec.propose":
+            most = self.core.config.scheduler.speculative_ngram
+            assert len(event.data.token_ids) <= most, "more drafts than the knob allows"
         for field in ("reason", "why", "limited_by"):
             if (value := getattr(event.data, field, None)) is not None:
                 SEEN[f"{event.kind} {getattr(value, 'value', value)}"] += 1
@@ -94,12 +103,15 @@ class Watching(Driven):
 
     def decided(self, decision: Decision) -> None:
         self.last = decision
+        for name in decision.batch.scheduled_spec_decode_tokens:
+            params = self.core.scheduler.requests[name].sampling_params
+            assert params.structured_outputs is None, "drafts under a grammar"
 
     def drain(self) -> None:
         """No more arrivals: all end, within a number of steps that their lengths give."""
         live = list(self.core.scheduler.requests.values())
         longest = sum(r.num_prompt_tokens + r.max_tokens + 1 for r in live)
-        for _ in range((len(live) + 1) * longest):
+        for _ in range((len(live) + 1) * longest + MOST_STEPS_OF_A_GRAMMAR):
             if not self.core.has_requests():
                 return
             self.step()
@@ -123,8 +135,12 @@ class EngineMachine(RuleBasedStateMachine):
 
     # --- arrivals --------------------------------------------------------------------------
 
-    @rule(arrival=arrivals())
-    def arrive(self, arrival: dict[str, Any]) -> None:
+    @rule(arrival=arrivals(), grammar=st.one_of(st.none(), st.none(), st.none(), GRAMMARS))
+    def arrive(self, arrival: dict[str, Any], grammar: tuple[int, bool] | None = None) -> None:
+        if self.slant == "rising urgency":  # all at once, or nobody gives way
+            grammar = None
+        if grammar is not None:  # those behind it go on without it
+            self.engine.core.scheduler.always_fcfs = False
         if self.slant == "rising urgency":
             arrival = arrival | {"priority": -len(self.engine.messages)}
         if self.slant == "right guesses":  # of two tokens one ends it: in the midst of its drafts
@@ -132,7 +148,7 @@ class EngineMachine(RuleBasedStateMachine):
         if self.slant == "contiguous":  # some are brief, so that gaps open between the others
             brief = len(self.engine.messages) % 2
             arrival = arrival | {"max_tokens": 3 if brief else 16, "min_tokens": 0}
-        self.engine.add(**arrival)
+        self.engine.add(**arrival, grammar=grammar)
 
     @rule(burst=st.lists(arrivals(), min_size=2, max_size=4))
     def several_arrive(self, burst: list[dict[str, Any]]) -> None:

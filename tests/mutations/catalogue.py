@@ -82,6 +82,21 @@ SCHEDULER = _in(
         "pass",
         "an end is lost with a step that failed",
     ),
+    (
+        "self.admission.config = self._drafts.config = config",
+        "self.admission.config = config",
+        "a knob of speculation changes nothing",
+    ),
+    (
+        "if answer.reason is not Reason.WAITING_FOR_GRAMMAR:",
+        "if True:",
+        "who waits for a grammar holds up the line",
+    ),
+    (
+        "(r.req_id for r in self.waiting if not r.waits_for_grammar)",
+        "(r.req_id for r in self.waiting)",
+        "who waits for a grammar is said to stand behind somebody",
+    ),
     ("self._batch_width = len(self.running)", "pass", "a static batch has no padding"),
 )
 
@@ -94,6 +109,7 @@ STEP = _in(
 
 ADMISSION = _in(
     "core/admission.py",
+    ("if request.waits_for_grammar:", "if False:", "somebody runs without its grammar"),
     (
         'if self.config.batching == "static" and step.num_running_before:',
         "if False:",
@@ -234,6 +250,11 @@ ENDS = _in(
 
 SPECULATION = _in(
     "core/speculation.py",
+    (
+        "if request.sampling_params.structured_outputs is not None:",
+        "if False:",
+        "drafts are run past a grammar",
+    ),
     ("request.num_computed_tokens -= n", "pass", "wrong drafts count as computed"),
     ("request.num_output_tokens - 1,", "request.num_output_tokens,", "a draft too many is run"),
     ("self.max_model_len - request.num_tokens - 1,", "10**9,", "drafts reach past the context"),
