@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from minivllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from minivllm.core.interfaces import Grammar
+    from minivllm.structured_output.interface import Grammar
 
 
 class RequestStatus(str, Enum):

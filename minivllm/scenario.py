@@ -24,7 +24,6 @@ import msgspec
 
 from minivllm import __version__
 from minivllm.config import EngineConfig, make_config, own_names
-from minivllm.core.interfaces import GrammarSource
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.errors import ConfigError, ScenarioError
@@ -37,6 +36,7 @@ from minivllm.scenario_file import (
     load_scenario,
     shipped_scenarios,
 )
+from minivllm.structured_output.interface import GrammarSource
 from minivllm.trace.events import Header, Reason
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.texts import TokenText

@@ -66,7 +66,7 @@ def compare(
 
     \b
     Examples: minivllm compare tiny-pressure --b "--no-enable-prefix-caching"
-              minivllm compare mixed-lengths --b "--batching static" -o /tmp/static
+              minivllm compare mixed-lengths --b "--batching static" -o static
               minivllm compare long-prompt --b "--long-prefill-token-threshold 64" --with-model
     """
     from minivllm.scenario import load_scenario

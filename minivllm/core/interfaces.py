@@ -10,7 +10,7 @@ such a class returns is checked (``checked.py``): a promise that it breaks is na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
     from minivllm.engine.messages import EngineCoreOutput
     from minivllm.request import Request
-    from minivllm.structured_output.params import StructuredOutputsParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,65 +91,6 @@ class KVManager(Protocol):
 
     def withdraw_hashes(self, request: Request, num_executed_tokens: int) -> None:
         """Nobody may find what lies behind its first ``num_executed_tokens`` tokens."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TokenMask:
-    """Which tokens may come next."""
-
-    words: bytes
-    """(ceil(vocab / 32),) int32, little-endian: bit i % 32 of word i // 32 is set if token i may
-    come."""
-    num_masked: int
-    """Tokens that may not."""
-
-
-class Grammar(Protocol):
-    """Where one request stands in the grammar that its text must follow."""
-
-    def mask(self) -> TokenMask:
-        """Which tokens may come next. Changes nothing."""
-        ...
-
-    def accept(self, token_id: int) -> bool:
-        """Move on by the token that was sampled; False if the grammar does not allow it."""
-        ...
-
-
-class GrammarSource(Protocol):
-    """What compiles grammars, beside the engine. All but :meth:`wait` answer at once."""
-
-    def start(self, req_id: str, params: StructuredOutputsParams) -> None:
-        """Begin to compile what the request asks for."""
-        ...
-
-    def cancel(self, req_id: str) -> None:
-        """Nobody waits for it any more."""
-        ...
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that were started and not yet handed out."""
-        ...
-
-    @property
-    def any_ready(self) -> bool: ...
-
-    def take_ready(self) -> list[tuple[str, Grammar | str]]:
-        """Hand out what has become of them, each once: a grammar, or why there is none."""
-        ...
-
-    def wait(self) -> None:
-        """Block until one is ready or out of time, where the source knows that this will come."""
-        ...
-
-    def seconds_left(self) -> float | None:
-        """When to ask again, even if nobody calls."""
-        ...
-
-    def on_ready(self, wake: Callable[[], None]) -> None:
-        """Call this, from any thread, when it is worth asking."""
         ...
 
 

@@ -18,7 +18,7 @@ import msgspec
 from minivllm.config import STEP_KNOBS, EngineConfig, make_config
 from minivllm.core import checked
 from minivllm.core.contiguous import ContiguousKVManager
-from minivllm.core.interfaces import GrammarSource, KVManager, SchedulerInterface
+from minivllm.core.interfaces import KVManager, SchedulerInterface
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.own_class import name_of
 from minivllm.core.scheduler import Scheduler
@@ -31,6 +31,7 @@ from minivllm.errors import ConfigError, DuplicateRequestError
 from minivllm.executor.base import Executor
 from minivllm.request import Request
 from minivllm.sampling_params import check_priority
+from minivllm.structured_output.interface import GrammarSource
 from minivllm.trace import events as ev
 from minivllm.trace.events import Reason
 from minivllm.trace.texts import texts_of

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import logging
 
-from minivllm.core.interfaces import GrammarSource, SchedulerInterface
+from minivllm.core.interfaces import SchedulerInterface
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.request import Request, RequestStatus
+from minivllm.structured_output.interface import GrammarSource
 from minivllm.trace import events as ev
 from minivllm.trace.tracer import Tracer
 

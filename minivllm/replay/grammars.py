@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minivllm.core.interfaces import Grammar, TokenMask
 from minivllm.replay.recording import Recording
+from minivllm.structured_output.interface import Grammar, TokenMask
 from minivllm.structured_output.params import StructuredOutputsParams
 
 Compile = Callable[[StructuredOutputsParams], Grammar]

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from minivllm.config import EngineConfig, make_config
-from minivllm.core.interfaces import Grammar
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import MissingExtraError, ModelError, ReplayError
 from minivllm.executor.base import Executor
 from minivllm.replay.executors import recorded_result
 from minivllm.replay.recording import Recording
 from minivllm.structured_output.backend_xgrammar import Vocabulary, XGrammarBackend
+from minivllm.structured_output.interface import Grammar
 from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Event
 from minivllm.trace.texts import TokenText

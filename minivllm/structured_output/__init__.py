@@ -2,6 +2,7 @@
 
 In reading order:
 
+    interface.py         what the engine asks of this room
     params.py            what a caller may ask for: JSON, a regex, a choice, a grammar
     limits.py            what is refused before anything is compiled
     backend_xgrammar.py  the library that parses, compiles and matches (extra ``[structured]``)

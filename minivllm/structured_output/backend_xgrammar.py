@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from minivllm.core.interfaces import TokenMask
 from minivllm.errors import MissingExtraError, StructuredOutputError
+from minivllm.structured_output.interface import TokenMask
 from minivllm.structured_output.params import GrammarSpec
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from minivllm.core.interfaces import Grammar
 from minivllm.errors import StructuredOutputError
 from minivllm.structured_output.backend_xgrammar import (
     Vocabulary,
@@ -22,6 +21,7 @@ from minivllm.structured_output.backend_xgrammar import (
     parse,
 )
 from minivllm.structured_output.compiler import Compilation, GrammarCompiler
+from minivllm.structured_output.interface import Grammar
 from minivllm.structured_output.params import GrammarSpec, StructuredOutputsParams
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from minivllm.config import CacheConfig, make_config
-from minivllm.core.interfaces import GrammarSource
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
@@ -17,6 +16,7 @@ from minivllm.executor.base import Executor
 from minivllm.executor.scripted import NextToken, ScriptedExecutor, counting_tokens
 from minivllm.request import Request
 from minivllm.sampling_params import SamplingParams
+from minivllm.structured_output.interface import GrammarSource
 from minivllm.trace.events import Event, Header
 from minivllm.trace.fold import State, fold
 from minivllm.trace.invariants import violations

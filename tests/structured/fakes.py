@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from minivllm.core.interfaces import Grammar, TokenMask
 from minivllm.errors import StructuredOutputError
+from minivllm.structured_output.interface import Grammar, TokenMask
 from minivllm.structured_output.params import GrammarSpec, StructuredOutputsParams
 
 
