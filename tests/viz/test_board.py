@@ -110,7 +110,7 @@ def test_the_legend_the_pool_and_the_free_queue_are_whole_without_scrolling(
     with open_page(browser, size=size) as page:
         page.goto(f"{url}#/run/tiny-pressure/step/13")
         at_step(page, 13)
-        assert page.locator(".legend span:has(b), .legend span:has(vz-token)").count() == 12
+        assert page.locator(".legend span:has(b), .legend span:has(vz-token)").count() == 13
         assert page.evaluate(inside, [".legend span", ".detail"])
         assert page.evaluate(inside, ["vz-pool, .free, .queued", "main"])
         assert page.locator(".queued").count() == 12
