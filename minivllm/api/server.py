@@ -27,6 +27,7 @@ from minivllm.api.completions import CompletionFormat
 from minivllm.api.disconnect import POLL_S, ClientWatch
 from minivllm.api.errors import ApiError, json_response, to_api_error
 from minivllm.api.generation import Format, Generation
+from minivllm.api.open_responses import WSGIApp
 from minivllm.api.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -262,7 +263,7 @@ class RequestHandler(WSGIRequestHandler):
     """Seconds a read or a send may block: a client that has stopped reading is dropped."""
 
 
-def make_http_server(app: Flask, host: str, port: int) -> BaseWSGIServer:
+def make_http_server(app: WSGIApp, host: str, port: int) -> BaseWSGIServer:
     """A server with one thread per connection; ``serve_forever()`` and ``shutdown()`` it.
 
     Port 0 takes a free one (``.server_port`` tells). Raises ConfigError when the address is taken.

@@ -13,6 +13,9 @@ import typer
 from minivllm.cli.options import engine_flags
 from minivllm.cli.serving import check_port, until_interrupted, wait
 
+LAST_WORDS_S = 5.0
+"""How long the end waits for streams to be written out: a reader that is stuck is left behind."""
+
 # Endpoints of the dashboard that need no API key: the page itself, and its data and socket, which
 # have an access rule of their own (this machine, or the join code).
 PAGE_ENDPOINTS = (
@@ -65,6 +68,7 @@ def serve(
     curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\
       -d '{"prompt": "Once upon a time"}'
     """
+    from minivllm.api.open_responses import OpenResponses
     from minivllm.api.server import create_blueprint, make_http_server
     from minivllm.cli.live import DashboardEngine
     from minivllm.cli.workbench import ScenarioBench
@@ -101,7 +105,8 @@ def serve(
                 code_for_all=bool(api_key),
                 workbench=ScenarioBench(),
             )
-            server = make_http_server(app, host, port)
+            responses = OpenResponses(app)
+            server = make_http_server(responses, host, port)
             app.attach_engine(DashboardEngine(llm, gate))
             app.start()
             threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
@@ -110,8 +115,10 @@ def serve(
             typer.echo(f"API {base}/v1   dashboard {base}/{code}   Ctrl-C ends", err=True)
             wait(stop)
             typer.echo("ending", err=True)
-            server.shutdown()
-            app.stop()
+            server.shutdown()  # nobody new
+            llm.close()  # streams end, each with its last frame
+            app.stop()  # pages, too
+            responses.wait(LAST_WORDS_S)
             server.server_close()
         finally:
             llm.close()
