@@ -1,6 +1,6 @@
 """Drive vLLM's scheduler and ours with the same plans, and name the first difference.
 
-    python -m tests.faithful.compare --seeds 0:5000 --vllm-python /tmp/vllm-venv/bin/python
+    python -m tests.faithful.compare --seeds 0:5000 --vllm-python VENV/bin/python
 
 Needs an environment with vLLM (README.md); CI has none and replays ``vectors.json.gz`` instead.
 Exit status 1 if any plan differs.

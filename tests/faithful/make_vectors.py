@@ -1,6 +1,6 @@
 """Write the committed vectors: a few hundred plans, and what vLLM's scheduler did with each.
 
-    python -m tests.faithful.make_vectors --vllm-python /tmp/vllm-venv/bin/python
+    python -m tests.faithful.make_vectors --vllm-python VENV/bin/python
 
 Refuses to write while any plan differs without an intended reason.
 """
