@@ -19,6 +19,7 @@ ADMISSIONS = ("full", "strict")
 BATCHINGS = ("continuous", "static")
 KV_MANAGERS = ("paged", "contiguous")
 RESERVES = ("max_model_len", "request")
+ROUTING_POLICIES = ("round_robin", "least_loaded", "prefix_aware")
 TRACE_LEVELS = ("structure", "sampling", "tensors")
 MAX_KV_BLOCKS = 2**22
 """Of 16 tokens each: 67 million tokens, and half a gigabyte for the bookkeeping alone."""
@@ -227,12 +228,33 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """How many engines there are, and where they run."""
+
+    data_parallel_size: int = 1
+    """Engines, each with the whole model and a KV pool of its own."""
+    engine_processes: bool = False
+    """Run each engine in a process of its own (``serve`` does); else on a thread of this one."""
+    routing_policy: str = "prefix_aware"
+    """``round_robin`` | ``least_loaded`` | ``prefix_aware``: which engine gets a request."""
+
+    def __post_init__(self) -> None:
+        _check_int("data_parallel_size", self.data_parallel_size, 1, 64)
+        _check_bool("engine_processes", self.engine_processes)
+        _check_choice("routing_policy", self.routing_policy, ROUTING_POLICIES)
+        if self.data_parallel_size > 1 and not self.engine_processes:
+            allowed = "1 while engine_processes is off: a thread's engine has no equal beside it"
+            raise ConfigError("data_parallel_size", self.data_parallel_size, allowed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """Everything one engine needs to start."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     trace: TraceConfig = field(default_factory=TraceConfig)
 
     def check_with_model_len(self, max_model_len: int) -> None:
@@ -256,6 +278,7 @@ _SECTIONS: dict[str, Any] = {
     "model": ModelConfig,
     "cache": CacheConfig,
     "scheduler": SchedulerConfig,
+    "parallel": ParallelConfig,
     "trace": TraceConfig,
 }
 

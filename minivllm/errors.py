@@ -89,6 +89,11 @@ class ScenarioError(MiniVLLMError, ValueError):
     """A scenario or workload file is malformed; the message names the file and the field."""
 
 
+class EngineUnavailableError(MiniVLLMError):
+    """No engine takes requests at the moment: each is starting, drained, or dead and to be
+    restarted. Asking again a little later makes sense (HTTP 503 with Retry-After)."""
+
+
 class EngineDeadError(MiniVLLMError, RuntimeError):
     """The engine's loop has ended by an error; the cause is chained."""
 

@@ -191,7 +191,7 @@ WITHOUT_ENGINE = (
     "minivllm.replay.verify",
     "minivllm.executor.scripted",
     "minivllm.engine.engine_core",
-    "minivllm.engine.core_client",
+    "minivllm.engine.inproc_client",
     "minivllm.engine.llm",
     "minivllm.engine.async_llm",
     "minivllm.scenario",

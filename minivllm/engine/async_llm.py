@@ -25,7 +25,7 @@ from typing import Any
 
 from minivllm.config import EngineConfig, make_config
 from minivllm.engine.capture import ArmedStep
-from minivllm.engine.core_client import EngineCoreClient
+from minivllm.engine.client import EngineCoreClient
 from minivllm.engine.input_processor import Prompt, TokenizerLike
 from minivllm.engine.mailbox import OutputMailbox, OutputStream
 from minivllm.engine.messages import EngineCoreOutputs

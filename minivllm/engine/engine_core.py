@@ -3,8 +3,8 @@
 Counterpart in vLLM: ``vllm/v1/engine/core.py``. Left out: batch queues for pipeline parallelism,
 asynchronous scheduling, sleep mode, LoRA and weight updates.
 
-The caller's thread decides who runs this: :class:`~minivllm.engine.core_client.InprocClient` gives
-it a thread of its own, tests and scenarios call :meth:`EngineCore.step` themselves.
+The caller's thread decides who runs this: :class:`~minivllm.engine.inproc_client.InprocClient`
+gives it a thread of its own, tests and scenarios call :meth:`EngineCore.step` themselves.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from minivllm.config import make_config
-from minivllm.engine.core_client import EngineCoreClient
+from minivllm.engine.client import EngineCoreClient
 from minivllm.engine.input_processor import Messages, Prompt, TokenizerLike
 from minivllm.engine.parts import Parts, build, join
 from minivllm.engine.progress import GenerationProgress

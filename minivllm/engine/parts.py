@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minivllm.config import EngineConfig
-from minivllm.engine.core_client import EngineCoreClient, InprocClient
+from minivllm.engine.client import EngineCoreClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.input_processor import InputProcessor, TokenizerLike
 from minivllm.engine.output_processor import OutputProcessor
 from minivllm.errors import ConfigError, MissingExtraError
@@ -61,7 +62,7 @@ def build(
 ) -> Parts:
     """Start an engine in this process, on a thread of its own.
 
-    ``lockstep``: see :class:`~minivllm.engine.core_client.InprocClient`; for one reader, offline.
+    ``lockstep``: see :class:`~minivllm.engine.inproc_client.InprocClient`; for one reader, offline.
     Without ``executor_factory`` and ``tokenizer`` it runs ``config.model`` on this machine. Raises
     ModelError, ConfigError, TraceError, and MissingExtraError where torch is not installed.
     """

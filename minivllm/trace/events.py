@@ -127,6 +127,25 @@ class GrantWhy(Vocabulary):
     DECODE = "decode"  # the token said last, with its drafts
 
 
+class RouteWhy(Vocabulary):
+    """Why a request goes to this engine."""
+
+    ONLY_ENGINE = "only_engine"  # no other one takes requests
+    ROUND_ROBIN = "round_robin"  # it is its turn
+    LEAST_LOADED = "least_loaded"  # it has the fewest tokens to run
+    CACHED_PREFIX = "cached_prefix"  # it holds so much of the prompt that its load does not matter
+    SAME_PARENT = "same_parent"  # another sample of the same prompt went there
+    RETRY = "retry"  # its first engine died before it had said anything
+
+
+class EngineWhy(Vocabulary):
+    """Why an engine is started."""
+
+    SERVER_START = "server_start"
+    DEATH = "death"  # the one before it died
+    ADMIN = "admin"  # somebody asked for a restart
+
+
 class Data(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all payloads; ``KIND`` is the event's ``kind`` on the wire."""
 
@@ -307,6 +326,16 @@ class TraceLeftOut(Data):
     """What the system said (``not_written``)."""
 
 
+class TraceGap(Data):
+    """Events of a stream were lost on their way from the engine's process: it ended, or its replay
+    buffer no longer had them. ``first`` to ``last`` are their sequence numbers."""
+
+    KIND = "trace.gap"
+    of_stream: str
+    first: int
+    last: int
+
+
 class GateChange(Data):
     """Somebody paused the engine, let it go on, or changed its pace: no decision of the engine."""
 
@@ -402,6 +431,111 @@ class ReqReleased(Data):
     KIND = "req.released"
     request_id: str
     text: str
+
+
+class ReqDetokenize(Data):
+    """Output tokens became text; ``characters`` may be 0 while half a character is held back."""
+
+    KIND = "req.detokenize"
+    request_id: str
+    tokens: int
+    characters: int
+    ns: int
+
+
+# --- engines, as the api process sees them -----------------------------------------------------
+
+
+class EngineStart(Data):
+    """The process of an engine is started; ``epoch`` is which life of it this is."""
+
+    KIND = "engine.start"
+    engine: int
+    epoch: int
+    pid: int
+    why: EngineWhy
+
+
+class EngineReady(Data):
+    """It has loaded its model and takes requests; ``ns`` since its start."""
+
+    KIND = "engine.ready"
+    engine: int
+    epoch: int
+    num_kv_blocks: int
+    ns: int
+
+
+class EngineDead(Data):
+    """It has ended though nobody asked it to. Of its open requests, ``retried`` had said nothing
+    yet and went to another engine, ``failed`` ended with an error."""
+
+    KIND = "engine.dead"
+    engine: int
+    epoch: int
+    message: str
+    retried: int
+    failed: int
+
+
+class EngineDrain(Data):
+    """It gets no new requests from now on; ``open_requests`` are still to be finished."""
+
+    KIND = "engine.drain"
+    engine: int
+    epoch: int
+    open_requests: int
+
+
+class EngineResume(Data):
+    """It gets requests again."""
+
+    KIND = "engine.resume"
+    engine: int
+    epoch: int
+
+
+class RouteCandidate(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that could have been picked, with the numbers that were weighed."""
+
+    engine: int
+    open_requests: int
+    load_tokens: int
+    """Tokens that its open requests still have to run, as far as the router knows."""
+    cached_tokens: int
+    """Prompt tokens that its prefix cache probably holds."""
+
+
+class RoutePick(Data):
+    """Which engine a request is sent to, and why."""
+
+    KIND = "route.pick"
+    request_id: str
+    engine: int
+    policy: str
+    why: RouteWhy
+    candidates: list[RouteCandidate]
+
+
+class IpcSend(Data):
+    """A message leaves this process: ``message`` is its kind (``add``, ``abort``, …)."""
+
+    KIND = "ipc.send"
+    engine: int
+    message: str
+    bytes: int
+    request_id: str | None = None
+
+
+class IpcRecv(Data):
+    """A message from another process has come; ``ns`` since it was sent."""
+
+    KIND = "ipc.recv"
+    engine: int
+    message: str
+    bytes: int
+    ns: int
+    request_id: str | None = None
 
 
 # --- requests ----------------------------------------------------------------------------------

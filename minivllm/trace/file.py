@@ -336,13 +336,17 @@ _UNSTRUCTURAL_KINDS = (
     "trace.violation",
     "trace.arm",
     "trace.left_out",
+    "trace.gap",
     "exec.tensors",
+    "ipc.send",
+    "ipc.recv",
 )
 
 
 def is_structural(event: Event) -> bool:
     """Whether the event belongs to what runs are compared by: an engine's own, and neither a
-    source, nor the gate, nor idling, nor the end of the process, nor what was captured of it, nor
+    source, nor the gate, nor idling, nor the end of the process, nor how
+    its messages travelled, nor what was captured of it, nor
     what a check found."""
     return event.kind not in _UNSTRUCTURAL_KINDS and event.stream.startswith("engine")
 

@@ -18,7 +18,7 @@ from minivllm.trace.gate import Gate
 from minivllm.trace.tracer import OFF
 from tests.core.builders import SMALL, Engine
 from tests.core.tensors import TensorExecutor
-from tests.core.test_core_client import client
+from tests.core.test_inproc_client import client
 from tests.helpers import events_of
 from tests.serve.fakes import FakeTokenizer
 

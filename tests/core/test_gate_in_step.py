@@ -12,15 +12,15 @@ import pytest
 from minivllm.config import make_config
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine import engine_core
-from minivllm.engine.core_client import InprocClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.errors import ConfigError, EngineDeadError
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.trace.events import Event
 from minivllm.trace.file import decode_event, structural
 from minivllm.trace.gate import Gate, Held
 from tests.core.builders import SMALL, Engine, message
-from tests.core.test_core_client import PATIENCE, Client, client
+from tests.core.test_inproc_client import PATIENCE, Client, client
 from tests.helpers import events_of
 
 

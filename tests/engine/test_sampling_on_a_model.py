@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from minivllm.core.scheduler_output import TokenLogprobs
-from minivllm.engine.core_client import InprocClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.llm import LLM
 from minivllm.executor.scripted import NextToken
 from minivllm.outputs import Logprob

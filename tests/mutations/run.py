@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.mutations.catalogue import MUTATIONS, ROOT, Mutation
 
 # Slow, and they find almost anything; and the one that waits for threads that died.
-LAST = ("test_random_runs.py", "test_state_machine.py", "test_core_client.py")
+LAST = ("test_random_runs.py", "test_state_machine.py", "test_inproc_client.py")
 SECONDS = 60  # for one test: a broken line may run for ever
 
 

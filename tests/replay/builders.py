@@ -12,8 +12,8 @@ import msgspec
 from minivllm.config import EngineConfig, make_config
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.async_llm import AsyncLLM
-from minivllm.engine.core_client import InprocClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.replay.fork import Fork, fork
 from minivllm.replay.recording import Recording, read_recording

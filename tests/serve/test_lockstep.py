@@ -9,8 +9,8 @@ import pytest
 
 from minivllm import LLM, SamplingParams
 from minivllm.config import make_config
-from minivllm.engine.core_client import InprocClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.trace.file import structural
 from tests.core.builders import SMALL, recorder

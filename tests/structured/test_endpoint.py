@@ -10,8 +10,8 @@ import pytest
 
 from minivllm.config import make_config
 from minivllm.engine.async_llm import AsyncLLM
-from minivllm.engine.core_client import InprocClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.errors import MissingExtraError
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.structured_output import backend_xgrammar

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minivllm.engine.core_client import InprocClient
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.messages import EngineCoreOutput
 from minivllm.structured_output.compiler import GrammarCompiler
 from minivllm.structured_output.manager import StructuredOutputManager

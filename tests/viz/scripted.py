@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from minivllm.config import make_config
-from minivllm.engine.core_client import InprocClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.sampling_params import SamplingParams

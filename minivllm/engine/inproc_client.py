@@ -1,8 +1,7 @@
-"""EngineCoreClient: how the front end reaches the engine core, wherever that runs.
+"""InprocClient: the engine core on a thread of this process.
 
-Counterpart in vLLM: ``vllm/v1/engine/core_client.py``. Here: the core on a thread of this process
-(:class:`InprocClient`). The interface passes messages only, so a core in another process can
-stand behind it.
+Counterpart in vLLM: ``InprocClient`` in ``vllm/v1/engine/core_client.py``, which has no thread: its
+caller steps the core. What all clients offer stands in ``client.py``.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from minivllm.engine.capture import ArmedStep
+from minivllm.engine.client import EngineStatus
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError, EngineDeadError, OwnClassError
@@ -22,41 +22,6 @@ from minivllm.trace.events import GateChange, Reason, RunEnd, RunError, RunIdle
 from minivllm.trace.gate import Gate
 
 logger = logging.getLogger(__name__)
-
-
-class EngineCoreClient(Protocol):
-    """What the front end may ask of an engine core. All calls may come from any thread."""
-
-    def add_request(self, request: EngineCoreRequest) -> None:
-        """Queue a request; it enters at the next step's boundary.
-
-        Raises DuplicateRequestError while a request of the same id is open."""
-        ...
-
-    def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
-        """End these requests; ids that are unknown or finished are ignored."""
-        ...
-
-    def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
-        """The next step's outputs; None after ``timeout`` seconds without any.
-
-        Raises EngineDeadError once the core's loop has ended by an error.
-        """
-        ...
-
-    def set_knobs(self, **knobs: Any) -> None:
-        """Change knobs of the scheduler from the next step on. Raises ConfigError."""
-        ...
-
-    def arm(self, step: ArmedStep = "next") -> None:
-        """Capture the arrays of one step to come. Raises ConfigError; see ``EngineCore.arm``."""
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """``max_model_len``, ``num_kv_blocks``, ``block_size`` … as the running core has them."""
-        ...
-
-    def shutdown(self) -> None: ...
 
 
 class InprocClient:
@@ -128,6 +93,16 @@ class InprocClient:
 
     def facts(self) -> dict[str, Any]:
         return self.core.facts()
+
+    def check_ready(self) -> None:
+        self._raise_if_dead()
+
+    def engines(self) -> list[EngineStatus]:
+        with self._lock:
+            num_open = len(self._open)
+        if self._dead is not None:
+            return [EngineStatus(engine=0, state="dead", message=_named(self._dead))]
+        return [EngineStatus(engine=0, state="ready", open_requests=num_open)]
 
     def shutdown(self) -> None:
         """End the loop after its current step, be it held or not; requests that are open then end
