@@ -1,169 +1,37 @@
-"""The routes: a Flask blueprint around an AsyncLLM, and the server that carries it.
+"""The endpoint put together: a Flask blueprint around an AsyncLLM, and the server that carries it.
 
     app = create_app(async_llm, served_model_name="smollm2-135m", api_keys=["secret"])
     make_http_server(app, "127.0.0.1", 8000).serve_forever()
 
-First room on the way of an HTTP request: key, size and body are checked here, then the prompts go
-to the AsyncLLM, and ``generation.py`` writes the answer. Counterpart in vLLM:
-``vllm/entrypoints/openai/api_server.py`` (FastAPI). Left out: embeddings, responses, audio.
+First room on the way of an HTTP request: key and size are checked here, whatever the route, and
+every error becomes an answer here. The routes themselves stand in ``generate.py`` and ``info.py``.
+Counterpart in vLLM: ``vllm/entrypoints/openai/api_server.py`` (FastAPI). Left out: embeddings,
+responses, audio.
 """
 
 from __future__ import annotations
 
-import re
 import socket
-import time
-import uuid
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 
 from flask import Blueprint, Flask, Response, g, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-import minivllm
 from minivllm.api.auth import KeyRing
-from minivllm.api.chat import ChatFormat
-from minivllm.api.completions import CompletionFormat
-from minivllm.api.disconnect import POLL_S, ClientWatch
-from minivllm.api.errors import ApiError, json_response, to_api_error
-from minivllm.api.generation import Format, Generation
+from minivllm.api.errors import ApiError, to_api_error
+from minivllm.api.generate import GenerateRoutes
+from minivllm.api.info import InfoRoutes
 from minivllm.api.open_responses import WSGIApp
-from minivllm.api.protocol import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    GenerationFields,
-    check_fan_out,
-    parse,
-    read_body,
-)
+from minivllm.api.service import CallIds, Service
 from minivllm.engine.async_llm import AsyncLLM
-from minivllm.engine.input_processor import Prompt
 from minivllm.errors import ConfigError
-from minivllm.outputs import OutputKind
-from minivllm.sampling_params import SamplingParams
-from minivllm.trace.events import HttpRejected, HttpRequest
+from minivllm.trace.events import HttpRejected
 
 MAX_BODY_BYTES = 16 * 2**20
 
 OPEN_ENDPOINTS = frozenset({"api.health", "api.ping", "api.version"})
 """Routes that need no key. Everything else in the application does, unless it is named here or
 in ``create_blueprint(open_endpoints=...)``."""
-
-_CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class CallIds:
-    """The names of one HTTP request."""
-
-    header: str
-    """``x-request-id``: the client's own, if it sent a sane one."""
-    suffix: str
-    """Makes the engine's id unique though two clients may send the same header."""
-
-    def response_id(self, prefix: str) -> str:
-        return f"{prefix}-{self.header}"
-
-    def request_id(self, prefix: str) -> str:
-        return self.response_id(prefix) + self.suffix
-
-    @staticmethod
-    def of(header: str | None) -> CallIds:
-        if header and _CLIENT_ID.fullmatch(header):
-            return CallIds(header, "-" + uuid.uuid4().hex[:8])
-        return CallIds(uuid.uuid4().hex, "")
-
-
-@dataclass(slots=True)
-class Service:
-    """What the routes know."""
-
-    llm: AsyncLLM
-    model: str
-    max_body_bytes: int = MAX_BODY_BYTES
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def chat(self) -> Response:
-        ids, prefix = g.call, "chatcmpl"
-        body = self._receive(prefix)
-        asked = parse(body, ChatCompletionRequest)
-        g.prompt_field, g.form_field = "messages", asked.form_field
-        params = asked.to_sampling_params(self.llm.max_model_len)
-        format = ChatFormat(self.llm.tokenizer, params.logprobs)
-        return self._answer(ids, prefix, asked, params, [asked.messages], format)
-
-    def complete(self) -> Response:
-        ids, prefix = g.call, "cmpl"
-        body = self._receive(prefix)
-        asked = parse(body, CompletionRequest)
-        g.prompt_field, g.form_field = "prompt", asked.form_field
-        params = asked.to_sampling_params(self.llm.max_model_len)
-        return self._answer(ids, prefix, asked, params, asked.prompts(), CompletionFormat())
-
-    def _receive(self, prefix: str) -> dict[str, object]:
-        g.request_id = g.call.request_id(prefix)
-        self.llm.tracer.emit(
-            HttpRequest,
-            None,
-            request_id=g.request_id,
-            method=request.method,
-            path=request.path,
-            bytes=request.content_length or 0,
-        )
-        return read_body(request)
-
-    def _answer(
-        self,
-        ids: CallIds,
-        prefix: str,
-        asked: GenerationFields,
-        params: SamplingParams,
-        prompts: list[Prompt],
-        format: Format,
-    ) -> Response:
-        self.check_model(asked.model)
-        check_fan_out(len(prompts), params.n)
-        stream = self.llm.stream_many(
-            prompts,
-            params,
-            g.request_id,
-            kind=OutputKind.DELTA if asked.stream else OutputKind.FINAL_ONLY,
-            priority=asked.priority or 0,
-            cache_salt=asked.cache_salt,
-            tick_s=POLL_S,
-        )
-        generation = Generation(
-            response_id=ids.response_id(prefix),
-            request_id=g.request_id,
-            model=self.model,
-            stream=stream,
-            format=format,
-            num_samples=params.n,
-            watch=ClientWatch(request.environ),
-            tracer=self.llm.tracer,
-            include_usage=asked.include_usage,
-            continuous_usage=asked.continuous_usage,
-        )
-        return generation.streamed() if asked.stream else generation.plain()
-
-    def check_model(self, model: str | None) -> None:
-        """No name means the one model there is, as with vLLM."""
-        if model is not None and model != self.model:
-            raise ApiError(
-                404,
-                f"The model {model!r} does not exist; this server has {self.model!r}.",
-                param="model",
-                code="model_not_found",
-            )
-
-    def card(self) -> dict[str, object]:
-        return {
-            "id": self.model,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "minivllm",
-            "max_model_len": self.llm.max_model_len,
-        }
 
 
 def create_blueprint(
@@ -180,14 +48,14 @@ def create_blueprint(
     ``open_endpoints``: names of further Flask endpoints that need no key.
     """
     bp = Blueprint("api", __name__)
-    service = Service(async_llm, served_model_name, max_body_bytes)
+    service = Service(async_llm, served_model_name)
     keys = KeyRing(api_keys)
     unguarded = OPEN_ENDPOINTS | set(open_endpoints)
 
     @bp.before_app_request
     def guard() -> None:
         g.call = CallIds.of(request.headers.get("x-request-id"))
-        request.max_content_length = service.max_body_bytes
+        request.max_content_length = max_body_bytes
         if request.endpoint in unguarded or keys.allows(request.headers.get("Authorization")):
             return
         raise ApiError(
@@ -218,33 +86,8 @@ def create_blueprint(
             async_llm.tracer.flush()
         return failure.response()
 
-    bp.post("/v1/chat/completions", endpoint="chat")(service.chat)
-    bp.post("/v1/completions", endpoint="complete")(service.complete)
-
-    @bp.get("/v1/models")
-    def models() -> Response:
-        return json_response({"object": "list", "data": [service.card()]})
-
-    @bp.get("/v1/models/<path:model>")
-    def model(model: str) -> Response:
-        service.check_model(model)
-        return json_response(service.card())
-
-    @bp.get("/health")
-    def health() -> Response:
-        """200 while the engine lives, paused or not; 503 once it is dead."""
-        if async_llm.is_dead:
-            raise ApiError(503, "The engine is not running any more.", code="engine_dead")
-        return json_response({"status": "ok"})
-
-    @bp.get("/ping")
-    def ping() -> Response:
-        return health()
-
-    @bp.get("/version")
-    def version() -> Response:
-        return json_response({"version": minivllm.__version__})
-
+    GenerateRoutes(service).add_to(bp)
+    InfoRoutes(service).add_to(bp)
     return bp
 
 

@@ -1,0 +1,43 @@
+"""The routes that tell: models, health, ping, version. None of them waits for the engine.
+
+Counterpart in vLLM: ``vllm/entrypoints/serve/instrumentator/`` and
+``vllm/entrypoints/openai/models/api_router.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint, Response
+
+import minivllm
+from minivllm.api.errors import ApiError, json_response
+from minivllm.api.service import Service
+
+
+@dataclass(slots=True)
+class InfoRoutes:
+    service: Service
+
+    def add_to(self, bp: Blueprint) -> None:
+        bp.get("/v1/models", endpoint="models")(self.models)
+        bp.get("/v1/models/<path:model>", endpoint="model")(self.model)
+        bp.get("/health", endpoint="health")(self.health)
+        bp.get("/ping", endpoint="ping")(self.health)
+        bp.get("/version", endpoint="version")(self.version)
+
+    def models(self) -> Response:
+        return json_response({"object": "list", "data": [self.service.card()]})
+
+    def model(self, model: str) -> Response:
+        self.service.check_model(model)
+        return json_response(self.service.card())
+
+    def health(self) -> Response:
+        """200 while the engine lives, paused or not; 503 once it is dead."""
+        if self.service.llm.is_dead:
+            raise ApiError(503, "The engine is not running any more.", code="engine_dead")
+        return json_response({"status": "ok"})
+
+    def version(self) -> Response:
+        return json_response({"version": minivllm.__version__})
