@@ -6,6 +6,8 @@ cross a process boundary as msgpack; never pickle.
 
 from __future__ import annotations
 
+from enum import Enum
+
 import msgspec
 
 from minivllm.core.scheduler_output import TokenLogprobs
@@ -28,6 +30,20 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     """With n > 1: the request id of which this is one sample."""
 
 
+class EngineCoreEventType(str, Enum):
+    """Stations of a request that only the core sees, for its timings."""
+
+    QUEUED = "queued"
+    SCHEDULED = "scheduled"  # admitted, or let in again after a preemption
+    PREEMPTED = "preempted"
+
+
+class EngineCoreEvent(msgspec.Struct, frozen=True, array_like=True):
+    type: EngineCoreEventType
+    t_ns: int
+    """``time.perf_counter_ns``, which all processes of a machine share."""
+
+
 class EngineCoreOutput(msgspec.Struct, kw_only=True):
     """What one step brought for one request."""
 
@@ -44,6 +60,56 @@ class EngineCoreOutput(msgspec.Struct, kw_only=True):
     """With ``error``: the request itself was at fault, as where its grammar cannot be compiled."""
     num_cached_tokens: int = 0
     """Prompt tokens that were found in the prefix cache at first admission."""
+    events: list[EngineCoreEvent] = []
+    """What has happened to the request since its last output, in order."""
+
+
+class SpecDecodingStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Drafts of one step, over all requests."""
+
+    num_drafts: int
+    """Requests that ran with drafts."""
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    num_accepted_tokens_per_pos: list[int]
+    """How many of the first drafts were right, of the second …"""
+
+
+class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine stands, and what its last step did: always made, traced or not.
+
+    Counterpart in vLLM: ``SchedulerStats`` in ``vllm/v1/metrics/stats.py``, with its names.
+    """
+
+    engine: int
+    step: int
+
+    # How it stands, after the step.
+    num_running_reqs: int
+    num_waiting_reqs: int
+    """Those that lack capacity."""
+    num_skipped_waiting_reqs: int
+    """Those that are deferred: their grammar is not there yet."""
+    kv_cache_usage: float
+    """Share of the blocks that is in use, 0 to 1; what is cached and free counts as free."""
+
+    # What this step did; all 0 where an input has changed how it stands, without a step.
+    prefix_cache_queries: int = 0
+    """Tokens of requests that were admitted for the first time, if they were looked up."""
+    prefix_cache_hits: int = 0
+    """How many of these tokens were found."""
+    num_preempted_reqs: int = 0
+    num_prefill_tokens: int = 0
+    """Tokens that ran because they were known: prompts, and outputs after a preemption."""
+    num_decode_tokens: int = 0
+    """Tokens that ran for requests which go on from the last they sampled, drafts included."""
+    num_generation_tokens: int = 0
+    """Tokens that were sampled and kept."""
+    spec_decoding_stats: SpecDecodingStats | None = None
+
+    @property
+    def num_open_reqs(self) -> int:
+        return self.num_running_reqs + self.num_waiting_reqs + self.num_skipped_waiting_reqs
 
 
 class EngineCoreOutputs(msgspec.Struct, kw_only=True):
@@ -52,3 +118,14 @@ class EngineCoreOutputs(msgspec.Struct, kw_only=True):
     step: int
     outputs: list[EngineCoreOutput] = []
     error: str | None = None
+    engine: int = 0
+    """Which of several engines it comes from."""
+    t_ns: int = 0
+    """When they were made (``time.perf_counter_ns``): the time of every token in them."""
+    stats: SchedulerStats | None = None
+    """None where nothing has changed since the last that were sent."""
+
+    @property
+    def has_news(self) -> bool:
+        """Worth sending: a step without outputs and an abort change the statistics, too."""
+        return bool(self.outputs) or self.stats is not None or self.error is not None
