@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from minivllm.errors import MiniVLLMError
-from minivllm.trace.gate import MAX_RATE, Gate
+from minivllm.trace.gate import MAX_RATE
+from minivllm.trace.gate_control import GateControl
 from minivllm.trace.recorder import TraceLog
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class LiveEngine(Protocol):
     @property
     def log(self) -> TraceLog: ...
     @property
-    def gate(self) -> Gate: ...
+    def gate(self) -> GateControl: ...
     def submit(self, prompt: str) -> str:
         """Queue a prompt; returns its request id. Raises PromptError."""
         ...

@@ -121,7 +121,7 @@ class EngineCore:
         request = self._make_request(message)
         trace, name = self.trace, request.req_id
         texts = texts_of(trace.text, message.prompt_token_ids) if trace.on else []
-        self._begin_input()
+        self.begin_input()
         self._num_arrived += 1
         trace.emit(ev.CoreInput, name, op="add")
         if trace.on:
@@ -150,7 +150,7 @@ class EngineCore:
         name = self._req_ids.pop(request_id, None)
         if name is None or name not in self.scheduler.requests:
             return
-        self._begin_input()
+        self.begin_input()
         self.trace.emit(ev.CoreInput, name, op="abort", why=why)
         self.trace.emit(ev.ReqAbort, name, why=why)
         request = self.scheduler.requests[name]
@@ -164,7 +164,7 @@ class EngineCore:
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached blocks. Refuses (False) while any block is in use."""
-        self._begin_input()
+        self.begin_input()
         self.trace.emit(ev.CoreInput, None, op="reset_prefix_cache")
         return self.kv.pool.reset_prefix_cache()
 
@@ -186,7 +186,7 @@ class EngineCore:
         """
         config = self.check_knobs(**knobs)
         old, self.config = self.config.scheduler, config
-        self._begin_input()
+        self.begin_input()
         self.trace.emit(ev.CoreInput, None, op="set_knobs")
         self.scheduler.set_config(config.scheduler)
         for name in STEP_KNOBS:
@@ -234,7 +234,7 @@ class EngineCore:
         """
         if self.grammars.source is not None and not self.can_step() and self.has_requests():
             self.grammars.source.wait()
-        self._begin_input()
+        self.begin_input()
         self.grammars.take_in(self.scheduler)
         begin = time.perf_counter_ns()
         trace, scheduler = self.trace, self.scheduler
@@ -312,7 +312,7 @@ class EngineCore:
 
     # --- helpers -------------------------------------------------------------------------------
 
-    def _begin_input(self) -> None:
+    def begin_input(self) -> None:
         """What is applied between two steps belongs to the one that follows."""
         self.trace.step = self.scheduler.current_step + 1
         self.trace.phase = "input"

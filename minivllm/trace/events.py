@@ -359,6 +359,15 @@ class CoreInput(Data):
     why: Reason | None = None
 
 
+class CoreDrop(Data):
+    """A request is never taken in: the word to abort it had come as well before the core looked.
+    No decision, as whether they come together depends on which thread is faster."""
+
+    KIND = "core.drop"
+    request_id: str
+    why: Reason
+
+
 # --- the api process ---------------------------------------------------------------------------
 
 

@@ -340,6 +340,7 @@ _UNSTRUCTURAL_KINDS = (
     "exec.tensors",
     "ipc.send",
     "ipc.recv",
+    "core.drop",
 )
 
 

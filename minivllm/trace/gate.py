@@ -17,10 +17,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from minivllm.errors import ConfigError
 from minivllm.trace.events import Event
+from minivllm.trace.gate_control import GateState, Held
 from minivllm.trace.tracer import OFF, Tracer
 from minivllm.trace.until import Place, Until, parse
 
@@ -42,18 +44,11 @@ NO_DECISION = (
 _SAME = "the goal there is"
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Where the engine stands still."""
-
-    at: str
-    """``step``: before one begins; ``phase``: before ``phase``; ``event``: just after ``event``."""
-    phase: str = ""
-    event: Event | None = None
-
-
 class Gate:
-    """Modes: ``run`` (at most ``rate`` steps per second; 0 = full speed) and ``pause``."""
+    """A :class:`~minivllm.trace.gate_control.GateControl` in the engine's own process.
+
+    Modes: ``run`` (at most ``rate`` steps per second; 0 = full speed) and ``pause``.
+    """
 
     def __init__(self, paused: bool = False, rate: float = 0.0) -> None:
         self._changed = threading.Condition()
@@ -69,6 +64,8 @@ class Gate:
         self._last_pass = 0.0  # time.monotonic(), seconds
         self._trace: Tracer = OFF
         self._listeners: list[Callable[[str, float], None]] = []
+        self._revision = 0
+        self._watchers: list[Callable[[GateState], None]] = []
 
     # --- for whoever steers, from any thread -----------------------------------------------------
 
@@ -135,6 +132,15 @@ class Gate:
         """Tell ``listener(mode, rate)`` of every change."""
         self._listeners.append(listener)
 
+    def state(self) -> GateState:
+        with self._changed:
+            return self._state()
+
+    def on_state(self, watcher: Callable[[GateState], None]) -> None:
+        """Tell ``watcher`` of every change, also of where the engine is held, in order. It is
+        called under the gate's lock: it may only put the state somewhere."""
+        self._watchers.append(watcher)
+
     def wake(self) -> None:
         """Make a waiting ``may_step`` look again: there is input, or the end is asked for."""
         with self._changed:
@@ -165,12 +171,12 @@ class Gate:
             wait = self._seconds_to_wait()
             if wait > 0:
                 if self._paused and self._held is None:
-                    self._held = Held("step")
-                    self._changed.notify_all()
+                    self._stand(Held("step"))
                 self._changed.wait(min(wait, timeout))
                 if self._closed or self._seconds_to_wait() > 0:
                     return False
-            self._held = None
+            if self._held is not None:
+                self._stand(None)
             if self._paused and self._goal is None:
                 self._allowed -= 1
             self._in_step = True
@@ -210,6 +216,7 @@ class Gate:
             return False
         self._aim(None, 0)
         self._paused = True
+        self._moved()
         return True
 
     def _aim(self, goal: str | Until | None, count: int) -> None:
@@ -224,8 +231,7 @@ class Gate:
         self._trace.flush()  # before anybody can see that it is held
         with self._changed:
             if turn == self._turn:  # nobody has let it go meanwhile
-                self._held = held
-                self._changed.notify_all()
+                self._stand(held)
                 self._changed.wait_for(lambda: turn != self._turn or self._closed)
 
     def _held_in_step(self) -> bool:
@@ -234,8 +240,28 @@ class Gate:
 
     def _go(self) -> None:
         self._turn += 1
-        self._held = None
+        self._stand(None)
+
+    def _stand(self, held: Held | None) -> None:
+        self._held = held
+        self._moved()
         self._changed.notify_all()
+
+    def _moved(self) -> None:
+        self._revision += 1
+        for watcher in self._watchers:
+            watcher(self._state())
+
+    def _state(self) -> GateState:
+        held = self._held
+        return GateState(
+            mode=self.mode,
+            rate=self._rate,
+            revision=self._revision,
+            held_at=held.at if held else None,
+            held_phase=held.phase if held else "",
+            held_event=msgspec.json.encode(held.event) if held and held.event else None,
+        )
 
     def _seconds_to_wait(self) -> float:
         if self._paused:
@@ -272,6 +298,7 @@ class Gate:
             if go:
                 self._go()
             self._changed.notify_all()
+            self._moved()
             changed = before != (self._paused, self._rate)
         if changed:
             self._tell()

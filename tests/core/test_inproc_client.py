@@ -318,7 +318,7 @@ def test_dead_engine_raises_and_names_the_cause(caplog: pytest.LogCaptureFixture
         told = f"the engine's loop has ended by an error: {type(cause).__name__}: {cause}"
         assert str(caught.value) == told
         (record,) = caplog.records
-        assert record.name == "minivllm.engine.inproc_client"
+        assert record.name == "minivllm.engine.core_loop"
         assert record.exc_info is not None and record.exc_info[1] is cause
         # And so for everybody who asks from now on.
         for _ in range(2):
