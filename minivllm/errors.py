@@ -98,6 +98,11 @@ class EngineDeadError(MiniVLLMError, RuntimeError):
     """The engine's loop has ended by an error; the cause is chained."""
 
 
+class EngineStartError(EngineDeadError):
+    """An engine's process ended, or said nothing for too long, before it took requests. What went
+    wrong in it by name (a bad configuration, a missing model) is raised as that error instead."""
+
+
 class OwnClassError(MiniVLLMError, TypeError):
     """A scheduler or KV manager of one's own broke a promise of ``core/interfaces.py``."""
 

@@ -219,8 +219,9 @@ def _config(scenario: Scenario, knobs: dict[str, Any]) -> EngineConfig:
         raise
 
 
-def make_header(config: EngineConfig, executor: Executor, name: str = "") -> Header:
-    """The header of a run's trace."""
+def make_header(config: EngineConfig, executor: Executor | None, name: str = "") -> Header:
+    """The header of a run's trace; without an ``executor`` that is still to be completed."""
+    described: dict[str, Any] = executor.describe() if executor is not None else {}
     return Header(
         run_id=uuid.uuid4().hex[:12],
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -233,7 +234,7 @@ def make_header(config: EngineConfig, executor: Executor, name: str = "") -> Hea
         },
         seed=config.model.seed,
         redacted=config.trace.redact,
-        **executor.describe(),  # type: ignore[arg-type]
+        **described,
     )
 
 

@@ -150,7 +150,7 @@ class Background:
         knobs = {**load_scenario(WORKLOAD).engine, **self._engine, "live": True}
         self._llm = AsyncLLM(make_config(**knobs), gate=gate)
         if not self._stopping.is_set():
-            self._app.attach_engine(DashboardEngine(self._llm, gate))
+            self._app.attach_engine(DashboardEngine(self._llm))
 
 
 def told(error: Exception) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from minivllm.errors import ConfigError
 from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import load_scenario
-from minivllm.trace.gate import Gate
+from minivllm.trace.gate_control import GateControl
 from minivllm.trace.recorder import TraceLog
 
 PAGE_MAX_TOKENS = 64
@@ -24,10 +24,10 @@ PAGE_MAX_TOKENS = 64
 class DashboardEngine:
     """An AsyncLLM and its gate. What it sends runs to its end; the page reads it off the trace."""
 
-    def __init__(self, llm: AsyncLLM, gate: Gate) -> None:
+    def __init__(self, llm: AsyncLLM) -> None:
         if llm.trace_log is None:
             raise ConfigError("live", False, "True: the dashboard shows what the trace tells")
-        self.llm, self._gate, self._log = llm, gate, llm.trace_log
+        self.llm, self._log = llm, llm.trace_log
         self._ids = itertools.count(1)
 
     @property
@@ -35,8 +35,8 @@ class DashboardEngine:
         return self._log
 
     @property
-    def gate(self) -> Gate:
-        return self._gate
+    def gate(self) -> GateControl:
+        return self.llm.gate
 
     def submit(self, prompt: str) -> str:
         """One turn of a chat with the model, greedy. Raises PromptError."""

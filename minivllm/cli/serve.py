@@ -107,7 +107,7 @@ def serve(
             )
             responses = OpenResponses(app)
             server = make_http_server(responses, host, port)
-            app.attach_engine(DashboardEngine(llm, gate))
+            app.attach_engine(DashboardEngine(llm))
             app.start()
             threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
             base = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"

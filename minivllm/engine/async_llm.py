@@ -35,6 +35,7 @@ from minivllm.outputs import OutputKind, RequestOutput
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Reason
 from minivllm.trace.gate import Gate
+from minivllm.trace.gate_control import GateControl
 from minivllm.trace.tracer import OFF, Tracer
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class AsyncLLM:
     ) -> None:
         """Start the engine from a configuration, flat arguments as ``LLM`` takes them, or both.
 
-        ``gate``: by which somebody will pause the engine, step it and slow it down.
+        ``gate``: how it begins, paused or slow. Steer by ``llm.gate``: an engine in a process of
+        its own has another.
         """
         self._start(build(make_config(config, **engine_args), gate=gate))
 
@@ -80,6 +82,11 @@ class AsyncLLM:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read_outputs, name="outputs", daemon=True)
         self._thread.start()
+
+    @property
+    def gate(self) -> GateControl:
+        """By which the engine is paused, stepped and slowed down."""
+        return self.client.gate
 
     def set_knobs(self, **knobs: Any) -> None:
         """Change knobs of the scheduler (``config.STEP_KNOBS``) from the next step on.
@@ -206,6 +213,9 @@ class AsyncLLM:
         self.tracer.flush()
         self.client.shutdown()
         self._thread.join()
+        if self.trace_log is not None:
+            self.tracer.flush()
+            self.trace_log.close()
 
     # --- on the way in ---------------------------------------------------------------------------
 

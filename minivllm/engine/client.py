@@ -17,6 +17,7 @@ import msgspec
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
 from minivllm.trace.events import Reason
+from minivllm.trace.gate_control import GateControl
 
 EngineState = Literal["starting", "ready", "draining", "drained", "dead"]
 
@@ -40,6 +41,11 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class EngineCoreClient(Protocol):
     """What the front end may ask of an engine core. All calls may come from any thread."""
+
+    @property
+    def gate(self) -> GateControl:
+        """By which the engine is paused, stepped and slowed down."""
+        ...
 
     def add_request(self, request: EngineCoreRequest) -> None:
         """Queue a request; it enters at the next step's boundary.

@@ -120,6 +120,9 @@ class LLM:
         """End the engine and free its memory. May be called twice."""
         self._parts.tracer.flush()
         self.client.shutdown()
+        if self.trace_log is not None:
+            self._parts.tracer.flush()
+            self.trace_log.close()
 
     def __enter__(self) -> LLM:
         return self

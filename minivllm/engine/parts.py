@@ -6,23 +6,26 @@ Nothing here imports torch until a model is started.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from minivllm.config import EngineConfig
 from minivllm.engine.client import EngineCoreClient
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.factories import ExecutorFactory, make_executor, make_tokenizer, missing
 from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.input_processor import InputProcessor, TokenizerLike
 from minivllm.engine.output_processor import OutputProcessor
-from minivllm.errors import ConfigError, MissingExtraError
+from minivllm.errors import ConfigError
 from minivllm.executor.base import Executor
 from minivllm.structured_output.manager import StructuredOutputManager
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.tracer import OFF, Tracer
 
-ExecutorFactory = Callable[[EngineConfig], Executor]
+__all__ = ["ExecutorFactory", "Parts", "build", "join"]
+
+START_S = 600.0
+"""How long the start of an engine's process may take: a large model, from a slow disk."""
 
 
 @dataclass(slots=True)
@@ -55,32 +58,83 @@ def join(client: EngineCoreClient, tokenizer: TokenizerLike, tracer: Tracer = OF
 def build(
     config: EngineConfig,
     *,
-    executor_factory: ExecutorFactory | None = None,
-    tokenizer: TokenizerLike | None = None,
+    executor_factory: ExecutorFactory | str | None = None,
+    tokenizer: TokenizerLike | str | None = None,
     gate: Gate | None = None,
     lockstep: bool = False,
 ) -> Parts:
-    """Start an engine in this process, on a thread of its own.
+    """Start an engine: on a thread of this process, or (``engine_processes``) in one of its own.
 
-    ``lockstep``: see :class:`~minivllm.engine.inproc_client.InprocClient`; for one reader, offline.
-    Without ``executor_factory`` and ``tokenizer`` it runs ``config.model`` on this machine. Raises
-    ModelError, ConfigError, TraceError, and MissingExtraError where torch is not installed.
+    Without ``executor_factory`` and ``tokenizer`` it runs ``config.model`` on this machine; for a
+    process both can only be given by name (``factories.py``). ``gate``: by which it is steered; a
+    process has its own, which begins in the same mode and is then ``client.gate``. ``lockstep``:
+    see ``core_loop.py``; for one reader, offline.
+
+    Raises ModelError, ConfigError, TraceError, EngineStartError, and MissingExtraError where torch
+    is not installed.
     """
-    if tokenizer is None:
-        tokenizer = _load_tokenizer(config)
-    executor = (executor_factory or _model_executor)(config)
-    recorder, log = _start_trace(config, executor, tokenizer)
-    grammars = StructuredOutputManager.of(tokenizer)
-    core = EngineCore(config, executor, recorder or OFF, grammars)
+    if config.parallel.engine_processes:
+        return _in_a_process(config, executor_factory, tokenizer, gate, lockstep)
+    if tokenizer is None or isinstance(tokenizer, str):
+        tokenizer = make_tokenizer(config, tokenizer)
+    executor = make_executor(config, executor_factory)
+    log = start_log(config, executor)
+    recorder = (
+        Recorder(log, token_text=tokenizer.text_after, check=config.trace.check) if log else None
+    )
+    core = EngineCore(config, executor, recorder or OFF, StructuredOutputManager.of(tokenizer))
     client = InprocClient(core, gate, lockstep)
     parts = join(client, tokenizer, recorder.sibling("api") if recorder else OFF)
     parts.trace_log = log
     return parts
 
 
-def _start_trace(
-    config: EngineConfig, executor: Executor, tokenizer: TokenizerLike
-) -> tuple[Recorder | None, TraceLog | None]:
+def _in_a_process(
+    config: EngineConfig,
+    executor: ExecutorFactory | str | None,
+    tokenizer: TokenizerLike | str | None,
+    gate: Gate | None,
+    lockstep: bool,
+) -> Parts:
+    names = []
+    for field, given in (("executor_factory", executor), ("tokenizer", tokenizer)):
+        if given is not None and not isinstance(given, str):
+            allowed = "package.module:function while engine_processes is on"
+            raise ConfigError(field, given, allowed)
+        names.append(given)
+    executor_name, tokenizer_name = names
+    ours = make_tokenizer(config, tokenizer_name)
+    try:
+        from minivllm.engine.mp_client import MPClient
+    except ImportError as error:
+        raise missing(error) from error
+    log = start_log(config)
+    tracer = Recorder(log, "api") if log is not None else OFF
+    client = MPClient(
+        config,
+        trace_log=log,
+        tracer=tracer,
+        executor=executor_name,
+        tokenizer=tokenizer_name,
+        paused=gate is not None and gate.mode == "pause",
+        rate=gate.rate if gate is not None else 0.0,
+        lockstep=lockstep,
+    )
+    try:
+        client.wait_ready(START_S)
+        parts = join(client, ours, tracer)
+    except BaseException:
+        client.shutdown()
+        if log is not None:
+            log.close()
+        raise
+    parts.trace_log = log
+    return parts
+
+
+def start_log(config: EngineConfig, executor: Executor | None = None) -> TraceLog | None:
+    """The log of a run; None if it is not traced. Without an ``executor`` the first engine that
+    is ready completes its header. Raises ConfigError, TraceError."""
     trace = config.trace
     if trace.path is None and not trace.live:
         asked = trace.level if trace.level == "tensors" else None
@@ -93,38 +147,13 @@ def _start_trace(
         for field, given in given_for:
             if given:
                 raise ConfigError(field, given, "a run that is traced: name a file with --trace")
-        return None, None
+        return None
     from minivllm.scenario import make_header
 
-    log = TraceLog(
+    return TraceLog(
         make_header(config, executor),
         trace.path,
         steps=trace.retention,
         tensors_limit=trace.tensors_limit,
-    )
-    return Recorder(log, token_text=tokenizer.text_after, check=trace.check), log
-
-
-def _load_tokenizer(config: EngineConfig) -> TokenizerLike:
-    try:
-        from minivllm.tokenizer import get_tokenizer
-    except ImportError as error:
-        raise _missing(error) from error
-    from minivllm.models.source import resolve
-
-    return get_tokenizer(resolve(config.model.model))
-
-
-def _model_executor(config: EngineConfig) -> Executor:
-    try:
-        from minivllm.executor.uniproc import UniprocExecutor
-    except ImportError as error:
-        raise _missing(error) from error
-    return UniprocExecutor(config)
-
-
-def _missing(error: ImportError) -> MissingExtraError:
-    return MissingExtraError(
-        f"running a model needs the engine's part ({error.name} is not installed): "
-        "run `make setup`, or pip install 'minivllm[engine]'"
+        header_complete=executor is not None,
     )

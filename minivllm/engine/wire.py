@@ -60,7 +60,8 @@ class ResetPrefixCache(Message, tag="reset_prefix_cache"):
 
 
 class GateVerb(Message, tag="gate"):
-    """``pause`` | ``resume`` | ``step`` | ``next_phase`` | ``next_event`` | ``until`` | ``rate``."""
+    """``pause`` | ``resume`` | ``step`` | ``next_phase`` | ``next_event`` | ``until`` |
+    ``rate``."""
 
     verb: str
     call_id: int
@@ -172,7 +173,7 @@ class CoreSettings(msgspec.Struct, kw_only=True):
     log_level: int = 20
 
 
-# --- bytes -----------------------------------------------------------------------------------------
+# --- bytes ---------------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

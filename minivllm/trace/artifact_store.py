@@ -3,6 +3,10 @@
 With a trace file they become files in the folder beside it, until the run has 16 times the limit of
 one step; then, or when the disk takes no more, the artifacts end and the run goes on. Without one
 they stay in memory, and the oldest go. Written on the engine's thread, read on any.
+
+An engine in a process of its own writes the files itself (``of_process``), and the front end's
+store takes over what its events tell of: from the same folder, or out of the private directory into
+memory.
 """
 
 from __future__ import annotations
@@ -51,7 +55,8 @@ class ArtifactStore:
         self.is_open = True
         """False once no more artifacts are kept."""
         self._folder = folder_of(trace_path) if trace_path is not None else None
-        self._limit = limit_bytes if self._folder is None else RUN_LIMIT_STEPS * limit_bytes
+        self._oldest_go = self._folder is None
+        self._limit = limit_bytes if self._oldest_go else RUN_LIMIT_STEPS * limit_bytes
         self._kept: dict[tuple[str, int], _Kept] = {}  # in the order of their steps
         self._bytes = 0
         self._lock = threading.Lock()
@@ -59,6 +64,28 @@ class ArtifactStore:
             for name in os.listdir(self._folder):
                 if is_file_name(name.removesuffix(".part")):
                     _delete(self._folder / name)
+
+    @classmethod
+    def of_process(cls, trace_path: str | None, spool: Path, limit_bytes: int) -> ArtifactStore:
+        """The store of an engine's process: the folder beside the trace, or else ``spool``, from
+        which the front end takes each file; what it does not fetch in time goes."""
+        store = cls(None, limit_bytes)
+        store._folder = folder_of(trace_path) if trace_path is not None else spool
+        store._oldest_go = trace_path is None
+        store._limit = limit_bytes if store._oldest_go else RUN_LIMIT_STEPS * limit_bytes
+        return store
+
+    def take_over(self, stream: str, step: int, told: ExecTensors, spool: Path) -> None:
+        """Keep what an engine's process has written, as its event tells. Raises OSError where it
+        is not there."""
+        if not is_file_name(told.file):
+            raise FileNotFoundError(f"{told.file!r} is no name of an artifact")
+        raw = b""
+        if self._folder is None:
+            raw = (spool / told.file).read_bytes()
+            _delete(spool / told.file)
+        with self._lock:
+            self._keep(stream, step, told, raw)
 
     def put(
         self, stream: str, epoch: int, step: int, tensors: StepTensors
@@ -74,21 +101,27 @@ class ArtifactStore:
             arrays=[ArrayInfo(name=a.name, dtype=a.dtype, shape=a.shape) for a in tensors.arrays],
         )
         with self._lock:
-            if self._folder is not None:
+            if not self._oldest_go:
+                if self._bytes + len(raw) > self._limit:
+                    self._forget_deleted()
                 if self._bytes + len(raw) > self._limit:
                     return self._end(Reason.TENSORS_FULL, self._bytes + len(raw), self._limit)
+            if self._folder is not None:
                 try:
                     _write(self._folder, told.file, raw)
                 except OSError as error:
                     logger.warning("no more arrays are kept: %s; the run goes on", error)
                     return self._end(Reason.NOT_WRITTEN, len(raw), 0, error.strerror or str(error))
-            self._kept[stream, step] = _Kept(told, raw if self._folder is None else b"")
-            self._bytes += len(raw)
-            while self._folder is None and len(self._kept) > 1:
-                if self._bytes <= self._limit and len(self._kept) <= KEPT_IN_MEMORY:
-                    break
-                self._forget(next(iter(self._kept)))
+            self._keep(stream, step, told, raw if self._folder is None else b"")
         return told
+
+    def _keep(self, stream: str, step: int, told: ExecTensors, raw: bytes) -> None:
+        self._kept[stream, step] = _Kept(told, raw)
+        self._bytes += told.bytes
+        while self._oldest_go and len(self._kept) > 1:
+            if self._bytes <= self._limit and len(self._kept) <= KEPT_IN_MEMORY:
+                break
+            self._forget(next(iter(self._kept)))
 
     def of_stream(self, stream: str) -> dict[int, ExecTensors]:
         """Step → what its event told, of all that is still kept."""
@@ -113,6 +146,12 @@ class ArtifactStore:
         """The trace has dropped these steps of a stream."""
         with self._lock:
             for key in [key for key in self._kept if key[0] == stream and key[1] < step]:
+                self._forget(key)
+
+    def _forget_deleted(self) -> None:
+        """Another process may have deleted files, with the steps that its trace has dropped."""
+        for key, kept in list(self._kept.items()):
+            if self._folder is not None and not (self._folder / kept.told.file).exists():
                 self._forget(key)
 
     def _forget(self, key: tuple[str, int]) -> None:

@@ -53,7 +53,7 @@ class Gate:
     def __init__(self, paused: bool = False, rate: float = 0.0) -> None:
         self._changed = threading.Condition()
         self._paused = paused
-        self._rate = _check_rate(rate)
+        self._rate = check_rate(rate)
         self._allowed = 0  # steps that may pass while paused
         self._goal: str | Until | None = None  # "phase" | "event" | until: hold there
         self._goal_count = 0  # so many more phases or events
@@ -80,7 +80,7 @@ class Gate:
 
     @rate.setter
     def rate(self, steps_per_second: float) -> None:
-        self._set(rate=_check_rate(steps_per_second))
+        self._set(rate=check_rate(steps_per_second))
 
     @property
     def held(self) -> Held | None:
@@ -308,7 +308,7 @@ class Gate:
             listener(self.mode, self._rate)
 
 
-def _check_rate(rate: float) -> float:
+def check_rate(rate: float) -> float:
     if rate != 0 and not MIN_RATE <= rate <= MAX_RATE:
         allowed = f"0 (full speed), or {MIN_RATE:g} to {MAX_RATE:g} steps per second"
         raise ConfigError("gate rate", rate, allowed)

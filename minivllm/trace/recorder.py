@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from types import CodeType, FrameType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import msgspec
 
@@ -51,6 +51,19 @@ Subscriber = Callable[[str, list[bytes]], None]
 """Called with (stream, lines) after each flush, on the thread that flushed: be quick."""
 
 
+class TraceSink(Protocol):
+    """Where a recorder's lines go: the run's log, or the way to it (``channel.py``)."""
+
+    start_ns: int
+    """When the run began (``time.perf_counter_ns``)."""
+    artifacts: ArtifactStore
+
+    @property
+    def redacted(self) -> bool: ...
+    def append(self, stream: str, lines: list[bytes], step: int) -> None: ...
+    def close(self) -> None: ...
+
+
 class TraceLog:
     """Where the lines of all streams of one run go: memory, file, subscribers."""
 
@@ -61,9 +74,11 @@ class TraceLog:
         retention: int = DEFAULT_RETENTION,
         steps: int | None = None,
         tensors_limit: int = DEFAULT_LIMIT,
+        header_complete: bool = True,
     ) -> None:
         """``steps``: keep only so many, in memory and in the file (``retention.py``).
-        ``tensors_limit``: most bytes of one captured step's arrays.
+        ``tensors_limit``: most bytes of one captured step's arrays. ``header_complete``: False
+        while an engine elsewhere has still to say what runs it (:meth:`complete_header`).
 
         Raises TraceError when the file cannot be written.
         """
@@ -78,10 +93,13 @@ class TraceLog:
         self._subscribers: list[Subscriber] = []
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
+        self._held_back: list[bytes] | None = None if header_complete else []
+        """Lines that wait for the header, which comes first in the file."""
         if path is not None:
             try:
                 self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
-                self._file.write(_encoder.encode(header) + b"\n")
+                if header_complete:
+                    self._file.write(_encoder.encode(header) + b"\n")
             except OSError as error:
                 raise TraceError(f"cannot write the trace {path}: {error.strerror}") from error
             if steps is not None and not os.path.isfile(path):
@@ -91,6 +109,21 @@ class TraceLog:
                     "to be replaced now and then. Name a file, or leave --trace-retention out"
                 )
         self.artifacts = ArtifactStore(path, tensors_limit)
+
+    @property
+    def redacted(self) -> bool:
+        return self.header.redacted
+
+    def complete_header(self, **facts: Any) -> None:
+        """What the first engine that is ready says of itself: model, dtype, device …"""
+        with self._lock:
+            if self._held_back is not None:
+                self.header = msgspec.structs.replace(self.header, **facts)
+                self._end_header()
+
+    def _end_header(self) -> None:
+        lines, self._held_back = self._held_back or [], None
+        self._write_file([_encoder.encode(self.header), *lines])
 
     def streams(self) -> list[str]:
         with self._lock:
@@ -120,6 +153,9 @@ class TraceLog:
     def _write_file(self, lines: list[bytes]) -> None:
         """A full disk ends the file, with a warning, and not the engine that is being traced."""
         if self._file is None:
+            return
+        if self._held_back is not None:
+            self._held_back += lines
             return
         try:
             _write_all(self._file, b"\n".join(lines) + b"\n")
@@ -181,6 +217,8 @@ class TraceLog:
 
     def close(self) -> None:
         with self._lock:
+            if self._held_back is not None:
+                self._end_header()
             if self._file is not None:
                 self._file.close()
                 self._file = None
@@ -217,7 +255,7 @@ class Recorder(Tracer):
 
     def __init__(
         self,
-        log: TraceLog,
+        log: TraceSink,
         stream: str = "engine0",
         token_text: TokenText | None = None,
         epoch: int = 1,
@@ -225,11 +263,12 @@ class Recorder(Tracer):
     ) -> None:
         """``epoch``: which life of the stream this is; an engine that was restarted is the next.
         ``check``: fold along, so that :meth:`breaches` can answer (``--trace-check``)."""
-        self.log = log
+        self._sink = log
         self.stream = stream
         self.epoch = epoch
         self._check = SelfCheck() if check else None
-        self._redact = log.header.redacted
+        self._redact = log.redacted
+        self._start_ns = log.start_ns
         self.seq = 0
         self.step = 0
         self.phase = "idle"
@@ -243,7 +282,14 @@ class Recorder(Tracer):
 
     def sibling(self, stream: str) -> Recorder:
         """Another stream of the same run."""
-        return Recorder(self.log, stream, self._token_text)
+        return Recorder(self._sink, stream, self._token_text)
+
+    @property
+    def log(self) -> TraceLog:
+        """The run's log. An engine in a process of its own only has a way to it."""
+        if not isinstance(self._sink, TraceLog):
+            raise TraceError("the run's log is in the front end's process")
+        return self._sink
 
     def emit(
         self, kind: Callable[P, Data], req: str | None, /, *args: P.args, **kwargs: P.kwargs
@@ -268,10 +314,10 @@ class Recorder(Tracer):
 
     @property
     def keeps_tensors(self) -> bool:
-        return self.log.artifacts.is_open
+        return self._sink.artifacts.is_open
 
     def keep_tensors(self, tensors: StepTensors) -> None:
-        told = self.log.artifacts.put(self.stream, self.epoch, self.step, tensors)
+        told = self._sink.artifacts.put(self.stream, self.epoch, self.step, tensors)
         if isinstance(told, ExecTensors):
             self.emit(ExecTensors, None, **msgspec.structs.asdict(told))
         else:
@@ -285,15 +331,15 @@ class Recorder(Tracer):
         with self._lock:
             lines, self._lines = self._lines, []
             if lines:
-                self.log.append(self.stream, lines, self.step)
+                self._sink.append(self.stream, lines, self.step)
 
     def close(self) -> None:
         self.flush()
-        self.log.close()
+        self._sink.close()
 
     def _write(self, data: Data, req: str | None, src: int) -> Any:
         self.seq += 1
-        t_ns = time.perf_counter_ns() - self.log.start_ns
+        t_ns = time.perf_counter_ns() - self._start_ns
         told: Any = _Line(
             self.stream, self.seq, self.step, self.phase, data.KIND, t_ns, src, req, data
         )

@@ -286,7 +286,7 @@ def test_the_real_model_answers_in_the_page(
     llm = AsyncLLM(config, gate=gate)
     app = create_app()
     server = serve(app)
-    app.attach_engine(DashboardEngine(llm, gate))
+    app.attach_engine(DashboardEngine(llm))
     try:
         with open_page(browser) as page:
             page.set_default_timeout(120_000)

@@ -1,0 +1,445 @@
+"""MPClient: ONE engine core in ONE process, from its start to its end.
+
+    caller ─ add, abort, … ──► PUSH ─ Unix socket ─► PULL   core_proc.py
+    reader ◄─ queue ◄─ io thread ◄─ PULL ◄──────────  PUSH
+    TraceLog ◄─ collector ◄───────────────────────── PUB
+
+Its process ended, a client only says so: ``get_output`` hands out what had come before and then
+raises EngineDeadError. Whoever wants another engine makes another client.
+
+What waits where. Sending never blocks: a message waits in the socket, without bound, until the
+engine's input thread takes it, which it does in the middle of a step, too; since the front end
+bounds its open requests, and each has one ``add`` and a few aborts, that is bounded by them.
+Outputs wait here, without bound, for ``get_output``; its caller is the server's one output thread,
+whose mailboxes merge what a slow reader leaves. Neither ever holds up the engine's step. A message
+that cannot be read is logged and passed over.
+
+Counterpart in vLLM: ``SyncMPClient`` in ``vllm/v1/engine/core_client.py``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from minivllm.config import EngineConfig
+from minivllm.engine import wire
+from minivllm.engine.capture import ArmedStep
+from minivllm.engine.client import EngineState, EngineStatus
+from minivllm.engine.core_proc import ARRAYS, INPUT_SOCKET, OUTPUT_SOCKET
+from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
+from minivllm.engine.process import EngineProcess, private_directory, remove
+from minivllm.engine.remote_gate import RemoteGate
+from minivllm.engine.wire_errors import made_anew
+from minivllm.errors import (
+    ConfigError,
+    DuplicateRequestError,
+    EngineDeadError,
+    EngineStartError,
+    EngineUnavailableError,
+)
+from minivllm.trace.collector import TraceCollector
+from minivllm.trace.events import IpcRecv, IpcSend, Reason
+from minivllm.trace.gate import check_rate
+from minivllm.trace.gate_control import GateState
+from minivllm.trace.recorder import TraceLog
+from minivllm.trace.tracer import OFF, Tracer
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 10.0
+"""How long a call waits for its answer. The engine answers in the middle of a step, so that who
+does not answer for so long has stopped."""
+SILENT_S = 1.0
+"""Without a heartbeat for so long (five are due) an engine counts as stalled."""
+LAST_WORDS_MS = 50
+"""What a process has said at its end is with us by then."""
+
+
+class _Call:
+    """One that is to be answered."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.error: Exception | None = None
+        self.gate: GateState | None = None
+
+
+class MPClient:
+    """An :class:`~minivllm.engine.client.EngineCoreClient`. Make it after the last fork of this
+    process: threads and sockets do not survive one."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        index: int = 0,
+        epoch: int = 1,
+        *,
+        trace_log: TraceLog | None = None,
+        tracer: Tracer = OFF,
+        executor: str | None = None,
+        tokenizer: str | None = None,
+        paused: bool = False,
+        rate: float = 0.0,
+        lockstep: bool = False,
+        num_threads: int | None = None,
+    ) -> None:
+        """Starts the process and does not wait for it; see :meth:`wait_ready`.
+
+        ``index``, ``epoch``: which engine, and which life of it. ``trace_log``: takes the engine's
+        stream in, and stays open at the end. ``tracer``: the front end's own stream, which tells
+        what is sent and what comes. ``executor``, ``tokenizer``: see ``factories.py``. ``paused``,
+        ``rate``: the gate at the start. ``lockstep``: see ``core_loop.py``. ``num_threads``:
+        torch's.
+
+        Raises ConfigError for what cannot cross the boundary, EngineStartError.
+        """
+        self.index, self.epoch = index, epoch
+        self.gate = RemoteGate(self._steer, paused, check_rate(rate))
+        self._tracer, self._log, self._lockstep = tracer, trace_log, lockstep
+        self._outputs: queue.SimpleQueue[EngineCoreOutputs | None] = queue.SimpleQueue()
+        self._num_taken = 0
+        self._open: set[str] = set()
+        self._calls: dict[int, _Call] = {}
+        self._call_ids = itertools.count(1)
+        self._facts: dict[str, Any] = {}
+        self._state: EngineState = "starting"
+        self._start_error: Exception | None = None
+        self._death: str | None = None
+        self._closing = False
+        self._settled = threading.Event()  # it is ready, or will never be
+        self._stalled_s, self._beat_at = 0.0, time.monotonic()
+        self._lock = threading.Lock()  # state, open requests, calls
+        self._push_lock = threading.Lock()  # a socket is one thread's at a time
+        self._directory = private_directory()
+        self._exit_read, self._exit_write = os.pipe()
+        settings = wire.CoreSettings(
+            config=_flat(config),
+            directory=self._directory,
+            index=index,
+            epoch=epoch,
+            lockstep=lockstep,
+            paused=paused,
+            rate=rate,
+            start_ns=trace_log.start_ns if trace_log is not None else None,
+            executor=executor,
+            tokenizer=tokenizer,
+            log_level=logger.getEffectiveLevel(),
+        )
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._push, self._pull = self._open_sockets()
+        self._collector: TraceCollector | None = None
+        if trace_log is not None:
+            spool = Path(self._directory) / ARRAYS
+            self._collector = TraceCollector(
+                self._context, self._directory, f"engine{index}", trace_log, tracer, spool
+            )
+        self._io = threading.Thread(target=self._read, name=f"engine{index}-io", daemon=True)
+        self._io.start()
+        atexit.register(self._at_exit)
+        try:
+            self._process = EngineProcess(settings, self._note_exit, num_threads)
+        except BaseException:
+            self._note_exit()
+            self._tidy()
+            raise
+
+    def _open_sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """Who receives binds: a stranger on a socket may then send, and take nothing away."""
+        push = self._context.socket(zmq.PUSH)
+        push.set(zmq.SNDHWM, 0)
+        push.set(zmq.RECONNECT_IVL, 10)  # milliseconds, until the process has bound its end
+        push.connect(f"ipc://{self._directory}/{INPUT_SOCKET}")
+        pull = self._context.socket(zmq.PULL)
+        pull.set(zmq.RCVHWM, 0)
+        pull.set(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+        pull.bind(f"ipc://{self._directory}/{OUTPUT_SOCKET}")
+        return push, pull
+
+    # --- its life ------------------------------------------------------------------------------
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Until the engine takes requests. Raises what the engine raised at its start (ConfigError,
+        ModelError, MissingExtraError, MemoryError …), or EngineStartError."""
+        if not self._settled.wait(timeout):
+            raise EngineStartError(f"engine {self.index} is not ready after {timeout:g} s")
+        if self._start_error is not None:
+            raise self._start_error
+        self._raise_if_dead()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative: the signal that ended its process. None while that runs."""
+        return self._process.exit_code
+
+    def shutdown(self, timeout: float = 10.0) -> None:
+        """End the engine after its current step, be it held or not; requests that are open then end
+        by ``abort``. After ``timeout`` seconds, and if it hangs, its process is ended from outside.
+        May be called twice, and after its death."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+            was_ready = self._state == "ready"
+        if was_ready:
+            self._push_message(wire.Shutdown())
+        self._process.end(patience_s=timeout if was_ready else 0.0)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """The process is gone."""
+        self._io.join()
+        if self._collector is not None:
+            self._collector.close()
+        with self._push_lock:
+            self._push.close(linger=0)
+        self._context.term()
+        os.close(self._exit_read)
+        os.close(self._exit_write)
+        remove(self._directory)
+        atexit.unregister(self._at_exit)
+
+    def _at_exit(self) -> None:
+        self.shutdown(timeout=2.0)
+
+    # --- the protocol --------------------------------------------------------------------------
+
+    def add_request(self, request: EngineCoreRequest) -> None:
+        self.check_ready()
+        with self._lock:
+            if request.request_id in self._open:
+                raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
+            self._open.add(request.request_id)
+        self._push_message(wire.Add(request=request), request.request_id)
+
+    def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
+        self.check_ready()
+        one = request_ids[0] if len(request_ids) == 1 else None
+        self._push_message(wire.Abort(request_ids=request_ids, why=why), one)
+
+    def reset_prefix_cache(self) -> None:
+        self.check_ready()
+        self._push_message(wire.ResetPrefixCache())
+
+    def set_knobs(self, **knobs: Any) -> None:
+        try:
+            msgspec.msgpack.encode(knobs)
+        except (TypeError, OverflowError) as error:
+            raise ConfigError("knobs", knobs, "numbers, texts, True and False") from error
+        self._ask(lambda call_id: wire.SetKnobs(knobs=knobs, call_id=call_id))
+
+    def arm(self, step: ArmedStep = "next") -> None:
+        if step != "next" and (type(step) is not int or not 0 <= step < 2**63):
+            raise ConfigError("arm", step, "next, or the number of a step to come")
+        self._ask(lambda call_id: wire.Arm(step=step, call_id=call_id))
+
+    def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
+        if self._lockstep and self._state == "ready":
+            self._push_message(wire.Taken(num_taken=self._num_taken))
+        try:
+            outputs = self._outputs.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if outputs is None:
+            self._outputs.put(None)  # for whoever else waits
+            raise EngineDeadError(self._death or "the engine was shut down")
+        self._num_taken += 1
+        return outputs
+
+    def facts(self) -> dict[str, Any]:
+        """Raises EngineUnavailableError before the engine is ready."""
+        if not self._facts:
+            self.check_ready()
+        return dict(self._facts)
+
+    def check_ready(self) -> None:
+        self._raise_if_dead()
+        if self._closing:
+            raise EngineDeadError("the engine was shut down")
+        if self._state == "starting":
+            raise EngineUnavailableError(f"engine {self.index} is starting")
+
+    def engines(self) -> list[EngineStatus]:
+        with self._lock:
+            silent_s = time.monotonic() - self._beat_at
+            stalled_s = silent_s if silent_s > SILENT_S else self._stalled_s
+            status = EngineStatus(
+                engine=self.index,
+                epoch=self.epoch,
+                state=self._state,
+                pid=self.pid,
+                open_requests=len(self._open),
+                stalled_s=stalled_s if self._state == "ready" else 0.0,
+                message=self._death or "",
+            )
+        return [status]
+
+    # --- sending -------------------------------------------------------------------------------
+
+    def _push_message(self, message: wire.Message, request_id: str | None = None) -> None:
+        with self._push_lock:
+            if self._push.closed:
+                raise EngineDeadError("the engine was shut down")
+            frame = wire.encode(message)
+            if isinstance(message, wire.Input):
+                self._tracer.emit(
+                    IpcSend,
+                    None,
+                    engine=self.index,
+                    message=wire.name_of(message),
+                    bytes=len(frame),
+                    request_id=request_id,
+                )
+            self._push.send(frame, zmq.NOBLOCK)
+
+    def _ask(self, make: Any) -> GateState | None:
+        """Send a message that is answered, and wait. Raises what comes back."""
+        self.check_ready()
+        call, call_id = _Call(), next(self._call_ids)
+        with self._lock:
+            self._calls[call_id] = call
+        try:
+            self._push_message(make(call_id))
+            while not call.done.wait(min(ANSWER_S, 0.5)):
+                self.check_ready()
+        finally:
+            with self._lock:
+                self._calls.pop(call_id, None)
+        if call.error is not None:
+            raise call.error
+        return call.gate
+
+    def _steer(self, verb: str, value: int | float | str | None) -> GateState | None:
+        return self._ask(lambda call_id: wire.GateVerb(verb=verb, value=value, call_id=call_id))
+
+    # --- on the io thread ------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._pull, zmq.POLLIN)
+        poller.register(self._exit_read, zmq.POLLIN)
+        exited = False
+        while not exited:
+            exited = self._exit_read in dict(poller.poll())
+            while self._pull.poll(LAST_WORDS_MS if exited else 0):
+                frames = self._pull.recv_multipart()
+                self._take_frame(frames[0] if len(frames) == 1 else b"")
+        self._pull.close(linger=0)
+        self._end_of_process()
+
+    def _take_frame(self, frame: bytes) -> None:
+        try:
+            message = wire.decode_to_front(frame)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            logger.warning("a message of %d bytes cannot be read: %s", len(frame), error)
+            return
+        try:
+            self._take(message, len(frame))
+        except Exception:  # as where a listener of the gate fails: nobody else shall miss anything
+            logger.exception("a message (%s) could not be taken in", wire.name_of(message))
+
+    def _take(self, message: wire.ToFront, num_bytes: int) -> None:
+        match message:
+            case wire.Outputs():
+                self._take_outputs(message, num_bytes)
+            case wire.Heartbeat():
+                with self._lock:
+                    self._stalled_s, self._beat_at = message.stalled_s, time.monotonic()
+            case wire.GateMoved():
+                self.gate.take(message.state)
+            case wire.Answer():
+                with self._lock:
+                    call = self._calls.get(message.call_id)
+                if call is not None:
+                    call.gate = message.gate
+                    call.error = made_anew(message.error) if message.error is not None else None
+                    call.done.set()
+            case wire.Facts():
+                self._facts = message.facts
+            case wire.Ready():
+                self._facts = message.facts
+                self.gate.take(message.gate)
+                if self._log is not None:
+                    self._log.complete_header(**message.described)
+                with self._lock:
+                    self._state, self._beat_at = "ready", time.monotonic()
+                self._settled.set()
+            case wire.StartFailed():
+                self._start_error = made_anew(message.error)
+                self._settled.set()
+
+    def _take_outputs(self, message: wire.Outputs, num_bytes: int) -> None:
+        outputs = message.outputs
+        if outputs.error is not None:
+            self._die(f"engine {self.index} has failed ({outputs.error}); its log says more")
+            return
+        self._tracer.emit(
+            IpcRecv,
+            None,
+            engine=self.index,
+            message=wire.name_of(message),
+            bytes=num_bytes,
+            ns=time.perf_counter_ns() - message.sent_ns,
+        )
+        ended = {o.request_id for o in outputs.outputs if o.finish_reason is not None}
+        with self._lock:
+            self._open -= ended
+        self._outputs.put(outputs)
+
+    # --- its death -------------------------------------------------------------------------------
+
+    def _note_exit(self) -> None:
+        """Its process has ended: the io thread takes the last words, and then says so."""
+        os.write(self._exit_write, b"x")
+
+    def _end_of_process(self) -> None:
+        if self._closing:
+            self._die("the engine was shut down", expected=True)
+        else:
+            how = self._process.how_it_ended()
+            self._die(f"engine {self.index} (process {self.pid}) {how}")
+
+    def _die(self, message: str, expected: bool = False) -> None:
+        with self._lock:
+            if self._state == "dead":
+                return
+            was_ready, self._state = self._state == "ready", "dead"
+            calls = list(self._calls.values())
+            if not expected:
+                self._death = message
+        if not was_ready and self._start_error is None:
+            self._start_error = EngineStartError(f"{message} before it was ready")
+        for call in calls:
+            call.error = EngineDeadError(message)
+            call.done.set()
+        self._outputs.put(None)
+        self._settled.set()
+
+    def _raise_if_dead(self) -> None:
+        if self._death is not None:
+            raise EngineDeadError(self._death)
+
+
+def _flat(config: EngineConfig) -> dict[str, Any]:
+    """The configuration as ``make_config`` takes it. Raises ConfigError for a class."""
+    flat = {name: value for section in asdict(config).values() for name, value in section.items()}
+    for name, value in flat.items():
+        if isinstance(value, type):
+            allowed = "package.module.Class while engine_processes is on: a class cannot cross over"
+            raise ConfigError(name, value, allowed)
+    return flat
