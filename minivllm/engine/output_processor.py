@@ -11,6 +11,7 @@ Counterpart in vLLM: ``vllm/v1/engine/output_processor.py``, ``logprobs.py`` and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from minivllm.engine.input_processor import ProcessedInput, TokenizerLike
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
 from minivllm.errors import DuplicateRequestError
 from minivllm.outputs import CompletionOutput, Logprob, OutputKind, RequestOutput
-from minivllm.trace.events import ReqHeldBack, ReqReleased
+from minivllm.trace.events import ReqDetokenize, ReqHeldBack, ReqReleased
 from minivllm.trace.tracer import OFF, Tracer
 
 
@@ -151,9 +152,19 @@ class OutputProcessor:
         with."""
         detokenizer = sample.detokenizer
         before = (detokenizer.held_back, len(detokenizer.shown)) if self._trace.on else None
+        begin = time.perf_counter_ns() if self._trace.on else 0
         taken = detokenizer.push(
             output.new_token_ids, last_is_stop_token=output.finish_reason == "stop"
         )
+        if before is not None and output.new_token_ids:
+            self._trace.emit(
+                ReqDetokenize,
+                None,
+                request_id=sample.core_id,
+                tokens=taken,
+                characters=len(detokenizer.shown) - before[1],
+                ns=time.perf_counter_ns() - begin,
+            )
         sample.token_ids.extend(output.new_token_ids[:taken])
         if sample.num_logprobs is not None:
             for row in output.new_logprobs[:taken]:

@@ -1,5 +1,9 @@
 """TraceCollector: takes an engine's lines out of their channel, in order and without a gap.
 
+What is lost for good breaks the stream off: a later line means nothing to a fold that lacks an
+earlier one. The run goes on; a ``trace.gap`` on the front end's stream tells which events are
+missing.
+
 The other end of ``channel.py``, in the front end's process, on a thread of its own. It appends to
 the one log of the run, which writes the file and feeds the viewers. No counterpart in vLLM, whose
 subscribers to KV events are other programs.
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 POLL_MS = 100
 ASK_AGAIN_S = 1.0
+LAST_WORDS_MS = 50
+"""What a process has said at its end is with us by then."""
 _BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _from_channel = msgspec.msgpack.Decoder(Lines | Head | Oldest)
 _TENSORS = b'"kind":"exec.tensors"'
@@ -57,6 +63,7 @@ class TraceCollector:
         self._next = 1  # the seq that is due
         self._head = 0  # the newest that the engine is known to have told
         self._ended = False
+        self._broken_off = False
         self._ahead: dict[int, Lines] = {}  # what came before its turn
         self._asked_at = 0.0  # time.monotonic(); 0: no answer is awaited
         self._stop = threading.Event()
@@ -85,10 +92,11 @@ class TraceCollector:
                 self._ask_if_due()
             if self._is_complete:
                 self._dealer.send(encode(Done()))
-            else:
-                while self._take_in(poller, 0):
+            if not self._ended:
+                while self._take_in(poller, LAST_WORDS_MS):
                     pass
-                self._give_up_to(self._head)
+            if self._next <= self._head:
+                self._break_off(self._head)
         except Exception:  # a trace that breaks off is worse than none only if nobody hears of it
             logger.exception("the trace of %s ends here: it cannot be collected", self._stream)
         finally:
@@ -97,7 +105,7 @@ class TraceCollector:
 
     @property
     def _is_complete(self) -> bool:
-        return self._ended and self._next > self._head
+        return self._ended and (self._broken_off or self._next > self._head)
 
     def _take_in(self, poller: zmq.Poller, timeout_ms: int) -> bool:
         ready = dict(poller.poll(timeout_ms))
@@ -110,7 +118,7 @@ class TraceCollector:
                 oldest = message if isinstance(message, Oldest) else oldest
             self._asked_at = 0.0
             if oldest is not None and oldest.seq > self._next:
-                self._give_up_to(oldest.seq - 1)
+                self._break_off(oldest.seq - 1)
         return bool(ready)
 
     def _take_frame(self, frame: bytes) -> Lines | Head | Oldest | None:
@@ -126,7 +134,7 @@ class TraceCollector:
             self._ended = self._ended or message.ended
         else:
             self._head = max(self._head, message.last)
-            if message.last >= self._next:
+            if message.last >= self._next and not self._broken_off:
                 self._ahead[message.first] = message
             self._append_due()
         return message
@@ -146,23 +154,20 @@ class TraceCollector:
 
     def _ask_if_due(self) -> None:
         """For what is missing between the last that was appended and the next that is there."""
-        if self._next > self._head or time.monotonic() < self._asked_at + ASK_AGAIN_S:
+        if self._broken_off or self._next > self._head:
+            return
+        if time.monotonic() < self._asked_at + ASK_AGAIN_S:
             return
         self._asked_at = time.monotonic()
         self._dealer.send(encode(Ask(self._next, min(self._ahead, default=self._head + 1) - 1)))
 
-    def _give_up_to(self, last: int) -> None:
-        """What has not come by now and is not after ``last`` will never come."""
-        while self._next <= last:
-            end = min(min(self._ahead, default=last + 1) - 1, last)
-            if end >= self._next:
-                self._tracer.emit(
-                    TraceGap, None, of_stream=self._stream, first=self._next, last=end
-                )
-                self._tracer.flush()  # it stands before what comes after the gap
-                self._next = end + 1
-            self._append_due()
-        self._append_due()
+    def _break_off(self, last: int) -> None:
+        """The events that are due have gone for ever, up to ``last`` at least."""
+        self._broken_off = True
+        self._ahead.clear()
+        self._tracer.emit(TraceGap, None, of_stream=self._stream, first=self._next, last=last)
+        self._tracer.flush()
+        self._next = last + 1
 
     def _take_over_arrays(self, lines: list[bytes]) -> None:
         for line in lines:

@@ -197,10 +197,20 @@ def test_held_back_text_is_told_and_so_is_its_release():
     outputs = start(tracer=tracer, stop=["lo, Welt"])
     outputs.process_outputs([said(HELLO)])
     outputs.process_outputs([said(WORLD)])
-    assert [(e.KIND, e.text) for e in tracer.events] == [
+    assert [(e.KIND, e.text) for e in tracer.events if e.KIND != "req.detokenize"] == [
         ("req.held_back", "lo"),
         ("req.released", "lo world"),
     ]
+
+
+def test_each_step_tells_how_many_tokens_became_how_much_text():
+    tracer = ListTracer()
+    outputs = start(tracer=tracer)
+    outputs.process_outputs([said(*TOKENIZER.encode("Hello\U0001f600"))])
+    (told,) = [e for e in tracer.events if e.KIND == "req.detokenize"]
+    assert (told.tokens, told.characters) == (3, 6) and told.ns > 0
+    outputs.process_outputs([said()])  # as with the last output of a request that failed
+    assert len([e for e in tracer.events if e.KIND == "req.detokenize"]) == 1
 
 
 def test_what_a_stop_string_swallowed_is_not_told_as_released():
@@ -208,7 +218,7 @@ def test_what_a_stop_string_swallowed_is_not_told_as_released():
     outputs = start(tracer=tracer, stop=["lo world"])
     outputs.process_outputs([said(HELLO)])
     outputs.process_outputs([said(WORLD)])
-    assert [(e.KIND, e.text) for e in tracer.events] == [
+    assert [(e.KIND, e.text) for e in tracer.events if e.KIND != "req.detokenize"] == [
         ("req.held_back", "lo"),
         ("req.released", ""),
     ]
@@ -220,7 +230,7 @@ def test_half_a_character_is_told_as_held_back():
     first, second = TOKENIZER.encode("😀")
     outputs.process_outputs([said(first)])
     outputs.process_outputs([said(second)])
-    assert [(e.KIND, e.text) for e in tracer.events] == [
+    assert [(e.KIND, e.text) for e in tracer.events if e.KIND != "req.detokenize"] == [
         ("req.held_back", "\ufffd"),
         ("req.released", "😀"),
     ]
