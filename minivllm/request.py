@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from minivllm.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
+    from minivllm.engine.messages import EngineCoreEvent
     from minivllm.structured_output.interface import Grammar
 
 
@@ -63,6 +64,14 @@ class Request:
     grammar: Grammar | None = None
     """Where it stands in the grammar that its text must follow. It stays over a preemption: every
     output token moves it once, when it was sampled."""
+    events: list[EngineCoreEvent] = field(default_factory=list)
+    """What the front end has yet to hear, with its times. The engine core notes them: nobody who
+    decides looks at a clock."""
+
+    def take_events(self) -> list[EngineCoreEvent]:
+        """For its next output."""
+        events, self.events = self.events, []
+        return events
 
     @property
     def waits_for_grammar(self) -> bool:

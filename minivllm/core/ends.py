@@ -69,6 +69,7 @@ class Ends:
                 finish_reason=reason,
                 stop_reason=message,
                 num_cached_tokens=request.num_cached_tokens,
+                events=request.take_events(),
             )
         )
 

@@ -290,6 +290,7 @@ class Scheduler:
                 new_token_ids=[],
                 num_cached_tokens=request.num_cached_tokens,
                 prompt_logprobs=result.prompt_logprobs.get(req_id),
+                events=request.take_events(),
             )
             for token_id in sampled:
                 self._append_token(request, token_id)

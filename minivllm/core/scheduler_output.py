@@ -55,6 +55,11 @@ class SchedulerOutput:
     total_num_scheduled_tokens: int
     finished_req_ids: list[str]
     """Finished or aborted since the last step: the worker forgets them."""
+    preempted_req_ids: list[str] = field(default_factory=list)
+    """Those that gave way when this step was decided."""
+    num_decode_tokens: int = 0
+    """Of the tokens, those of requests that go on from the last they sampled, drafts included;
+    the rest is known already: prompts, and outputs that are computed again."""
     num_padding_tokens: int = 0
     """Rows to compute on for nobody: what static batching wastes."""
     scheduled_spec_decode_tokens: dict[str, list[int]] = field(default_factory=dict)

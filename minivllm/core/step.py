@@ -128,6 +128,10 @@ class Step:
             num_scheduled_tokens=num_scheduled_tokens,
             total_num_scheduled_tokens=sum(num_scheduled_tokens.values()),
             finished_req_ids=finished_req_ids,
+            preempted_req_ids=[request.req_id for request in self.preempted],
+            num_decode_tokens=sum(
+                grant.n for grant in self.grants.values() if grant.why is GrantWhy.DECODE
+            ),
             num_padding_tokens=num_padding_tokens,
             scheduled_spec_decode_tokens={
                 req_id: grant.drafts for req_id, grant in self.grants.items() if grant.drafts

@@ -58,7 +58,8 @@ class EngineCoreClient(Protocol):
         ...
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
-        """The next step's outputs; None after ``timeout`` seconds without any.
+        """The next step's outputs, which may be none but statistics; None after ``timeout`` seconds
+        without any.
 
         Raises EngineDeadError once the core's loop has ended by an error.
         """

@@ -24,8 +24,14 @@ from minivllm.core.own_class import name_of
 from minivllm.core.scheduler import Scheduler
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.capture import ArmedStep, TensorCapture
+from minivllm.engine.core_stats import CoreStats
 from minivllm.engine.grammars import Grammars
-from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from minivllm.engine.messages import (
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    SchedulerStats,
+)
 from minivllm.engine.sampled import sample_rows
 from minivllm.errors import ConfigError, DuplicateRequestError
 from minivllm.executor.base import Executor
@@ -50,7 +56,10 @@ class EngineCore:
         executor: Executor,
         trace: Tracer = OFF,
         grammars: GrammarSource | None = None,
+        *,
+        engine: int = 0,
     ) -> None:
+        """``engine``: which of several it is."""
         self.config = config
         self.executor = executor
         self.trace = trace
@@ -73,6 +82,7 @@ class EngineCore:
         )
         self._refused: set[str] = set()  # ids of requests that are at fault: their output says so
         self.grammars = Grammars(grammars, trace, self._refused)
+        self.stats = CoreStats(engine, self.scheduler, self.kv, self.grammars, config.cache)
         self._idle = checked.IdleWatch.over(self.kv, self.scheduler)
         self.at_phase: Callable[[str], None] | None = None
         """Called before ``execute`` and before ``update``: the gate may hold the engine there."""
@@ -139,6 +149,7 @@ class EngineCore:
                 eos_token_id=message.eos_token_id,
             )
         self.scheduler.add_request(request)
+        self.stats.queued(request)
         self._req_ids[message.request_id] = name
         problem = self._why_it_never_runs(request) or self.grammars.start(request)
         if problem is not None:
@@ -222,7 +233,7 @@ class EngineCore:
     def take_outputs(self) -> EngineCoreOutputs:
         """Outputs that need no step: requests that ended by an input."""
         self.trace.flush()
-        return self._wrap(self.scheduler.take_ended_early())
+        return self._wrap(self.scheduler.take_ended_early(), self.stats.of_input())
 
     # --- one step ------------------------------------------------------------------------------
 
@@ -253,6 +264,7 @@ class EngineCore:
         if self._idle is not None:
             self._idle.see(scheduled, scheduler)
         schedule_ns = time.perf_counter_ns() - begin
+        self.stats.scheduled(scheduled)
 
         begin = self._begin_phase("execute")
         self.grammars.mask(scheduled, scheduler.requests)
@@ -277,7 +289,7 @@ class EngineCore:
             update_ns=update_ns,
         )
         trace.flush()
-        return self._wrap(outputs)
+        return self._wrap(outputs, self.stats.of_step(scheduled, result, outputs))
 
     def _begin_phase(self, phase: str) -> int:
         """Returns the time, in ns; what the gate takes belongs to no phase."""
@@ -346,7 +358,9 @@ class EngineCore:
             return f"the request needs {need} KV blocks to start; the whole pool has {pool}"
         return None
 
-    def _wrap(self, outputs: list[EngineCoreOutput]) -> EngineCoreOutputs:
+    def _wrap(
+        self, outputs: list[EngineCoreOutput], stats: SchedulerStats | None
+    ) -> EngineCoreOutputs:
         for output in outputs:
             # An id that was free again at once may belong to a request that lives.
             name = self._req_ids.get(output.request_id)
@@ -355,7 +369,8 @@ class EngineCore:
                 output.refused = True
             if output.finish_reason is not None and name not in self.scheduler.requests:
                 self._req_ids.pop(output.request_id, None)
-        return EngineCoreOutputs(step=self.scheduler.current_step, outputs=outputs)
+        step, engine = self.scheduler.current_step, self.stats.engine
+        return EngineCoreOutputs(step=step, outputs=outputs, engine=engine, stats=stats)
 
 
 def _seed(run_seed: int, ordinal: int) -> int:

@@ -55,6 +55,11 @@ class Grammars:
         if self.source is not None and request.waits_for_grammar:
             self.source.cancel(request.req_id)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for their grammar."""
+        return 0 if self.source is None else self.source.num_waiting
+
     def all_wait(self, num_requests: int) -> bool:
         """Every request waits for its grammar, and none is ready: a step could do nothing."""
         source = self.source

@@ -6,6 +6,7 @@ cross a process boundary as msgpack; never pickle.
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 
 import msgspec
@@ -111,6 +112,18 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     def num_open_reqs(self) -> int:
         return self.num_running_reqs + self.num_waiting_reqs + self.num_skipped_waiting_reqs
 
+    @classmethod
+    def empty(cls, engine: int, step: int = 0) -> SchedulerStats:
+        """Of an engine that has nothing to do, or is no more."""
+        return cls(
+            engine=engine,
+            step=step,
+            num_running_reqs=0,
+            num_waiting_reqs=0,
+            num_skipped_waiting_reqs=0,
+            kv_cache_usage=0.0,
+        )
+
 
 class EngineCoreOutputs(msgspec.Struct, kw_only=True):
     """All outputs of one step. ``error`` is set once, when the engine's loop has died."""
@@ -120,7 +133,7 @@ class EngineCoreOutputs(msgspec.Struct, kw_only=True):
     error: str | None = None
     engine: int = 0
     """Which of several engines it comes from."""
-    t_ns: int = 0
+    t_ns: int = msgspec.field(default_factory=time.perf_counter_ns)
     """When they were made (``time.perf_counter_ns``): the time of every token in them."""
     stats: SchedulerStats | None = None
     """None where nothing has changed since the last that were sent."""

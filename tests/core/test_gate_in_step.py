@@ -212,7 +212,7 @@ def test_engine_that_dies_is_not_held_over_its_death() -> None:
 
         c.core.scheduler.schedule = schedule  # type: ignore[method-assign]
         with pytest.raises(EngineDeadError, match="the scheduler broke"):
-            c.client.get_output(timeout=PATIENCE)
+            c.wait("a")
 
 
 def test_holding_changes_when_and_never_what() -> None:

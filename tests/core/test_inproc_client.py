@@ -51,7 +51,7 @@ class Client:
         while not all(self.ended(request_id) for request_id in request_ids):
             outputs = self.client.get_output(timeout=0.5)
             if outputs is not None:
-                assert outputs.outputs, "an output without content"
+                assert outputs.has_news, "an output without content"
                 self.got += outputs.outputs
             assert time.monotonic() < deadline, f"no end; got {self.got}"
 
