@@ -28,8 +28,9 @@ from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineCoreClient
 from minivllm.engine.input_processor import Prompt, TokenizerLike
 from minivllm.engine.mailbox import OutputMailbox, OutputStream
-from minivllm.engine.messages import EngineCoreOutputs
+from minivllm.engine.messages import EngineCoreOutputs, SchedulerStats
 from minivllm.engine.parts import Parts, build, join
+from minivllm.engine.stats import IterationStats, StatLogger
 from minivllm.errors import EngineDeadError, MiniVLLMError
 from minivllm.outputs import OutputKind, RequestOutput
 from minivllm.sampling_params import SamplingParams
@@ -74,6 +75,7 @@ class AsyncLLM:
         self.trace_log = parts.trace_log
         self.max_model_len = parts.inputs.max_model_len
         self._inputs, self._outputs = parts.inputs, parts.outputs
+        self._stats = parts.stats
         # Guards the output processor, the mailboxes, and the order in which the core is told: an
         # abort must not overtake its request, nor reach the next one of the same name.
         self._lock = threading.Lock()
@@ -99,6 +101,14 @@ class AsyncLLM:
         """Capture the arrays of one step to come (attention weights, K and V), whatever the trace
         level; they are then in ``trace_log.artifacts``. Raises ConfigError."""
         self.client.arm(step)
+
+    def add_stat_logger(self, listener: StatLogger) -> None:
+        """From now on ``listener`` hears of every step; see :class:`StatLogger`."""
+        self._stats.add(listener)
+
+    def stats(self) -> dict[int, SchedulerStats]:
+        """How each engine stood when it last said so."""
+        return self._stats.newest()
 
     # --- for callers -----------------------------------------------------------------------------
 
@@ -173,14 +183,16 @@ class AsyncLLM:
 
         Ids that are unknown or finished are ignored.
         """
+        iteration = IterationStats()
         with self._lock:
-            last, core_ids = self._outputs.abort_requests(request_ids)
+            last, core_ids = self._outputs.abort_requests(request_ids, iteration)
             self._post(last)
             for request_id in request_ids:
                 self._mailboxes.pop(request_id, None)
             if core_ids:
                 with contextlib.suppress(MiniVLLMError):  # a dead engine has nothing to abort
                     self.client.abort_requests(core_ids, why)
+        self._stats.record(None, iteration)
 
     @property
     def num_open(self) -> int:
@@ -271,13 +283,16 @@ class AsyncLLM:
         except Exception as error:
             logger.exception("the output thread failed")
             self._die(EngineDeadError(f"the output thread failed: {type(error).__name__}"))
+        self._stats.engines_ended()  # whoever ends this thread: nothing runs behind it
 
     def _deliver(self, step: EngineCoreOutputs) -> None:
+        iteration = IterationStats.of(step)
         with self._lock:
-            processed = self._outputs.process_outputs(step.outputs)
+            processed = self._outputs.process_outputs(step.outputs, iteration)
             self._post(processed.request_outputs)
             if processed.to_abort:
                 self.client.abort_requests(processed.to_abort, Reason.STOP_STRING)
+        self._stats.record(step.stats, iteration)
         self.tracer.flush()
 
     def _post(self, outputs: list[RequestOutput]) -> None:
@@ -296,10 +311,12 @@ class AsyncLLM:
 
     def _die(self, death: EngineDeadError) -> None:
         """End every open request with the error; nobody waits on a dead engine."""
+        iteration = IterationStats()
         with self._lock:
             if self._death is None:
                 self._death = death
-            self._outputs.abort_requests(self._outputs.open_ids())
+            open_ids = self._outputs.open_ids()
+            self._outputs.abort_requests(open_ids, iteration, finish_reason="error")
             by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]] = {}
             for mailbox in self._mailboxes.values():
                 mailbox.put_error(EngineDeadError(str(death)))
@@ -307,6 +324,7 @@ class AsyncLLM:
                     by_loop.setdefault(mailbox.loop, []).append(mailbox)
             self._mailboxes.clear()
         _wake(by_loop)
+        self._stats.record(None, iteration)
 
 
 def _wake(by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]]) -> None:

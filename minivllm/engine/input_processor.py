@@ -61,6 +61,8 @@ class ProcessedInput:
     """The prompt's text as the model sees it; None if ids were given."""
     prompt_token_ids: list[int]
     samples: list[EngineCoreRequest]
+    arrival_ns: int = 0
+    """When it came (``time.perf_counter_ns``), before anything was done with it."""
 
 
 class InputProcessor:
@@ -92,6 +94,7 @@ class InputProcessor:
     ) -> ProcessedInput:
         """Raises PromptError, PromptTooLongError, SamplingParamsError or MissingExtraError; spends
         nothing then."""
+        arrival_ns = time.perf_counter_ns()
         params = self._check_params(params)
         check_priority(priority)
         _check_cache_salt(cache_salt)
@@ -120,7 +123,7 @@ class InputProcessor:
             )
             for i in range(params.n)
         ]
-        return ProcessedInput(request_id, text, token_ids, samples)
+        return ProcessedInput(request_id, text, token_ids, samples, arrival_ns)
 
     # --- the prompt ----------------------------------------------------------------------------
 

@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 from minivllm.config import make_config
 from minivllm.engine.client import EngineCoreClient
 from minivllm.engine.input_processor import Messages, Prompt, TokenizerLike
+from minivllm.engine.messages import SchedulerStats
 from minivllm.engine.parts import Parts, build, join
 from minivllm.engine.progress import GenerationProgress
+from minivllm.engine.stats import IterationStats, StatLogger
 from minivllm.errors import EngineDeadError, MiniVLLMError, PromptError, SamplingParamsError
 from minivllm.outputs import OutputKind, RequestOutput
 from minivllm.sampling_params import SamplingParams
@@ -116,6 +118,14 @@ class LLM:
         conversations = [messages] if isinstance(messages[0], Mapping) else list(messages)
         return self._run(conversations, sampling_params, use_tqdm, None, chat=True)
 
+    def add_stat_logger(self, listener: StatLogger) -> None:
+        """From now on ``listener`` hears of every step; see :class:`StatLogger`."""
+        self._parts.stats.add(listener)
+
+    def stats(self) -> dict[int, SchedulerStats]:
+        """How each engine stood when it last said so."""
+        return self._parts.stats.newest()
+
     def shutdown(self) -> None:
         """End the engine and free its memory. May be called twice."""
         self._parts.tracer.flush()
@@ -180,7 +190,9 @@ class LLM:
                 continue
             if step.error is not None:
                 raise EngineDeadError(step.error)
-            processed = outputs.process_outputs(step.outputs)
+            iteration = IterationStats.of(step)
+            processed = outputs.process_outputs(step.outputs, iteration)
+            self._parts.stats.record(step.stats, iteration)
             if processed.to_abort:
                 self.client.abort_requests(processed.to_abort, Reason.STOP_STRING)
             for output in processed.request_outputs:
@@ -191,7 +203,10 @@ class LLM:
         return done
 
     def _abort_open(self) -> None:
-        _, core_ids = self._parts.outputs.abort_requests(self._parts.outputs.open_ids())
+        iteration = IterationStats()
+        open_ids = self._parts.outputs.open_ids()
+        _, core_ids = self._parts.outputs.abort_requests(open_ids, iteration)
+        self._parts.stats.record(None, iteration)
         with contextlib.suppress(MiniVLLMError):  # a dead engine has nothing to abort
             self.client.abort_requests(core_ids, Reason.CLIENT)
 

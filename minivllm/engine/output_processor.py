@@ -6,7 +6,7 @@ one request; it puts text beside the logprobs. It knows neither threads nor asyn
 it in a loop, ``AsyncLLM`` from its output thread.
 
 Counterpart in vLLM: ``vllm/v1/engine/output_processor.py``, ``logprobs.py`` and
-``parallel_sampling.py``. Left out: pooling, per-request metrics.
+``parallel_sampling.py``. Left out: pooling.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from minivllm.core.scheduler_output import TokenLogprobs
 from minivllm.engine.detokenizer import IncrementalDetokenizer
 from minivllm.engine.input_processor import ProcessedInput, TokenizerLike
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
+from minivllm.engine.stats import IterationStats, RequestStateStats
 from minivllm.errors import DuplicateRequestError
 from minivllm.outputs import CompletionOutput, Logprob, OutputKind, RequestOutput
 from minivllm.trace.events import ReqDetokenize, ReqHeldBack, ReqReleased
@@ -34,6 +35,7 @@ class _Sample:
     core_id: str
     detokenizer: IncrementalDetokenizer
     num_logprobs: int | None
+    stats: RequestStateStats
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)
     cumulative_logprob: float = 0.0
@@ -98,11 +100,13 @@ class OutputProcessor:
         request.num_prompt_logprobs = given.samples[0].sampling_params.prompt_logprobs or 0
         self._requests[given.request_id] = request
         for index, core_request in enumerate(given.samples):
-            sample = self._make_sample(request, index, core_request)
+            sample = self._make_sample(request, index, core_request, given.arrival_ns)
             request.samples.append(sample)
             self._samples[sample.core_id] = sample
 
-    def _make_sample(self, request: _Request, index: int, given: EngineCoreRequest) -> _Sample:
+    def _make_sample(
+        self, request: _Request, index: int, given: EngineCoreRequest, arrival_ns: int
+    ) -> _Sample:
         params = given.sampling_params
         detokenizer = IncrementalDetokenizer(
             self._tokenizer,
@@ -111,10 +115,15 @@ class OutputProcessor:
             skip_special_tokens=params.skip_special_tokens,
             min_tokens=params.min_tokens,
         )
-        return _Sample(request, index, given.request_id, detokenizer, params.logprobs)
+        stats = RequestStateStats(arrival_ns, len(given.prompt_token_ids), params.max_tokens)
+        return _Sample(request, index, given.request_id, detokenizer, params.logprobs, stats)
 
-    def process_outputs(self, outputs: Iterable[EngineCoreOutput]) -> ProcessedOutputs:
-        """Take in one step. Outputs of requests that were aborted meanwhile are dropped."""
+    def process_outputs(
+        self, outputs: Iterable[EngineCoreOutput], iteration: IterationStats | None = None
+    ) -> ProcessedOutputs:
+        """Take in one step, and what it brought into ``iteration``. Outputs of requests that were
+        aborted meanwhile are dropped."""
+        iteration = iteration or IterationStats()
         result = ProcessedOutputs()
         for output in outputs:
             sample = self._samples.get(output.request_id)
@@ -124,15 +133,24 @@ class OutputProcessor:
                 sample.request.num_cached_tokens = output.num_cached_tokens
             if output.prompt_logprobs is not None:
                 self._take_in_prompt(sample.request, output.prompt_logprobs)
+            iteration.take_in(sample.stats, output)
             if self._take_in(sample, output):
                 result.to_abort.append(sample.core_id)
+            if sample.finish_reason is not None:
+                _count_end(sample, iteration)
             made = self._make_output(sample)
             if made is not None:
                 result.request_outputs.append(made)
         return result
 
-    def abort_requests(self, request_ids: Iterable[str]) -> tuple[list[RequestOutput], list[str]]:
+    def abort_requests(
+        self,
+        request_ids: Iterable[str],
+        iteration: IterationStats | None = None,
+        finish_reason: str = "abort",
+    ) -> tuple[list[RequestOutput], list[str]]:
         """Forget these requests: their last outputs, and the core requests to call off."""
+        iteration = iteration or IterationStats()
         last, core_ids = [], []
         for request_id in request_ids:
             request = self._requests.get(request_id)
@@ -140,7 +158,8 @@ class OutputProcessor:
                 continue
             unfinished = [sample for sample in request.samples if sample.finish_reason is None]
             for sample in unfinished:
-                self._end(sample, "abort", None)
+                self._end(sample, finish_reason, None)
+                _count_end(sample, iteration)
                 core_ids.append(sample.core_id)
             last.append(self._request_output(request, unfinished))
         return last, core_ids
@@ -236,6 +255,12 @@ class OutputProcessor:
             num_cached_tokens=request.num_cached_tokens,
             prompt_logprobs=prompt_logprobs,
         )
+
+
+def _count_end(sample: _Sample, iteration: IterationStats) -> None:
+    iteration.finish(sample.stats, sample.finish_reason or "")
+    if sample.request.finished:
+        iteration.finish_request(sibling.stats for sibling in sample.request.samples)
 
 
 def _completion(sample: _Sample, kind: OutputKind) -> CompletionOutput:

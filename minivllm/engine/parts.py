@@ -6,7 +6,7 @@ Nothing here imports torch until a model is started.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from minivllm.config import EngineConfig
 from minivllm.engine.client import EngineCoreClient
@@ -15,6 +15,7 @@ from minivllm.engine.factories import ExecutorFactory, make_executor, make_token
 from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.input_processor import InputProcessor, TokenizerLike
 from minivllm.engine.output_processor import OutputProcessor
+from minivllm.engine.stats import StatLoggerManager
 from minivllm.errors import ConfigError
 from minivllm.executor.base import Executor
 from minivllm.structured_output.manager import StructuredOutputManager
@@ -40,6 +41,8 @@ class Parts:
     """The front end's own stream of events, ``api``."""
     trace_log: TraceLog | None = None
     """Where all streams of the run are kept; None if the run is not traced."""
+    stats: StatLoggerManager = field(default_factory=StatLoggerManager)
+    """Who hears of each step's statistics."""
 
 
 def join(client: EngineCoreClient, tokenizer: TokenizerLike, tracer: Tracer = OFF) -> Parts:
@@ -97,10 +100,10 @@ def _in_a_process(
     lockstep: bool,
 ) -> Parts:
     names = []
-    for field, given in (("executor_factory", executor), ("tokenizer", tokenizer)):
+    for name, given in (("executor_factory", executor), ("tokenizer", tokenizer)):
         if given is not None and not isinstance(given, str):
             allowed = "package.module:function while engine_processes is on"
-            raise ConfigError(field, given, allowed)
+            raise ConfigError(name, given, allowed)
         names.append(given)
     executor_name, tokenizer_name = names
     ours = make_tokenizer(config, tokenizer_name)
