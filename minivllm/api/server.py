@@ -21,6 +21,7 @@ from minivllm.api.auth import KeyRing
 from minivllm.api.errors import ApiError, to_api_error
 from minivllm.api.generate import GenerateRoutes
 from minivllm.api.info import InfoRoutes
+from minivllm.api.metrics import MetricsRoute, ServerMetrics
 from minivllm.api.open_responses import WSGIApp
 from minivllm.api.service import CallIds, Service
 from minivllm.engine.async_llm import AsyncLLM
@@ -29,7 +30,7 @@ from minivllm.trace.events import HttpRejected
 
 MAX_BODY_BYTES = 16 * 2**20
 
-OPEN_ENDPOINTS = frozenset({"api.health", "api.ping", "api.version"})
+OPEN_ENDPOINTS = frozenset({"api.health", "api.metrics", "api.ping", "api.version"})
 """Routes that need no key. Everything else in the application does, unless it is named here or
 in ``create_blueprint(open_endpoints=...)``."""
 
@@ -41,11 +42,13 @@ def create_blueprint(
     api_keys: Iterable[str] = (),
     open_endpoints: Collection[str] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
+    metrics: ServerMetrics | None = None,
 ) -> Blueprint:
     """OpenAI's routes, guarded by ``api_keys`` if there are any.
 
     The guard and the JSON error bodies hold for the whole application that registers this.
-    ``open_endpoints``: names of further Flask endpoints that need no key.
+    ``open_endpoints``: names of further Flask endpoints that need no key. ``metrics``: where the
+    server counts, if others count there, too.
     """
     bp = Blueprint("api", __name__)
     service = Service(async_llm, served_model_name)
@@ -88,6 +91,7 @@ def create_blueprint(
 
     GenerateRoutes(service).add_to(bp)
     InfoRoutes(service).add_to(bp)
+    MetricsRoute(metrics or ServerMetrics(async_llm, served_model_name)).add_to(bp)
     return bp
 
 

@@ -134,6 +134,8 @@ def _drafts(step: SchedulerOutput, result: ModelRunnerOutput | str) -> SpecDecod
         per_pos += [0] * (len(drafts) - len(per_pos))
         for position in range(accepted):
             per_pos[position] += 1
+    if not num_drafts:
+        return None
     return SpecDecodingStats(
         num_drafts=num_drafts,
         num_draft_tokens=num_draft_tokens,

@@ -11,13 +11,20 @@ from typing import Any, ParamSpec
 
 from minivllm.config import EngineConfig
 from minivllm.engine.engine_core import EngineCore
-from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
+from minivllm.engine.messages import (
+    EngineCoreEvent,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    SchedulerStats,
+)
 from minivllm.sampling_params import SamplingParams
 from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Data, Event, Reason
 from minivllm.trace.fold import apply, new_state
 from minivllm.trace.invariants import violations
 from minivllm.trace.tracer import Tracer
+from tests.core import stats_of_fold
 from tests.core.content_executor import VOCABULARY, ContentExecutor, contents, next_token
 from tests.core.invariants import broken
 from tests.helpers import engine_view, fold_view
@@ -71,6 +78,8 @@ class Driven:
         self.grammars.step = lambda: self.core.scheduler.current_step + 1
         self.messages: dict[str, EngineCoreRequest] = {}
         self.outputs: dict[str, list[EngineCoreOutput]] = {}
+        self.told: dict[str, list[EngineCoreEvent]] = {}  # a request's stations, by the outputs
+        self.stands = SchedulerStats.empty(0)  # as the engine has last told
         self.aborted: set[str] = set()
         self.salts: dict[str, str | None] = {}
         self.content_of: dict[bytes, bytes] = {}  # a block's hash -> content of its last slot
@@ -140,17 +149,23 @@ class Driven:
             self.executor.fail_next = when
 
     def after_input(self) -> None:
-        self.keep(self.core.take_outputs().outputs)
+        told = self.core.take_outputs()
+        self.keep(told.outputs)
         self.check()
+        self.check_standing(told)
+        assert told.stats in (None, self.stands)
 
     def step(self) -> None:
         self.trace.flush()
         was_running, first = list(self.state.running), len(self.events)
         failed = self.executor.num_failed
-        outputs = self.core.step().outputs
+        told = self.core.step()
+        outputs = told.outputs
         self.keep(outputs)
         self.check()
         events = self.events[first:]
+        assert told.stats == stats_of_fold.of_step(self.state, events)
+        self.check_standing(told)
         errors = [e for e in events if e.kind == "run.error"]
         assert len(errors) == self.executor.num_failed - failed, errors
         self.check_step(was_running, events)
@@ -169,6 +184,10 @@ class Driven:
         for output in outputs:
             assert self.ended(output.request_id) is None, "an output after the end"
             self.outputs.setdefault(output.request_id, []).append(output)
+            self.told.setdefault(output.request_id, []).extend(output.events)
+            if output.finish_reason is not None:
+                told = stats_of_fold.told_stations(self.told[output.request_id])
+                assert told == stats_of_fold.stations(self.events, f"r{output.request_id[1:]}")
 
     # --- what must hold --------------------------------------------------------------------
 
@@ -180,6 +199,13 @@ class Driven:
         assert broken(self.core, self.most_drafts) == []
         self._check_salts()
         self._check_cached_contents()
+
+    def check_standing(self, told: EngineCoreOutputs) -> None:
+        """Whoever hears of all that has news knows how the engine stands."""
+        expected = stats_of_fold.standing(self.state, self.core.scheduler.current_step)
+        if told.stats is None:
+            assert self.stands == expected
+        self.stands = expected
 
     def _check_salts(self) -> None:
         holders: dict[int, set[str | None]] = {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minivllm.core.scheduler_output import TokenLogprobs
+from minivllm.engine.client import EngineState, EngineStatus
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import EngineDeadError, PromptError
 from minivllm.trace.events import Data, Reason
@@ -121,6 +122,10 @@ class FakeClient:
             self._allowed += steps
             self._changed.notify_all()
 
+    def pause(self) -> None:
+        with self._changed:
+            self._allowed = 0
+
     def die(self, message: str) -> None:
         with self._changed:
             self._death = message
@@ -165,6 +170,10 @@ class FakeClient:
         if outputs.error is not None:
             raise EngineDeadError(outputs.error)
         return outputs
+
+    def engines(self) -> list[EngineStatus]:
+        state: EngineState = "ready" if self._death is None else "dead"
+        return [EngineStatus(engine=0, state=state, open_requests=self.num_open)]
 
     def facts(self) -> dict[str, Any]:
         return dict(self._facts)
