@@ -123,7 +123,8 @@ class Served:
         self.trace = recorder()
         executor = ScriptedExecutor(config, lambda _req, index: say(index))
         self.core = EngineCore(config, executor, self.trace)
-        self.llm = AsyncLLM.from_parts(InprocClient(self.core), FakeTokenizer())
+        self.client = InprocClient(self.core)
+        self.llm = AsyncLLM.from_parts(self.client, FakeTokenizer())
         self.http = create_app(self.llm, served_model_name=MODEL).test_client()
 
     def post(self, **body: Any) -> None:
@@ -131,9 +132,14 @@ class Served:
         assert answer.status_code == 200, answer.text
 
     def all_at_once(self, *bodies: dict[str, Any]) -> None:
+        """No step begins before all of them wait."""
+        self.client.gate.pause()
         threads = [threading.Thread(target=self.post, kwargs=body) for body in bodies]
         for thread in threads:
             thread.start()
+        samples = sum(body.get("n", 1) for body in bodies)
+        until(lambda: self.llm.stats()[0].num_waiting_reqs == samples)
+        self.client.gate.resume()
         for thread in threads:
             thread.join()
 
@@ -278,12 +284,11 @@ def test_the_counters_are_those_of_the_trace(serve: Serve, case: str) -> None:
 
 def test_gauges_follow_the_queue_and_come_back_to_zero(serve: Serve) -> None:
     served = serve(max_num_seqs=1)
-    client = served.llm.client
-    assert isinstance(client, InprocClient)
-    client.gate.pause()
+    gate = served.client.gate
+    gate.pause()
     streams = [served.llm.stream(f"{i}", SamplingParams(max_tokens=40)) for i in range(3)]
     until(lambda: scrape(served.http).of("num_requests_waiting") == 3)
-    client.gate.step()
+    gate.step()
     until(lambda: scrape(served.http).of("num_requests_running") == 1)
     shown = scrape(served.http)
     assert shown.of("num_requests_waiting") == 2
