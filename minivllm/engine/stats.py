@@ -45,6 +45,7 @@ class RequestStateStats:
     num_prompt_tokens: int
     max_tokens: int | None
     engine: int = 0
+    """Whose outputs it gets; 0 before the first."""
     queued_ns: int = 0
     scheduled_ns: int = 0
     first_token_ns: int = 0
