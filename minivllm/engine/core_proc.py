@@ -116,7 +116,8 @@ class CoreProcess:
             trace = Recorder(
                 self._channel, stream, tokenizer.text_after, settings.epoch, config.trace.check
             )
-        core = EngineCore(config, executor, trace, StructuredOutputManager.of(tokenizer))
+        grammars = StructuredOutputManager.of(tokenizer)
+        core = EngineCore(config, executor, trace, grammars, engine=settings.index)
         loop = CoreLoop(
             core,
             self._gate,
