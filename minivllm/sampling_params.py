@@ -20,6 +20,11 @@ MAX_STOP_STRINGS = 4
 MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 1024
 """Tokens with a bias of their own. Like the two above it bounds what a step of a request costs."""
+MAX_STOP_TOKEN_IDS = 1024
+MAX_ALLOWED_TOKEN_IDS = 2**18
+"""No vocabulary that is supported is larger."""
+MAX_STOP_CHARS = 1000
+"""Characters of a stop string or a bad word: a stream holds as many back."""
 BIAS_LIMIT = 100.0
 """A bias beyond this is cut to it, as OpenAI and vLLM do."""
 
@@ -97,9 +102,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
                 _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         _strings("stop", self.stop, MAX_STOP_STRINGS)
         _strings("bad_words", self.bad_words, MAX_BAD_WORDS)
-        _token_ids("stop_token_ids", self.stop_token_ids)
+        _token_ids("stop_token_ids", self.stop_token_ids, at_most=MAX_STOP_TOKEN_IDS)
         if self.allowed_token_ids is not None:
-            _token_ids("allowed_token_ids", self.allowed_token_ids, at_least=1)
+            most = MAX_ALLOWED_TOKEN_IDS
+            _token_ids("allowed_token_ids", self.allowed_token_ids, at_least=1, at_most=most)
         if not isinstance(self.bad_words_token_ids, list):
             allowed = "a list of lists of token ids"
             raise SamplingParamsError("bad_words_token_ids", self.bad_words_token_ids, allowed)
@@ -137,12 +143,19 @@ def _strings(name: str, value: Any, most: int) -> None:
     for text in value:
         if not isinstance(text, str) or not text:
             raise SamplingParamsError(name, text, "a non-empty string")
+        if len(text) > MAX_STOP_CHARS:
+            given = f"one of {len(text)}"
+            raise SamplingParamsError(
+                name, given, f"strings of at most {MAX_STOP_CHARS} characters"
+            )
 
 
-def _token_ids(name: str, value: Any, at_least: int = 0) -> None:
+def _token_ids(name: str, value: Any, at_least: int = 0, at_most: int | None = None) -> None:
     if not isinstance(value, list) or len(value) < at_least:
         number = "one or more token ids" if at_least else "token ids"
         raise SamplingParamsError(name, value, f"a list of {number}")
+    if at_most is not None and len(value) > at_most:
+        raise SamplingParamsError(name, f"{len(value)} of them", f"at most {at_most} token ids")
     for token_id in value:
         _integer(name, token_id, 0)
 

@@ -1,8 +1,8 @@
 """``/v1/completions``: how a completion's choices and chunks are written.
 
 OpenAI's older route, and the plain way to the engine: the prompt is taken as it is, as text or as
-token ids, without a chat template. Counterpart in vLLM:
-``vllm/entrypoints/openai/completion/serving.py``. Left out: echo, suffix, best_of.
+token ids, without a chat template, and ``echo`` gives it back in front of the answer.
+Counterpart in vLLM: ``vllm/entrypoints/openai/completion/serving.py``. Left out: suffix, best_of.
 """
 
 from __future__ import annotations
@@ -10,59 +10,85 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from minivllm.api.chat import LOGPROB_FLOOR
-from minivllm.outputs import CompletionOutput, Logprob
+from msgspec import UNSET, UnsetType
+
+from minivllm.api.answers import Completion, CompletionChoice, CompletionLogprobs, Usage
+from minivllm.api.logprobs import add_entry, no_columns, prompt_logprobs
+from minivllm.engine.input_processor import TokenizerLike
+from minivllm.outputs import CompletionOutput, RequestOutput
 
 
 class CompletionFormat:
-    object = "text_completion"
-    chunk_object = "text_completion"
-    prompt_logprobs_in_choice = True
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        tokenizer: TokenizerLike,
+        *,
+        echo: bool = False,
+        num_top_logprobs: int | None = None,
+        tell_prompt_logprobs: bool = False,
+    ) -> None:
+        """``num_top_logprobs``: None if no logprobs were asked for."""
+        self._tokenizer = tokenizer
+        self._echo, self._top = echo, num_top_logprobs
+        self._tell_prompt_logprobs = tell_prompt_logprobs
+        self._echoed: set[int] = set()  # choices that have given the prompt back
         self._offsets: dict[int, int] = defaultdict(int)  # choice -> characters told so far
 
-    def choice(self, index: int, output: CompletionOutput) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": output.text,
-            "logprobs": self._logprobs(index, output),
-            "finish_reason": output.finish_reason,
-            "stop_reason": output.stop_reason,
-        }
+    @property
+    def waits_for_prompt_logprobs(self) -> bool:
+        return self._echo and self._top is not None
+
+    def choice(self, index: int, of: RequestOutput, output: CompletionOutput) -> CompletionChoice:
+        echoes = self._echo and index not in self._echoed
+        self._echoed.add(index)
+        return CompletionChoice(
+            index=index,
+            text=(self._prompt_text(of) if echoes else "") + output.text,
+            logprobs=self._logprobs(index, of if echoes else None, output),
+            finish_reason=output.finish_reason,  # type: ignore[arg-type]  # failures are no choices
+            stop_reason=output.stop_reason,
+            prompt_logprobs=prompt_logprobs(of) if self._tell_prompt_logprobs else UNSET,
+        )
+
+    def answer(
+        self, head: dict[str, Any], choices: list[Any], usage: Usage, outputs: list[RequestOutput]
+    ) -> Completion:
+        return Completion(**head, choices=choices, usage=usage)
 
     def opening(self, index: int) -> None:
         return None
 
-    def deltas(self, index: int, output: CompletionOutput) -> list[dict[str, Any]]:
-        if output.text or output.logprobs or output.finish_reason is not None:
-            return [self.choice(index, output)]
+    def deltas(
+        self, index: int, of: RequestOutput, output: CompletionOutput
+    ) -> list[CompletionChoice]:
+        echoes = self._echo and index not in self._echoed
+        if output.text or output.logprobs or output.finish_reason is not None or echoes:
+            return [self.choice(index, of, output)]
         return []
 
-    def _logprobs(self, index: int, output: CompletionOutput) -> dict[str, Any] | None:
-        """Four columns with one entry a token; ``text_offset`` counts characters of tokens."""
-        if output.logprobs is None:
+    def chunk(
+        self, head: dict[str, Any], choices: list[Any], usage: Usage | UnsetType | None = UNSET
+    ) -> Completion:
+        return Completion(**head, choices=choices, usage=usage)
+
+    def _prompt_text(self, of: RequestOutput) -> str:
+        if of.prompt is not None:
+            return of.prompt
+        return self._tokenizer.decode(of.prompt_token_ids, skip_special_tokens=False)
+
+    def _logprobs(
+        self, index: int, echoed: RequestOutput | None, output: CompletionOutput
+    ) -> CompletionLogprobs | None:
+        """``text_offset`` counts characters of tokens, those of an echoed prompt among them."""
+        if self._top is None:
             return None
-        columns: dict[str, list[Any]] = {
-            "text_offset": [],
-            "token_logprobs": [],
-            "tokens": [],
-            "top_logprobs": [],
-        }
-        for token_id, row in zip(output.token_ids, output.logprobs, strict=False):
-            text = row[token_id].decoded_token
-            columns["text_offset"].append(self._offsets[index])
-            columns["token_logprobs"].append(max(row[token_id].logprob, LOGPROB_FLOOR))
-            columns["tokens"].append(text)
-            columns["top_logprobs"].append(_by_text(row))
+        tokens = list(zip(output.token_ids, output.logprobs or [], strict=False))
+        if echoed is not None:
+            rows = echoed.prompt_logprobs or []
+            tokens = [*zip(echoed.prompt_token_ids, rows, strict=False), *tokens]  # type: ignore[list-item]
+        columns = no_columns()
+        for token_id, row in tokens:
+            text = row[token_id].decoded_token if row else self._tokenizer.token_text(token_id)
+            add_entry(columns, self._offsets[index], text, row, token_id, self._top)
             self._offsets[index] += len(text)
         return columns
-
-
-def _by_text(row: dict[int, Logprob]) -> dict[str, float]:
-    """Token text to logprob; of two tokens that look alike, the likelier stands."""
-    best = sorted(row.values(), key=lambda logprob: -logprob.logprob)
-    told: dict[str, float] = {}
-    for logprob in best:
-        told.setdefault(logprob.decoded_token, max(logprob.logprob, LOGPROB_FLOOR))
-    return told

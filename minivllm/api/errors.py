@@ -19,6 +19,7 @@ import msgspec
 from flask import Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from minivllm.api.answers import ErrorBody, ErrorDetail
 from minivllm.errors import (
     ConfigError,
     DuplicateRequestError,
@@ -34,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 1000
 """Characters; a message may quote what was given, and a body may be megabytes."""
-
-INVALID = "invalid_request_error"
-SERVER = "server_error"
 
 _HTTP_SENTENCES = {
     404: "There is no such route. See /v1/models, /v1/chat/completions, /v1/completions.",
@@ -63,10 +61,15 @@ class ApiError(Exception):
         self.param, self.code = param, code
         self.headers = headers or {}
 
-    def body(self) -> dict[str, Any]:
-        kind = INVALID if self.status < 500 else SERVER
-        fields = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": fields}
+    def body(self) -> ErrorBody:
+        return ErrorBody(
+            error=ErrorDetail(
+                message=self.message,
+                type="invalid_request_error" if self.status < 500 else "server_error",
+                param=self.param,
+                code=self.code,
+            )
+        )
 
     def response(self) -> Response:
         response = json_response(self.body(), self.status)

@@ -8,26 +8,42 @@ writes the answer. Counterpart in vLLM: ``api_router.py`` in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Blueprint, Response, g, request
 
+from minivllm.api.body import parse, read_body
 from minivllm.api.chat import ChatFormat
 from minivllm.api.completions import CompletionFormat
 from minivllm.api.disconnect import POLL_S, ClientWatch
-from minivllm.api.generation import Format, Generation
+from minivllm.api.generation import Format, Generation, Outputs
+from minivllm.api.prompt_only import PlainPrompts, ScoredPrompts
 from minivllm.api.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
     GenerationFields,
     check_fan_out,
-    parse,
-    read_body,
 )
 from minivllm.api.service import Service
+from minivllm.engine.async_llm import OutputStream
 from minivllm.engine.input_processor import Prompt
 from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import HttpRequest
+
+# What else of vLLM's fields a route does not know, with the values that change nothing.
+CHAT_NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),  # the chat template writes them
+    "echo": (False,),
+    "suffix": ("",),
+}
+COMPLETION_NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "add_special_tokens": (True,),
+    "suffix": ("",),
+    "tool_choice": ("none",),
+    "tools": (),
+}
 
 
 @dataclass(slots=True)
@@ -40,17 +56,39 @@ class GenerateRoutes:
 
     def chat(self) -> Response:
         llm = self.service.llm
-        asked = parse(self._receive("chatcmpl"), ChatCompletionRequest)
+        asked = parse(self._receive("chatcmpl"), ChatCompletionRequest, CHAT_NOT_BUILT)
         g.prompt_field, g.form_field = "messages", asked.form_field
         params = asked.to_sampling_params(llm.max_model_len)
+        self._check(asked, 1)
         format = ChatFormat(llm.tokenizer, params.logprobs)
-        return self._answer("chatcmpl", asked, params, [asked.messages], format)
+        outputs = self._submit(asked, params, [asked.messages])
+        return self._answer("chatcmpl", asked, outputs, format)
 
     def complete(self) -> Response:
-        asked = parse(self._receive("cmpl"), CompletionRequest)
+        llm = self.service.llm
+        asked = parse(self._receive("cmpl"), CompletionRequest, COMPLETION_NOT_BUILT)
         g.prompt_field, g.form_field = "prompt", asked.form_field
-        params = asked.to_sampling_params(self.service.llm.max_model_len)
-        return self._answer("cmpl", asked, params, asked.prompts(), CompletionFormat())
+        params = asked.to_sampling_params(llm.max_model_len)
+        prompts = asked.prompts()
+        self._check(asked, len(prompts))
+        format = CompletionFormat(
+            llm.tokenizer,
+            echo=bool(asked.echo),
+            num_top_logprobs=asked.logprobs,
+            tell_prompt_logprobs=asked.prompt_logprobs is not None,
+        )
+        outputs: Outputs
+        if asked.prompt_only and params.prompt_logprobs is None:
+            outputs = PlainPrompts(llm.check(prompts, params, g.request_id))
+        else:
+            outputs = self._submit(asked, params, prompts)
+            if asked.prompt_only:
+                outputs = ScoredPrompts(outputs)
+        return self._answer("cmpl", asked, outputs, format)
+
+    def _check(self, asked: GenerationFields, num_prompts: int) -> None:
+        self.service.check_model(asked.model)
+        check_fan_out(num_prompts, asked.num_samples)
 
     def _receive(self, prefix: str) -> dict[str, object]:
         g.request_id = g.call.request_id(prefix)
@@ -64,18 +102,10 @@ class GenerateRoutes:
         )
         return read_body(request)
 
-    def _answer(
-        self,
-        prefix: str,
-        asked: GenerationFields,
-        params: SamplingParams,
-        prompts: list[Prompt],
-        format: Format,
-    ) -> Response:
-        service, llm = self.service, self.service.llm
-        service.check_model(asked.model)
-        check_fan_out(len(prompts), params.n)
-        stream = llm.stream_many(
+    def _submit(
+        self, asked: GenerationFields, params: SamplingParams, prompts: list[Prompt]
+    ) -> OutputStream:
+        return self.service.llm.stream_many(
             prompts,
             params,
             g.request_id,
@@ -84,15 +114,19 @@ class GenerateRoutes:
             cache_salt=asked.cache_salt,
             tick_s=POLL_S,
         )
+
+    def _answer(
+        self, prefix: str, asked: GenerationFields, outputs: Outputs, format: Format
+    ) -> Response:
         generation = Generation(
             response_id=g.call.response_id(prefix),
             request_id=g.request_id,
-            model=service.model,
-            stream=stream,
+            model=self.service.model,
+            stream=outputs,
             format=format,
-            num_samples=params.n,
+            num_samples=asked.num_samples,
             watch=ClientWatch(request.environ),
-            tracer=llm.tracer,
+            tracer=self.service.llm.tracer,
             include_usage=asked.include_usage,
             continuous_usage=asked.continuous_usage,
         )

@@ -11,19 +11,20 @@ Counterpart in vLLM: ``chat_completion_stream_generator`` and ``_full_generator`
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 from flask import Response
+from msgspec import UNSET, UnsetType
 
-from minivllm.api.chat import LOGPROB_FLOOR
+from minivllm.api.answers import Answer, PromptTokensDetails, Usage
 from minivllm.api.disconnect import ClientWatch
 from minivllm.api.errors import ApiError, json_response, to_api_error
-from minivllm.engine.async_llm import OutputStream
-from minivllm.outputs import CompletionOutput, Logprob, RequestOutput
+from minivllm.outputs import CompletionOutput, OutputKind, RequestOutput
 from minivllm.trace.events import HttpChunk, HttpDone, HttpFirstByte
 from minivllm.trace.tracer import Tracer
 
@@ -37,26 +38,48 @@ CLIENT_GONE = 499
 class Format(Protocol):
     """How one route writes its choices."""
 
-    object: str
-    chunk_object: str
-    prompt_logprobs_in_choice: bool
-    """Else they stand beside the choices: a chat has one prompt only."""
+    @property
+    def waits_for_prompt_logprobs(self) -> bool:
+        """Does a stream have to tell them before anything else?"""
+        ...
 
-    def choice(self, index: int, output: CompletionOutput) -> dict[str, Any]:
+    def choice(self, index: int, of: RequestOutput, output: CompletionOutput) -> Answer:
         """A whole choice of a plain answer."""
         ...
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def answer(
+        self, head: dict[str, Any], choices: list[Any], usage: Usage, outputs: list[RequestOutput]
+    ) -> Answer:
+        """The whole plain answer."""
+        ...
+
+    def opening(self, index: int) -> Answer | None:
         """What a choice's first chunk says before any text."""
         ...
 
-    def deltas(self, index: int, output: CompletionOutput) -> list[dict[str, Any]]:
-        """The chunks for what is new; empty while all of it is held back."""
+    def deltas(self, index: int, of: RequestOutput, output: CompletionOutput) -> Sequence[Answer]:
+        """The choices of the chunks for what is new; empty while all of it is held back."""
+        ...
+
+    def chunk(
+        self, head: dict[str, Any], choices: list[Any], usage: Usage | UnsetType | None = UNSET
+    ) -> Answer:
+        """One chunk; without choices it is the last one, which tells the usage."""
         ...
 
 
+class Outputs(Protocol):
+    """What the engine brings for one HTTP request: an ``OutputStream``, or what stands for one."""
+
+    request_ids: list[str]
+
+    def __iter__(self) -> Iterator[RequestOutput | None]: ...
+    def __next__(self) -> RequestOutput | None: ...
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
-class Usage:
+class Tally:
     """Token counts over all prompts and choices of one HTTP request."""
 
     prompt_tokens: dict[str, int] = field(default_factory=dict)
@@ -69,14 +92,15 @@ class Usage:
         self.cached_tokens[output.request_id] = output.num_cached_tokens
         self.completion_tokens += sum(len(o.token_ids) for o in output.outputs)
 
-    def body(self) -> dict[str, Any]:
+    def usage(self) -> Usage:
         prompt_tokens = sum(self.prompt_tokens.values())
-        return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": sum(self.cached_tokens.values())},
-        }
+        cached = sum(self.cached_tokens.values())
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=prompt_tokens + self.completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
+        )
 
 
 @dataclass(slots=True)
@@ -88,7 +112,7 @@ class Generation:
     request_id: str
     """What the engine and the trace know it by."""
     model: str
-    stream: OutputStream
+    stream: Outputs
     format: Format
     num_samples: int
     watch: ClientWatch
@@ -96,7 +120,8 @@ class Generation:
     include_usage: bool = False
     continuous_usage: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
-    usage: Usage = field(default_factory=Usage)
+    _tally: Tally = field(default_factory=Tally)
+    _held: dict[str, RequestOutput] = field(default_factory=dict)
     _bytes: int = 0
     _closed: bool = False
 
@@ -104,8 +129,8 @@ class Generation:
 
     def plain(self) -> Response:
         """Wait for everything. Raises what the engine raised; a client that left aborts it."""
-        choices: list[dict[str, Any]] = []
-        beside: dict[str, Any] = {}
+        choices: list[Any] = []
+        outputs = []
         status = 500
         try:
             for output in self.stream:
@@ -114,18 +139,15 @@ class Generation:
                         status = CLIENT_GONE
                         return Response(status=400)  # nobody reads it
                     continue
-                self.usage.add(output)
-                told = _prompt_logprobs(output)
-                in_choice = told if self.format.prompt_logprobs_in_choice else {}
-                beside = {} if self.format.prompt_logprobs_in_choice else told
+                outputs.append(output)
+                self._tally.add(output)
                 for completion in output.outputs:
                     _raise_if_failed(completion)
-                    choice = self.format.choice(self._index(output, completion), completion)
-                    choices.append(choice | in_choice)
-            choices.sort(key=lambda choice: choice["index"])
-            body = self._envelope(self.format.object, choices) | {"usage": self.usage.body()}
-            body |= beside
-            response = json_response(body)
+                    index = self._index(output, completion)
+                    choices.append(self.format.choice(index, output, completion))
+            choices.sort(key=lambda choice: choice.index)
+            usage = self._tally.usage()
+            response = json_response(self.format.answer(self._head, choices, usage, outputs))
             status, self._bytes = 200, response.content_length or 0
             self.tracer.emit(HttpFirstByte, None, request_id=self.request_id, status=200)
             return response
@@ -135,31 +157,49 @@ class Generation:
     # --- a stream ------------------------------------------------------------------------------
 
     def streamed(self) -> Response:
-        """Server-sent events, the first of them not before the engine has something to say."""
-        response = Response(self._frames(), mimetype="text/event-stream")
+        """Server-sent events. The status waits for what the engine says first, so what fails until
+        then (a grammar that does not compile, an engine's death) is an answer with a status of its
+        own; but no longer than an idle stream may be silent."""
+        first = self._first_output()
+        response = Response(self._frames(first), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"  # or nginx would collect the chunks
         # A generator that was never begun runs no `finally`: the server may drop it so.
         response.call_on_close(lambda: self.close(CLIENT_GONE))
         return response
 
-    def _frames(self) -> Iterator[bytes]:
+    def _first_output(self) -> RequestOutput | None:
+        """Raises what the request failed by."""
+        deadline = time.monotonic() + KEEP_ALIVE_S
+        try:
+            output = next(self.stream)
+            while output is None and not self.watch.gone() and time.monotonic() < deadline:
+                output = next(self.stream)
+            for completion in output.outputs if output is not None else ():
+                _raise_if_failed(completion)
+            return output
+        except BaseException as error:
+            status = to_api_error(error).status if isinstance(error, Exception) else CLIENT_GONE
+            self.close(status)
+            raise
+
+    def _frames(self, first: RequestOutput | None) -> Iterator[bytes]:
         status = CLIENT_GONE  # unless the end is reached
         opened: set[int] = set()
-        idle_since = time.monotonic()
+        quiet_until = time.monotonic() + (KEEP_ALIVE_S if first is not None else 0.0)
         try:
-            for output in self.stream:
+            for output in itertools.chain([first], self.stream):
                 if self.watch.gone():
                     return
                 if output is not None:
-                    yield from self._output_frames(output, opened)
-                    idle_since = time.monotonic()
-                elif time.monotonic() - idle_since >= KEEP_ALIVE_S:
+                    for ready in self._in_order(output):
+                        yield from self._output_frames(ready, opened)
+                    quiet_until = time.monotonic() + KEEP_ALIVE_S
+                elif time.monotonic() >= quiet_until:
                     yield b": keep-alive\n\n"
-                    idle_since = time.monotonic()
+                    quiet_until = time.monotonic() + KEEP_ALIVE_S
             if self.include_usage:
-                body = self._envelope(self.format.chunk_object, [])
-                yield self._frame(body | {"usage": self.usage.body()})
+                yield self._frame(self.format.chunk(self._head, [], self._tally.usage()))
             yield b"data: [DONE]\n\n"
             status = 200
         except Exception as error:  # the status line has been sent: all that is left is a frame
@@ -170,28 +210,45 @@ class Generation:
         finally:
             self.close(status)
 
+    def _in_order(self, output: RequestOutput) -> list[RequestOutput]:
+        """What can be told now. An echo with logprobs begins with the prompt's, which the first of
+        n samples brings: what another says before that waits for it."""
+        if not self.format.waits_for_prompt_logprobs:
+            return [output]
+        scored = self._held.get(output.request_id)
+        if scored is None:
+            self._held[output.request_id] = output
+        elif scored.prompt_logprobs is None:
+            scored.merge(output, OutputKind.DELTA)
+        else:
+            output.prompt_logprobs = scored.prompt_logprobs
+            return [output]
+        held = self._held[output.request_id]
+        failed = any(completion.failed for completion in held.outputs)
+        return [held] if held.prompt_logprobs is not None or held.finished or failed else []
+
     def _output_frames(self, output: RequestOutput, opened: set[int]) -> Iterator[bytes]:
-        self.usage.add(output)
+        self._tally.add(output)
         for completion in output.outputs:
+            _raise_if_failed(completion)
             index = self._index(output, completion)
-            choices = self.format.deltas(index, completion)
+            choices: Sequence[Answer] = self.format.deltas(index, output, completion)
             opening = self.format.opening(index) if index not in opened else None
             opened.add(index)
             if opening is not None:
                 choices = [opening, *choices]
             for choice in choices:
                 yield self._frame(self._chunk(choice), tokens=len(completion.token_ids))
-            _raise_if_failed(completion)
 
-    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        body = self._envelope(self.format.chunk_object, [choice])
+    def _chunk(self, choice: Answer) -> Answer:
+        usage: Usage | UnsetType | None = UNSET
         if self.continuous_usage:
-            body["usage"] = self.usage.body()
+            usage = self._tally.usage()
         elif self.include_usage:
-            body["usage"] = None  # OpenAI: every chunk but the last has it as null
-        return body
+            usage = None  # OpenAI: every chunk but the last has it as null
+        return self.format.chunk(self._head, [choice], usage)
 
-    def _frame(self, body: dict[str, Any], tokens: int = 0) -> bytes:
+    def _frame(self, body: Answer, tokens: int = 0) -> bytes:
         frame = b"data: " + msgspec.json.encode(body) + b"\n\n"
         if not self._bytes:
             self.tracer.emit(HttpFirstByte, None, request_id=self.request_id, status=200)
@@ -219,32 +276,10 @@ class Generation:
         prompt = self.stream.request_ids.index(output.request_id)
         return prompt * self.num_samples + completion.index
 
-    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self.response_id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        }
-
-
-def _prompt_logprobs(output: RequestOutput) -> dict[str, Any]:
-    """vLLM's field: for each prompt token a map from token id to logprob, rank and text."""
-    if output.prompt_logprobs is None:
-        return {}
-    return {"prompt_logprobs": [row and _by_id(row) for row in output.prompt_logprobs]}
-
-
-def _by_id(row: dict[int, Logprob]) -> dict[int, Any]:
-    return {
-        token_id: {
-            "logprob": max(logprob.logprob, LOGPROB_FLOOR),
-            "rank": logprob.rank,
-            "decoded_token": logprob.decoded_token,
-        }
-        for token_id, logprob in row.items()
-    }
+    @property
+    def _head(self) -> dict[str, Any]:
+        """What each body begins with."""
+        return {"id": self.response_id, "created": self.created, "model": self.model}
 
 
 def _raise_if_failed(output: CompletionOutput) -> None:

@@ -1,9 +1,8 @@
-"""The request bodies: what may be asked, and what is refused before anything is spent.
+"""The request bodies: the fields of the two routes that generate.
 
-Three checks, one after the other: the body is strict JSON (no NaN, no lone surrogate); what is
-not built must have a value that changes nothing, for a field that is silently dropped gives an
-answer to another question; the rest has the types below, and SamplingParams checks the ranges.
-Unknown fields are ignored, as vLLM does.
+What each field may be stands here twice over: as a type, which ``body.py`` holds a request to, and
+as a sentence of the OpenAPI document; the ranges are checked where the engine is asked
+(``SamplingParams``, ``InputProcessor``).
 
 Counterpart in vLLM: ``vllm/entrypoints/openai/chat_completion/protocol.py`` and
 ``completion/protocol.py`` (pydantic there, msgspec here).
@@ -11,44 +10,66 @@ Counterpart in vLLM: ``vllm/entrypoints/openai/chat_completion/protocol.py`` and
 
 from __future__ import annotations
 
-import re
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
-from flask import Request
 
 from minivllm.api.errors import ApiError
+from minivllm.api.forms import ResponseFormat, StructuredOutputs
+from minivllm.engine.input_processor import MAX_CACHE_SALT
 from minivllm.errors import SamplingParamsError, StructuredOutputError
-from minivllm.sampling_params import MAX_LOGPROBS, SamplingParams
+from minivllm.sampling_params import (
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROBS,
+    MAX_N,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    SamplingParams,
+)
 from minivllm.structured_output.params import StructuredOutputsParams
 
 MAX_PROMPTS = 1024
 MAX_SEQUENCES = 1024
 """Prompts times n: caps what one request can make the engine hold."""
 
-R = TypeVar("R", bound="GenerationFields")
 
-# Field -> the values that change nothing. null and absence always do not.
-_NOT_BUILT: dict[str, tuple[Any, ...]] = {
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "add_generation_prompt": (True,),
-    "documents": ([],),
-    "echo": (False,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "modalities": (["text"],),
-    "prompt_embeds": (),
-    "suffix": ("",),
-    "tool_choice": ("none",),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
-}
+def says(**schema: Any) -> msgspec.Meta:
+    """What the OpenAPI document tells of a field beyond its type. It is not checked by this:
+    SamplingParams does that, and says better what was wrong; a test holds the two together."""
+    return msgspec.Meta(extra_json_schema=schema)
+
+
+Penalty = Annotated[float, says(minimum=-2, maximum=2)]
+TokenId = Annotated[int, says(minimum=0)]
+StopString = Annotated[str, says(minLength=1, maxLength=MAX_STOP_CHARS)]
+Message = Annotated[dict[str, Any], says(**{"$ref": "#/components/schemas/ChatMessage"})]
+Prompt = Annotated[
+    Any,
+    says(
+        anyOf=[
+            {"type": "string", "minLength": 1},
+            {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1},
+                "minItems": 1,
+                "maxItems": MAX_PROMPTS,
+            },
+            {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+            {
+                "type": "array",
+                "items": {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 0},
+                    "minItems": 1,
+                },
+                "minItems": 1,
+                "maxItems": MAX_PROMPTS,
+            },
+        ]
+    ),
+]
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -58,82 +79,68 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     """Send the usage so far with every chunk (a vLLM extension)."""
 
 
-class JsonSchema(msgspec.Struct, kw_only=True):
-    name: str | None = None
-    description: str | None = None
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-    """Always: a text that keeps to the schema keeps to it strictly."""
+class TextPart(msgspec.Struct):
+    type: Literal["text"]
+    text: str
 
 
-class ResponseFormat(msgspec.Struct, kw_only=True):
-    """OpenAI's way to ask for a form."""
+class ChatMessage(msgspec.Struct):
+    """One message. The input processor reads it (``normalise_messages``); this is for the OpenAPI
+    document alone."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-    schema: dict[str, Any] | None = None
-    """Other servers take one here, beside ``json_object``. Known only so as not to be ignored."""
-
-    def to_params(self) -> StructuredOutputsParams | None:
-        if self.schema is not None or (self.type != "json_schema" and self.json_schema is not None):
-            allowed = 'of type "json_schema" for a schema, and have it under json_schema.schema'
-            raise StructuredOutputError("json", allowed)
-        if self.type == "text":
-            return None
-        if self.type == "json_object":
-            return StructuredOutputsParams(json_object=True)
-        if self.json_schema is None or self.json_schema.schema is None:
-            raise StructuredOutputError("json", "a schema, under json_schema.schema")
-        return StructuredOutputsParams(json=self.json_schema.schema)
+    role: Annotated[str, says(minLength=1)]
+    """What the model's template knows: ``system``, ``user``, ``assistant`` …"""
+    content: str | list[TextPart]
 
 
-class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """vLLM's. A field that is not known may be a form that is not built: it is refused."""
+class ToolFunction(msgspec.Struct):
+    name: str
 
-    json: dict[str, Any] | str | None = None
-    json_object: bool | None = None
-    regex: str | None = None
-    choice: list[str] | None = None
-    grammar: str | None = None
-    disable_any_whitespace: bool | None = None
 
-    def to_params(self) -> StructuredOutputsParams:
-        given = msgspec.structs.asdict(self)
-        return StructuredOutputsParams(**{k: v for k, v in given.items() if v is not None})
+class Tool(msgspec.Struct):
+    type: Literal["function"]
+    function: ToolFunction
 
 
 class GenerationFields(msgspec.Struct, kw_only=True):
     """What both routes take. null means the default, as with OpenAI."""
 
     model: str | None = None
+    """null, or absent: the one model there is."""
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    n: int | None = 1
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    max_tokens: Annotated[int, says(minimum=0)] | None = None
+    n: Annotated[int, says(minimum=1, maximum=MAX_N)] | None = 1
+    temperature: Annotated[float, says(minimum=0, maximum=2)] | None = None
+    top_p: Annotated[float, says(exclusiveMinimum=0, maximum=1)] | None = None
+    seed: Annotated[int, says(minimum=-(2**63), maximum=2**63 - 1)] | None = None
+    stop: StopString | Annotated[list[StopString], says(maxItems=MAX_STOP_STRINGS)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: (
+        Annotated[
+            dict[str, float],
+            says(maxProperties=MAX_LOGIT_BIAS, propertyNames={"pattern": "^[0-9]+$"}),
+        ]
+        | None
+    ) = None
     """JSON has no other keys than strings; these are token ids."""
     response_format: ResponseFormat | None = None
     # Extensions of vLLM.
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    stop_token_ids: list[int] | None = None
+    top_k: Annotated[int, says(minimum=-1)] | None = None
+    min_p: Annotated[float, says(minimum=0, maximum=1)] | None = None
+    repetition_penalty: Annotated[float, says(exclusiveMinimum=0)] | None = None
+    min_tokens: Annotated[int, says(minimum=0)] | None = None
+    stop_token_ids: Annotated[list[TokenId], says(maxItems=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = False
     structured_outputs: StructuredOutputs | None = None
-    allowed_token_ids: list[int] | None = None
-    bad_words: list[str] | None = None
-    prompt_logprobs: int | None = None
+    allowed_token_ids: Annotated[list[TokenId], says(minItems=1)] | None = None
+    bad_words: Annotated[list[StopString], says(maxItems=MAX_BAD_WORDS)] | None = None
+    prompt_logprobs: Annotated[int, says(minimum=0, maximum=MAX_LOGPROBS)] | None = None
     include_stop_str_in_output: bool | None = False
     skip_special_tokens: bool | None = True
-    priority: int | None = 0
-    cache_salt: str | None = None
+    priority: Annotated[int, says(minimum=-(2**63), maximum=2**63 - 1)] | None = 0
+    cache_salt: Annotated[str, says(minLength=1, maxLength=MAX_CACHE_SALT)] | None = None
 
     @property
     def num_samples(self) -> int:
@@ -148,7 +155,12 @@ class GenerationFields(msgspec.Struct, kw_only=True):
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def sampling_params(
-        self, *, max_tokens: int | None, logprobs: int | None, max_model_len: int
+        self,
+        *,
+        max_tokens: int | None,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+        max_model_len: int,
     ) -> SamplingParams:
         """Raises SamplingParamsError for a value outside its range."""
         if max_tokens is not None and max_tokens > max_model_len:
@@ -175,7 +187,7 @@ class GenerationFields(msgspec.Struct, kw_only=True):
             "logit_bias": _by_token_id(self.logit_bias),
             "allowed_token_ids": self.allowed_token_ids,
             "bad_words": self.bad_words,
-            "prompt_logprobs": self.prompt_logprobs,
+            "prompt_logprobs": prompt_logprobs,
             "structured_outputs": self._form(),
             "min_tokens": self.min_tokens,
             "ignore_eos": self.ignore_eos,
@@ -207,13 +219,17 @@ def _by_token_id(logit_bias: dict[str, float] | None) -> dict[int, float] | None
 
 
 class ChatCompletionRequest(GenerationFields, kw_only=True):
-    messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = None
+    messages: Annotated[list[Message], says(minItems=1)]
+    max_completion_tokens: Annotated[int, says(minimum=1)] | None = None
     """Wins over ``max_tokens``. Without both: what the context leaves."""
     logprobs: bool | None = False
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int, says(minimum=0, maximum=MAX_LOGPROBS)] | None = None
+    tools: Annotated[list[Tool], says(minItems=1)] | None = None
+    """Taken beside ``tool_choice`` "none" only, and not shown to the model."""
+    tool_choice: Any = None
 
     def to_sampling_params(self, max_model_len: int) -> SamplingParams:
+        self._refuse_tools()
         top = self.top_logprobs or 0
         if top and not self.logprobs:
             raise SamplingParamsError("top_logprobs", top, "absent unless logprobs is true")
@@ -224,6 +240,7 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
             return self.sampling_params(
                 max_tokens=self.max_tokens if newer is None else newer,
                 logprobs=top if self.logprobs else None,
+                prompt_logprobs=self.prompt_logprobs,
                 max_model_len=max_model_len,
             )
         except SamplingParamsError as error:
@@ -231,19 +248,39 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
                 raise
             raise SamplingParamsError("max_completion_tokens", error.given, error.allowed) from None
 
+    def _refuse_tools(self) -> None:
+        """No model here calls tools; a client that says so itself is no worse off."""
+        if self.tools == []:
+            raise ApiError(400, "tools must not be an empty list; leave it out.", param="tools")
+        if self.tool_choice not in (None, "none"):
+            allowed = 'leave it out or give "none".'
+            raise ApiError(400, f"No tool can be called here: {allowed}", param="tool_choice")
+        if self.tools is not None and self.tool_choice is None:
+            message = 'No tool can be called here: leave tools out, or give tool_choice "none".'
+            raise ApiError(400, message, param="tools")
+
 
 class CompletionRequest(GenerationFields, kw_only=True):
-    prompt: Any
+    prompt: Prompt
     """A text, ids, or a list of either; see :meth:`prompts`."""
-    logprobs: int | None = None
-    best_of: int | None = None
+    echo: bool | None = False
+    """Give the prompt back in front of the answer; with ``max_tokens`` 0 alone."""
+    logprobs: Annotated[int, says(minimum=0, maximum=MAX_LOGPROBS)] | None = None
+
+    @property
+    def prompt_only(self) -> bool:
+        return bool(self.echo) and self.max_tokens == 0
 
     def to_sampling_params(self, max_model_len: int) -> SamplingParams:
-        if self.best_of is not None and self.best_of != self.num_samples:
-            raise SamplingParamsError("best_of", self.best_of, "equal to n; choosing is not built")
         limit = 16 if self.max_tokens is None else self.max_tokens  # OpenAI's default here
+        scored = self.prompt_logprobs
+        if scored is None and self.echo:
+            scored = self.logprobs
         return self.sampling_params(
-            max_tokens=limit, logprobs=self.logprobs, max_model_len=max_model_len
+            max_tokens=1 if self.prompt_only else limit,  # see prompt_only.py
+            logprobs=self.logprobs,
+            prompt_logprobs=scored,
+            max_model_len=max_model_len,
         )
 
     def prompts(self) -> list[Any]:
@@ -268,60 +305,6 @@ class CompletionRequest(GenerationFields, kw_only=True):
 
 def _is_id(item: Any) -> bool:
     return isinstance(item, int) and not isinstance(item, bool)
-
-
-def read_body(request: Request) -> dict[str, Any]:
-    """The JSON object in a request. Raises ApiError (400, 415) or RequestEntityTooLarge."""
-    if not request.is_json:
-        raise ApiError(
-            415,
-            f"Content-Type must be application/json, got {request.mimetype or 'none'!r} "
-            f"(with curl: -H 'Content-Type: application/json').",
-        )
-    try:
-        body = msgspec.json.decode(request.get_data(cache=False))
-    except RecursionError:
-        raise ApiError(400, "The request body is nested too deeply.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(
-            400,
-            f"The request body is not valid JSON in UTF-8 (NaN, Infinity and lone surrogates are "
-            f"not): {error}",
-        ) from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "The request body must be a JSON object.")
-    return body
-
-
-def parse(body: dict[str, Any], cls: type[R]) -> R:
-    """The typed request; raises ApiError that names the field."""
-    _refuse_what_is_not_built(body)
-    try:
-        request = msgspec.convert(body, cls, strict=True)
-    except (msgspec.ValidationError, OverflowError) as error:
-        # "Expected `int | null`, got `str` - at `$.max_tokens`", "... missing required field `x`"
-        named = re.search(r"at `\$\.(\w+)|required field `(\w+)`", str(error))
-        param = (named.group(1) or named.group(2)) if named else None
-        message = str(error).replace("Object missing", "The request body is missing")
-        raise ApiError(400, message.replace("`$.", "`"), param=param) from None
-    return request
-
-
-def _refuse_what_is_not_built(body: dict[str, Any]) -> None:
-    if body.get("tool_choice") != "none" and body.get("tools") is not None:
-        raise ApiError(
-            400, "tools are not supported by this server; leave them out.", param="tools"
-        )
-    for name, harmless in _NOT_BUILT.items():
-        value = body.get(name)
-        if value is not None and value not in harmless:
-            allowed = " or ".join(str(msgspec.json.encode(v), "utf-8") for v in harmless)
-            raise ApiError(
-                400,
-                f"{name} is not supported by this server; leave it out"
-                + (f" or give {allowed}." if allowed else "."),
-                param=name,
-            )
 
 
 def check_fan_out(num_prompts: int, num_samples: int) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from minivllm.config import EngineConfig, make_config
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineCoreClient
-from minivllm.engine.input_processor import Prompt, TokenizerLike
+from minivllm.engine.input_processor import ProcessedInput, Prompt, TokenizerLike
 from minivllm.engine.mailbox import OutputMailbox, OutputStream
 from minivllm.engine.messages import EngineCoreOutputs, SchedulerStats
 from minivllm.engine.parts import Parts, build, join
@@ -178,6 +178,12 @@ class AsyncLLM:
         )
         return OutputStream(names, mailbox, self.abort, tick_s)
 
+    def check(
+        self, prompts: Sequence[Prompt], sampling_params: SamplingParams, request_id: str
+    ) -> list[ProcessedInput]:
+        """Tokenise and check as :meth:`stream_many` does, and send nothing."""
+        return self._process(prompts, sampling_params, request_id)[1]
+
     def abort(self, request_ids: Sequence[str], why: Reason = Reason.CLIENT) -> None:
         """End these requests; who reads one of them gets its last output, with ``abort``.
 
@@ -243,14 +249,13 @@ class AsyncLLM:
     ) -> tuple[list[str], OutputMailbox]:
         """Check all prompts, then send them; on any error nothing stays behind."""
         self.check_health()
-        name = request_id or uuid.uuid4().hex
-        names = [name] if len(prompts) == 1 else [f"{name}-{i}" for i in range(len(prompts))]
-        inputs = [
-            self._inputs.process(
-                names[i], prompt, sampling_params, priority=priority, cache_salt=cache_salt
-            )
-            for i, prompt in enumerate(prompts)
-        ]
+        names, inputs = self._process(
+            prompts,
+            sampling_params,
+            request_id or uuid.uuid4().hex,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
         mailbox = OutputMailbox(kind, set(names), loop)
         added: list[str] = []
         try:
@@ -266,6 +271,13 @@ class AsyncLLM:
             self.abort(added)
             raise
         return names, mailbox
+
+    def _process(
+        self, prompts: Sequence[Prompt], params: SamplingParams, name: str, **order: Any
+    ) -> tuple[list[str], list[ProcessedInput]]:
+        names = [name] if len(prompts) == 1 else [f"{name}-{i}" for i in range(len(prompts))]
+        process = self._inputs.process
+        return names, [process(names[i], p, params, **order) for i, p in enumerate(prompts)]
 
     # --- on the way out, on the output thread ----------------------------------------------------
 

@@ -110,26 +110,40 @@ def test_many_idle_streams_leave_health_answering(serve):
     assert core.wait_for(lambda: len(core.aborted) == 30)
 
 
-def test_engine_death_ends_plain_requests_with_500_and_streams_with_a_frame(serve):
+def begun(core: FakeClient, server: Server) -> http.client.HTTPResponse:
+    """A stream that has had its first tokens, and waits for more."""
+    response = http.client.HTTPResponse(post_and_hold(server, LONG | {"stream": True}))
+    assert core.wait_for(lambda: bool(core.requests))
+    core.allow(2)
+    response.begin()
+    assert response.readline().startswith(b"data: {")
+    return response
+
+
+def last_frames(response: http.client.HTTPResponse) -> tuple[dict, str]:
+    *_, frame, done, nothing = response.read().decode().split("\n\n")
+    assert nothing == ""
+    return json.loads(frame.strip().removeprefix("data: ")), done
+
+
+def test_engine_death_ends_what_has_not_begun_with_500_and_a_stream_with_a_frame(serve):
     core = FakeClient(paused=True)
     server = serve(core)
-    stream = post_and_hold(server, TEXT | {"stream": True})
-    plain = post_and_hold(server, TEXT)
-    assert core.wait_for(lambda: len(core.requests) == 2)
+    stream = begun(core, server)
+    waiting = [post_and_hold(server, TEXT | {"stream": stream}) for stream in (False, True)]
+    assert core.wait_for(lambda: len(core.requests) == 3)
     core.die("secret inside")
 
-    response = http.client.HTTPResponse(plain)
-    response.begin()
-    assert response.status == 500
-    error = json.loads(response.read())["error"]
-    assert (error["type"], error["code"]) == ("server_error", "engine_dead")
-    assert "secret" not in error["message"]
+    for connection in waiting:
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 500
+        error = json.loads(response.read())["error"]
+        assert (error["type"], error["code"]) == ("server_error", "engine_dead")
+        assert "secret" not in error["message"]
 
-    response = http.client.HTTPResponse(stream)
-    response.begin()
-    *_, frame, done, nothing = response.read().decode().split("\n\n")
-    assert json.loads(frame.removeprefix("data: "))["error"]["code"] == "engine_dead"
-    assert (done, nothing) == ("data: [DONE]", "")
+    frame, done = last_frames(stream)
+    assert (frame["error"]["code"], done) == ("engine_dead", "data: [DONE]")
 
     assert server.raw("GET", "/health")[0] == 503
     with pytest.raises(openai.InternalServerError):
@@ -145,21 +159,33 @@ def test_a_request_that_fails_alone_gets_an_error_and_the_server_lives(serve, st
     core.fail(core.requests[0].request_id, "the logits were not numbers")
     response = http.client.HTTPResponse(connection)
     response.begin()
-    assert response.status == (200 if stream else 500)
+    assert response.status == 500
     assert "the logits were not numbers" in response.read().decode()
     assert server.raw("GET", "/health")[0] == 200
+
+
+def test_a_request_that_fails_in_the_middle_of_its_stream_gets_a_frame(serve):
+    core = FakeClient(paused=True)
+    server = serve(core)
+    stream = begun(core, server)
+    core.fail(core.requests[0].request_id, "the logits were not numbers")
+    frame, done = last_frames(stream)
+    assert "the logits were not numbers" in frame["error"]["message"]
+    assert done == "data: [DONE]"
 
 
 def test_shutdown_ends_open_streams(serve):
     core = FakeClient(paused=True)
     server = serve(core)
-    connection = post_and_hold(server, TEXT | {"stream": True})
-    assert core.wait_for(lambda: len(core.requests) == 1)
+    stream = begun(core, server)
+    waiting = http.client.HTTPResponse(post_and_hold(server, TEXT | {"stream": True}))
+    assert core.wait_for(lambda: len(core.requests) == 2)
     threading.Thread(target=server.llm.close).start()
-    response = http.client.HTTPResponse(connection)
-    response.begin()
-    assert response.read().decode().endswith("data: [DONE]\n\n")
-    assert core.aborted[0][1] is Reason.SHUTDOWN
+    frame, done = last_frames(stream)
+    assert (frame["error"]["type"], done) == ("server_error", "data: [DONE]")
+    waiting.begin()
+    assert waiting.status == 503
+    assert {why for _, why in core.aborted} == {Reason.SHUTDOWN}
 
 
 def test_a_reader_that_is_stuck_is_dropped(serve, monkeypatch):

@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from minivllm import __version__
+from minivllm.engine.messages import EngineCoreOutput
 from tests.serve.conftest import MODEL
 from tests.serve.fakes import EOS, FakeClient, FakeTokenizer
 
@@ -270,6 +271,133 @@ def test_completion_logprobs(serve, stream):
         "text_offset": [0, 5],
         "top": [{"é": -0.25, "Hello": -1.5}, {"é": -0.25, " world": -1.5}],
     }
+
+
+# --- echo -----------------------------------------------------------------------------------------
+
+
+def gathered(answer, stream) -> tuple[str, dict[str, list], str]:
+    """Text, logprobs' columns and finish reason of choice 0."""
+    text, reason = "", ""
+    columns: dict[str, list] = {
+        "tokens": [],
+        "token_logprobs": [],
+        "text_offset": [],
+        "top_logprobs": [],
+    }
+    for chunk in answer if stream else [answer]:
+        for choice in chunk.choices:
+            if choice.index:
+                continue
+            text += choice.text
+            reason = choice.finish_reason or reason
+            for name in columns if choice.logprobs else ():
+                columns[name] += getattr(choice.logprobs, name)
+    return text, columns, reason
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", ["a日本", [97, 261]])
+def test_echo_gives_the_prompt_back_in_front(serve, prompt, stream):
+    client = serve().openai()
+    answer = client.completions.create(model=MODEL, prompt=prompt, echo=True, stream=stream)
+    text, columns, reason = gathered(answer, stream)
+    assert (text, reason) == ("a日本Hello world", "stop")
+    assert columns["tokens"] == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_of_several_choices_is_in_each(serve, stream):
+    _, _, body = serve(FakeClient(echo)).raw(
+        "POST",
+        "/v1/completions",
+        {"prompt": ["ab", "c"], "n": 2, "echo": True, "logprobs": 0, "stream": stream},
+    )
+    answers = [json.loads(f) for f in frames(body)[:-1]] if stream else [json.loads(body)]
+    texts = dict.fromkeys(range(4), "")
+    for answer in answers:
+        for choice in answer["choices"]:
+            texts[choice["index"]] += choice["text"]
+    assert texts == {0: "abab", 1: "abab", 2: "cc", 3: "cc"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_echo_with_logprobs_scores_the_prompt(serve, stream):
+    client = serve().openai()
+    answer = client.completions.create(
+        model=MODEL, prompt="ab", echo=True, logprobs=1, max_tokens=1, stream=stream
+    )
+    text, columns, reason = gathered(answer, stream)
+    assert (text, reason) == ("abHello", "length")
+    assert columns == {
+        "tokens": ["a", "b", "Hello"],
+        "token_logprobs": [None, -9999.0, -1.5],
+        "text_offset": [0, 1, 2],
+        "top_logprobs": [None, {"é": -0.25, "b": -9999.0}, {"é": -0.25, "Hello": -1.5}],
+    }
+
+
+def test_what_another_sample_says_waits_for_the_prompts_logprobs(serve):
+    """The first of n samples scores the prompt; another may be faster."""
+
+    def late(request):
+        return FakeTokenizer().encode("abc")
+
+    core = FakeClient(late, paused=True)
+    server = serve(core)
+    kept = core._advance
+
+    def first_sample_is_slow(name):
+        request, _ = core._open[name]
+        if request.sampling_params.prompt_logprobs is not None and core._step < 3:
+            return EngineCoreOutput(request_id=name, new_token_ids=[])
+        return kept(name)
+
+    core._advance = first_sample_is_slow
+    core.allow()
+    body = {"prompt": "xy", "n": 2, "echo": True, "logprobs": 0, "stream": True}
+    _, _, answer = server.raw("POST", "/v1/completions", body)
+    by_index: dict[int, list] = {0: [], 1: []}
+    for frame in frames(answer)[:-1]:
+        for choice in json.loads(frame)["choices"]:
+            by_index[choice["index"]] += [choice]
+    for choices in by_index.values():
+        assert "".join(c["text"] for c in choices) == "xyabc"
+        assert choices[0]["logprobs"]["token_logprobs"][:2] == [None, -9999.0]
+        tokens = [t for c in choices for t in c["logprobs"]["tokens"]]
+        assert tokens == ["x", "y", "a", "b", "c", "<|im_end|>"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_echo_without_an_answer_is_the_prompt_alone(serve, logprobs, stream):
+    server = serve()
+    answer = server.openai().completions.create(
+        model=MODEL, prompt=["ab", "c"], echo=True, max_tokens=0, logprobs=logprobs, stream=stream
+    )
+    text, columns, reason = gathered(answer, stream)
+    assert (text, reason) == ("ab", "length")
+    assert columns["tokens"] == (["a", "b"] if logprobs else [])
+    assert columns["token_logprobs"] == ([None, -9999.0] if logprobs else [])
+    assert len(server.core.requests) == (2 if logprobs else 0)  # nothing to score: no engine
+    if not stream:
+        assert [c.text for c in answer.choices] == ["ab", "c"]
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 0)
+
+
+def test_echo_without_an_answer_is_checked_like_any_other(serve):
+    server = serve()
+    body = {"prompt": "a", "echo": True, "max_tokens": 0}
+    for change, param in (
+        ({"prompt": [10**6]}, "prompt"),
+        ({"prompt": [1] * 70}, "prompt"),
+        ({"logit_bias": {"1000": 1}}, "logit_bias"),
+        ({"model": "other"}, "model"),
+    ):
+        _, error = server.error("/v1/completions", body | change)
+        assert error["param"] == param
+    status, error = server.error("/v1/completions", body | {"echo": False})
+    assert (status, error["param"]) == (400, "max_tokens")
 
 
 LIKELY = {"logprob": -0.25, "rank": 1, "decoded_token": "é"}

@@ -93,9 +93,19 @@ def SCHEMA(schema):
             {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
             "structured_outputs",
         ),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"stop": "x" * 1001}, "stop"),
+        ({"stop_token_ids": [1] * 1025}, "stop_token_ids"),
+        ({"bad_words": ["x" * 1001]}, "bad_words"),
+        ({"bad_words": ["x"] * 129}, "bad_words"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+        ({"priority": 2**63}, "priority"),
+        ({"tools": []}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": "all"}, "tools"),
         ({"tool_choice": "auto"}, "tool_choice"),
-        ({"echo": True}, "echo"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"return_token_ids": True}, "return_token_ids"),
+        ({"use_beam_search": 1}, "use_beam_search"),
         ({"suffix": "b"}, "suffix"),
         ({"guided_json": {}}, "guided_json"),
         ({"chat_template": "{{ x }}"}, "chat_template"),
@@ -134,8 +144,24 @@ def test_values_that_change_nothing_are_accepted(serve):
     }
     server = serve()
     assert server.raw("POST", "/v1/chat/completions", CHAT | harmless)[0] == 200
-    more = {"echo": False, "best_of": 1, "suffix": None, "logprobs": None}
+    # As vLLM: best_of is gone and ignored.
+    more = {"echo": False, "best_of": 3, "suffix": "", "logprobs": None, "add_special_tokens": True}
     assert server.raw("POST", "/v1/completions", TEXT | harmless | more)[0] == 200
+
+
+def test_tools_that_may_not_be_called_are_taken(serve):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    body = CHAT | {"tools": tools, "tool_choice": "none"}
+    assert serve().raw("POST", "/v1/chat/completions", body)[0] == 200
+    # Not even then are these tools.
+    for bad in ([], ["f"], [{"type": "function"}], [{"type": "retrieval", "function": {}}]):
+        status, error = serve().error("/v1/chat/completions", body | {"tools": bad})
+        assert (status, error["param"]) == (400, "tools")
+
+
+def test_echo_belongs_to_completions(serve):
+    status, error = serve().error("/v1/chat/completions", CHAT | {"echo": True})
+    assert (status, error["param"]) == (400, "echo")
 
 
 @pytest.mark.parametrize(
