@@ -88,6 +88,10 @@ class Tokenizer:
         """One token as shown to people; part of a character shows as U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", errors="replace")
 
+    def piece(self, token_id: int) -> str:
+        """One token as the vocabulary writes it (``Ġworld``); "" for an id it does not have."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
     def text_after(self, token_id: int, before: Sequence[int]) -> str:
         """What a token adds to the text of those before it: the characters that it completes."""
         return text_after(self.token_bytes, token_id, before)

@@ -209,7 +209,7 @@ class EngineLoad(Answer, kw_only=True):
 
 class Load(Answer, kw_only=True):
     server_load: int
-    """vLLM's: HTTP requests that are being answered."""
+    """vLLM's: requests that have not been answered."""
     engines: list[EngineLoad]
 
 

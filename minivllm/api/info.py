@@ -1,4 +1,4 @@
-"""The routes that tell: models, health, ping, version. None of them waits for the engine.
+"""The routes that tell: models, health, ping, version, load. None of them waits for the engine.
 
 Counterpart in vLLM: ``vllm/entrypoints/serve/instrumentator/`` and
 ``vllm/entrypoints/openai/models/api_router.py``.
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from flask import Blueprint, Response
 
 import minivllm
+from minivllm.api.answers import EngineLoad, Health, Load, ModelList, Version
 from minivllm.api.errors import ApiError, json_response
 from minivllm.api.service import Service
+from minivllm.engine.async_llm import AsyncLLM
 
 
 @dataclass(slots=True)
@@ -25,9 +27,10 @@ class InfoRoutes:
         bp.get("/health", endpoint="health")(self.health)
         bp.get("/ping", endpoint="ping")(self.health)
         bp.get("/version", endpoint="version")(self.version)
+        bp.get("/load", endpoint="load")(self.load)
 
     def models(self) -> Response:
-        return json_response({"object": "list", "data": [self.service.card()]})
+        return json_response(ModelList(data=[self.service.card()]))
 
     def model(self, model: str) -> Response:
         self.service.check_model(model)
@@ -37,7 +40,16 @@ class InfoRoutes:
         """200 while the engine lives, paused or not; 503 once it is dead."""
         if self.service.llm.is_dead:
             raise ApiError(503, "The engine is not running any more.", code="engine_dead")
-        return json_response({"status": "ok"})
+        return json_response(Health())
 
     def version(self) -> Response:
-        return json_response({"version": minivllm.__version__})
+        return json_response(Version(version=minivllm.__version__))
+
+    def load(self) -> Response:
+        return json_response(load_of(self.service.llm))
+
+
+def load_of(llm: AsyncLLM) -> Load:
+    """What a router in front of several servers asks each of them."""
+    engines: list[EngineLoad] = []
+    return Load(server_load=llm.num_open, engines=engines)

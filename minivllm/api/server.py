@@ -24,6 +24,7 @@ from minivllm.api.info import InfoRoutes
 from minivllm.api.metrics import MetricsRoute, ServerMetrics
 from minivllm.api.open_responses import WSGIApp
 from minivllm.api.service import CallIds, Service
+from minivllm.api.tokenize import TokenizeRoutes
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.errors import ConfigError
 from minivllm.trace.events import HttpRejected
@@ -43,12 +44,14 @@ def create_blueprint(
     open_endpoints: Collection[str] = (),
     max_body_bytes: int = MAX_BODY_BYTES,
     metrics: ServerMetrics | None = None,
+    life_page: str | None = None,
 ) -> Blueprint:
     """OpenAI's routes, guarded by ``api_keys`` if there are any.
 
     The guard and the JSON error bodies hold for the whole application that registers this.
     ``open_endpoints``: names of further Flask endpoints that need no key. ``metrics``: where the
-    server counts, if others count there, too.
+    server counts, if others count there, too. ``life_page``: where a request's life can be seen,
+    without the request's id at its end; answers link to it.
     """
     bp = Blueprint("api", __name__)
     service = Service(async_llm, served_model_name)
@@ -72,6 +75,8 @@ def create_blueprint(
     def name_the_answer(response: Response) -> Response:
         if "call" in g:
             response.headers["x-request-id"] = g.call.header
+        if "request_id" in g and life_page is not None:
+            response.headers["Link"] = f'<{life_page}{g.request_id}>; rel="describedby"'
         return response
 
     @bp.app_errorhandler(Exception)
@@ -90,6 +95,7 @@ def create_blueprint(
         return failure.response()
 
     GenerateRoutes(service).add_to(bp)
+    TokenizeRoutes(service).add_to(bp)
     InfoRoutes(service).add_to(bp)
     MetricsRoute(metrics or ServerMetrics(async_llm, served_model_name)).add_to(bp)
     return bp

@@ -11,6 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+from minivllm.api.answers import ModelCard
 from minivllm.api.errors import ApiError
 from minivllm.engine.async_llm import AsyncLLM
 
@@ -57,11 +58,5 @@ class Service:
                 code="model_not_found",
             )
 
-    def card(self) -> dict[str, object]:
-        return {
-            "id": self.model,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "minivllm",
-            "max_model_len": self.llm.max_model_len,
-        }
+    def card(self) -> ModelCard:
+        return ModelCard(id=self.model, created=self.created, max_model_len=self.llm.max_model_len)

@@ -96,6 +96,7 @@ def serve(
                 served_model_name=name,
                 api_keys=api_key or (),
                 open_endpoints=PAGE_ENDPOINTS,
+                life_page="/#/run/live?request=",
             )
             app = create_app(
                 open_trace or (),

@@ -47,9 +47,12 @@ class TokenizerLike(ByteTokenizer, Protocol):
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str: ...
     def token_text(self, token_id: int) -> str: ...
+    def piece(self, token_id: int) -> str: ...
     def text_after(self, token_id: int, before: Sequence[int]) -> str: ...
     def apply_chat_template(self, messages: list[dict[str, Any]]) -> str: ...
-    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]: ...
+    def encode_chat(
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool = True
+    ) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,12 @@ class InputProcessor:
                 f"(a list of ids), got the keys {sorted(map(str, prompt))}"
             )
         if isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
+            if len(prompt) > self.max_model_len:  # no template writes a message in no token
+                raise PromptTooLongError(self._too_long(f"at least {len(prompt)}"))
             messages = normalise_messages(prompt)
             for i, message in enumerate(messages):
-                self._check_text(message["content"], f"messages[{i}].content")
+                check_surrogates(message["content"], f"messages[{i}].content")
+            self._check_size(sum(len(m["role"]) + len(m["content"]) for m in messages))
             text = self.tokenizer.apply_chat_template(messages)
             return text, self.tokenizer.encode_chat(messages)
         raise PromptError(
@@ -158,14 +164,14 @@ class InputProcessor:
     def _encode(self, text: str) -> list[int]:
         if not text:
             raise PromptError("the prompt is empty; give at least one character")
-        self._check_text(text, "prompt")
+        check_surrogates(text, "prompt")
+        self._check_size(len(text))
         return self.tokenizer.encode(text)
 
-    def _check_text(self, text: str, where: str) -> None:
-        """Refuse what the tokenizer cannot take, or should not be made to work on."""
-        check_surrogates(text, where)
-        if len(text) > self.max_model_len:  # else it fits, even at a token a character
-            least = len(text) // self._longest_token
+    def _check_size(self, num_characters: int) -> None:
+        """Refuse what the tokenizer should not be made to work on."""
+        if num_characters > self.max_model_len:  # else it fits, even at a token a character
+            least = num_characters // self._longest_token
             if least > self.max_model_len:
                 raise PromptTooLongError(self._too_long(f"at least {least}"))
 

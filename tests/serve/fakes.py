@@ -55,6 +55,9 @@ class FakeTokenizer:
     def token_text(self, token_id: int) -> str:
         return _BYTES[token_id].decode(errors="replace")
 
+    def piece(self, token_id: int) -> str:
+        return _BYTES[token_id].decode("latin-1")
+
     def text_after(self, token_id: int, before: Sequence[int]) -> str:
         return text_after(self.token_bytes, token_id, before)
 
@@ -66,11 +69,14 @@ class FakeTokenizer:
         text = "".join(f"<|im_start|>{m['role']}: {m['content']}<|im_end|>" for m in messages)
         return text + "<|im_start|>assistant: "
 
-    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+    def encode_chat(
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool = True
+    ) -> list[int]:
+        self.apply_chat_template(messages)
         ids: list[int] = []
         for m in messages:
             ids += [IM_START, *self.encode(f"{m['role']}: {m['content']}"), EOS]
-        return [*ids, IM_START, *self.encode("assistant: ")]
+        return [*ids, IM_START, *self.encode("assistant: ")] if add_generation_prompt else ids
 
 
 Script = Callable[[EngineCoreRequest], list[int]]
