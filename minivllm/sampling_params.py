@@ -25,6 +25,8 @@ MAX_ALLOWED_TOKEN_IDS = 2**18
 """No vocabulary that is supported is larger."""
 MAX_STOP_CHARS = 1000
 """Characters of a stop string or a bad word: a stream holds as many back."""
+REPETITION_PENALTY = (1e-30, 1e30)
+"""What a float32 can multiply and divide by."""
 BIAS_LIMIT = 100.0
 """A bias beyond this is cut to it, as OpenAI and vLLM do."""
 
@@ -93,8 +95,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _number("min_p", self.min_p, 0.0, 1.0)
         _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        # What a float32 can multiply and divide by.
-        _number("repetition_penalty", self.repetition_penalty, 1e-30, 1e30)
+        _number("repetition_penalty", self.repetition_penalty, *REPETITION_PENALTY)
         if self.seed is not None:
             _integer("seed", self.seed, -(2**63), 2**63 - 1)
         for name in ("logprobs", "prompt_logprobs"):

@@ -11,6 +11,7 @@ the validators of its pydantic models.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, TypeVar
 
@@ -46,6 +47,17 @@ NOT_BUILT: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _number(text: str) -> int | float:
+    """A number with a point or an exponent. JSON has one kind of number, so 16.0 is 16."""
+    value = float(text)
+    if math.isinf(value):
+        raise msgspec.DecodeError(f"{text} is out of range")
+    return int(value) if value.is_integer() and abs(value) < 2**63 else value
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_number)
+
+
 def read_body(request: Request) -> dict[str, Any]:
     """The JSON object in a request. Raises ApiError (400, 415) or RequestEntityTooLarge."""
     if not request.is_json:
@@ -55,7 +67,7 @@ def read_body(request: Request) -> dict[str, Any]:
             f"(with curl: -H 'Content-Type: application/json').",
         )
     try:
-        body = msgspec.json.decode(request.get_data(cache=False))
+        body = _DECODER.decode(request.get_data(cache=False))
     except RecursionError:
         raise ApiError(400, "The request body is nested too deeply.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -90,7 +90,7 @@ class GenerateRoutes:
         self.service.check_model(asked.model)
         check_fan_out(num_prompts, asked.num_samples)
 
-    def _receive(self, prefix: str) -> dict[str, object]:
+    def _receive(self, prefix: str) -> dict[str, Any]:
         g.request_id = g.call.request_id(prefix)
         self.service.llm.tracer.emit(
             HttpRequest,

@@ -1,4 +1,4 @@
-"""The routes that tell: models, health, ping, version, load. None of them waits for the engine.
+"""The routes that tell: models, health, load, version … None of them waits for the engine.
 
 Counterpart in vLLM: ``vllm/entrypoints/serve/instrumentator/`` and
 ``vllm/entrypoints/openai/models/api_router.py``.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response
 
 import minivllm
+from minivllm.api import openapi
 from minivllm.api.answers import EngineLoad, Health, Load, ModelList, Version
 from minivllm.api.errors import ApiError, json_response
 from minivllm.api.service import Service
@@ -28,6 +29,7 @@ class InfoRoutes:
         bp.get("/ping", endpoint="ping")(self.health)
         bp.get("/version", endpoint="version")(self.version)
         bp.get("/load", endpoint="load")(self.load)
+        bp.get("/openapi.json", endpoint="openapi")(self.openapi)
 
     def models(self) -> Response:
         return json_response(ModelList(data=[self.service.card()]))
@@ -47,6 +49,9 @@ class InfoRoutes:
 
     def load(self) -> Response:
         return json_response(load_of(self.service.llm))
+
+    def openapi(self) -> Response:
+        return Response(openapi.encoded(), mimetype="application/json")
 
 
 def load_of(llm: AsyncLLM) -> Load:

@@ -26,6 +26,7 @@ from minivllm.sampling_params import (
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
+    REPETITION_PENALTY,
     SamplingParams,
 )
 from minivllm.structured_output.params import StructuredOutputsParams
@@ -129,7 +130,9 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     # Extensions of vLLM.
     top_k: Annotated[int, says(minimum=-1)] | None = None
     min_p: Annotated[float, says(minimum=0, maximum=1)] | None = None
-    repetition_penalty: Annotated[float, says(exclusiveMinimum=0)] | None = None
+    repetition_penalty: (
+        Annotated[float, says(minimum=REPETITION_PENALTY[0], maximum=REPETITION_PENALTY[1])] | None
+    ) = None
     min_tokens: Annotated[int, says(minimum=0)] | None = None
     stop_token_ids: Annotated[list[TokenId], says(maxItems=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = False

@@ -257,6 +257,14 @@ def test_an_unknown_model_is_404(serve):
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
 
 
+def test_a_whole_number_may_be_written_with_a_point(serve):
+    server = serve()
+    body = b'{"prompt": "a", "max_tokens": 2.0, "seed": 1e2}'
+    assert server.raw("POST", "/v1/completions", body)[0] == 200
+    params = server.core.requests[0].sampling_params
+    assert (params.max_tokens, params.seed) == (2, 100)
+
+
 @pytest.mark.parametrize(
     "body",
     [
