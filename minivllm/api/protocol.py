@@ -19,6 +19,7 @@ from minivllm.api.forms import ResponseFormat, StructuredOutputs
 from minivllm.engine.input_processor import MAX_CACHE_SALT
 from minivllm.errors import SamplingParamsError, StructuredOutputError
 from minivllm.sampling_params import (
+    MAX_ALLOWED_TOKEN_IDS,
     MAX_BAD_WORDS,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
@@ -137,7 +138,9 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     stop_token_ids: Annotated[list[TokenId], says(maxItems=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = False
     structured_outputs: StructuredOutputs | None = None
-    allowed_token_ids: Annotated[list[TokenId], says(minItems=1)] | None = None
+    allowed_token_ids: (
+        Annotated[list[TokenId], says(minItems=1, maxItems=MAX_ALLOWED_TOKEN_IDS)] | None
+    ) = None
     bad_words: Annotated[list[StopString], says(maxItems=MAX_BAD_WORDS)] | None = None
     prompt_logprobs: Annotated[int, says(minimum=0, maximum=MAX_LOGPROBS)] | None = None
     include_stop_str_in_output: bool | None = False
@@ -225,11 +228,12 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     messages: Annotated[list[Message], says(minItems=1)]
     max_completion_tokens: Annotated[int, says(minimum=1)] | None = None
     """Wins over ``max_tokens``. Without both: what the context leaves."""
+    max_tokens: Annotated[int, says(minimum=1)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, says(minimum=0, maximum=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], says(minItems=1)] | None = None
     """Taken beside ``tool_choice`` "none" only, and not shown to the model."""
-    tool_choice: Any = None
+    tool_choice: Annotated[Any, says(enum=["none", None])] = None
 
     def to_sampling_params(self, max_model_len: int) -> SamplingParams:
         self._refuse_tools()
