@@ -15,6 +15,8 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from minivllm.engine.client import EngineState
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -200,11 +202,11 @@ class Version(Answer, kw_only=True):
 
 class EngineLoad(Answer, kw_only=True):
     engine: int
-    state: str
-    running: int
-    waiting: int
-    kv_cache_usage: float
-    """0 to 1: the part of the KV blocks that requests hold."""
+    state: EngineState
+    epoch: int
+    """Which life of it this is."""
+    open_requests: int
+    """Sent to it and not finished."""
 
 
 class Load(Answer, kw_only=True):

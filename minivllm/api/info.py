@@ -56,5 +56,13 @@ class InfoRoutes:
 
 def load_of(llm: AsyncLLM) -> Load:
     """What a router in front of several servers asks each of them."""
-    engines: list[EngineLoad] = []
+    engines = [
+        EngineLoad(
+            engine=status.engine,
+            state=status.state,
+            epoch=status.epoch,
+            open_requests=status.open_requests,
+        )
+        for status in llm.client.engines()
+    ]
     return Load(server_load=llm.num_open, engines=engines)

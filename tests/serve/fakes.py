@@ -184,6 +184,14 @@ class FakeClient:
     def facts(self) -> dict[str, Any]:
         return dict(self._facts)
 
+    def check_ready(self) -> None:
+        if self._death is not None:
+            raise EngineDeadError(self._death)
+
+    def engines(self) -> list[EngineStatus]:
+        state: EngineState = "ready" if self._death is None else "dead"
+        return [EngineStatus(engine=0, state=state, open_requests=self.num_open)]
+
     def shutdown(self) -> None:
         with self._changed:
             self.down = True

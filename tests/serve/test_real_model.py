@@ -77,6 +77,51 @@ def test_chat_streamed_and_plain_are_equal(client):
     assert text
 
 
+def test_an_echo_scores_what_the_model_itself_would_have_said(client):
+    """The logprobs of a text as a prompt are those it had as an answer."""
+    first = complete(client, logprobs=2, max_tokens=8)
+    whole = "The capital of France is" + first.choices[0].text
+    scored = complete(client, whole, echo=True, logprobs=2, max_tokens=0)
+    assert scored.choices[0].text == whole
+    told, again = first.choices[0].logprobs, scored.choices[0].logprobs
+    assert again.token_logprobs[0] is None and again.top_logprobs[0] is None
+    assert again.tokens[-8:] == told.tokens
+    assert again.token_logprobs[-8:] == pytest.approx(told.token_logprobs, abs=1e-4)
+    assert "".join(again.tokens) == whole
+    offsets = [sum(map(len, again.tokens[:i])) for i in range(len(again.tokens))]
+    assert again.text_offset == offsets
+    assert scored.usage.completion_tokens == 0
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_an_echo_is_the_same_streamed(client, n):
+    asked = {"echo": True, "logprobs": 1, "n": n, "temperature": 0.8, "seed": 5, "max_tokens": 6}
+    plain = complete(client, **asked)
+    texts, tokens = dict.fromkeys(range(n), ""), {i: [] for i in range(n)}
+    for chunk in complete(client, stream=True, **asked):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.text
+        tokens[choice.index] += choice.logprobs.tokens
+    assert texts == {c.index: c.text for c in plain.choices}
+    assert tokens == {c.index: c.logprobs.tokens for c in plain.choices}
+
+
+def test_tokenize_says_what_a_chat_costs_and_detokenize_leads_back(port, client):
+    def post(path: str, body: dict) -> dict:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        headers = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
+        connection.request("POST", path, json.dumps(body), headers)
+        return json.loads(connection.getresponse().read())
+
+    told = post("/tokenize", {"messages": USER, "return_token_strs": True})
+    answer = client.chat.completions.create(model=MODEL, messages=USER, max_tokens=1)
+    assert told["count"] == len(told["tokens"]) == answer.usage.prompt_tokens
+    assert told["token_strs"][:2] == ["<|im_start|>", "system"]
+    text = "Grüße,\n日本 😀 <|im_end|>"
+    tokens = post("/tokenize", {"prompt": text})["tokens"]
+    assert post("/detokenize", {"tokens": tokens}) == {"prompt": text}
+
+
 def test_the_model_knows_paris(client):
     assert "Paris" in complete(client).choices[0].text
 

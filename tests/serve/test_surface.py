@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from minivllm import SamplingParams
 from minivllm.api.tokenize import MAX_CHARS
 from tests.serve.conftest import MODEL
 from tests.serve.fakes import EOS, IM_START, FakeClient, FakeTokenizer
@@ -104,15 +105,12 @@ def test_load_counts_what_is_open(serve):
     core = FakeClient(paused=True)
     server = serve(core)
     assert json.loads(server.raw("GET", "/load")[2])["server_load"] == 0
-    stream = server.llm.stream_many(["a", "b"], params(), "r")
-    assert json.loads(server.raw("GET", "/load")[2])["server_load"] == 2
+    stream = server.llm.stream_many(["a", "b"], SamplingParams(max_tokens=4), "r")
+    load = json.loads(server.raw("GET", "/load")[2])
+    assert load["server_load"] == 2
+    (engine,) = load["engines"]
+    assert (engine["engine"], engine["state"], engine["open_requests"]) == (0, "ready", 2)
     stream.close()
-
-
-def params():
-    from minivllm import SamplingParams
-
-    return SamplingParams(max_tokens=4)
 
 
 @pytest.mark.parametrize(
