@@ -151,6 +151,9 @@ class Generation:
             status, self._bytes = 200, response.content_length or 0
             self.tracer.emit(HttpFirstByte, None, request_id=self.request_id, status=200)
             return response
+        except ApiError as error:
+            status = error.status
+            raise
         finally:
             self.close(status)
 
@@ -179,8 +182,7 @@ class Generation:
                 _raise_if_failed(completion)
             return output
         except BaseException as error:
-            status = to_api_error(error).status if isinstance(error, Exception) else CLIENT_GONE
-            self.close(status)
+            self.close(error.status if isinstance(error, ApiError) else 500)
             raise
 
     def _frames(self, first: RequestOutput | None) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from minivllm.engine.async_llm import OutputStream
+from minivllm.api.generation import Outputs
 from minivllm.engine.input_processor import ProcessedInput
 from minivllm.outputs import CompletionOutput, RequestOutput
 
@@ -18,7 +18,7 @@ from minivllm.outputs import CompletionOutput, RequestOutput
 class ScoredPrompts(Iterator["RequestOutput | None"]):
     """An engine's stream with every answer blotted out."""
 
-    def __init__(self, stream: OutputStream) -> None:
+    def __init__(self, stream: Outputs) -> None:
         self.request_ids = stream.request_ids
         self._stream = stream
 

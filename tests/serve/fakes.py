@@ -142,12 +142,16 @@ class FakeClient:
         with self._changed:
             return self._changed.wait_for(condition, timeout=seconds)
 
-    def fail(self, request_id: str, message: str) -> None:
+    def fail(self, request_id: str, message: str, refused: bool = False) -> None:
         """End one request with an error of its own."""
         with self._changed:
             del self._open[request_id]
         error = EngineCoreOutput(
-            request_id=request_id, new_token_ids=[], finish_reason="error", stop_reason=message
+            request_id=request_id,
+            new_token_ids=[],
+            finish_reason="error",
+            stop_reason=message,
+            refused=refused,
         )
         self._outputs.put(EngineCoreOutputs(step=self._step, outputs=[error]))
 

@@ -151,6 +151,22 @@ def test_engine_death_ends_what_has_not_begun_with_500_and_a_stream_with_a_frame
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_refuses_before_the_first_byte_is_a_400(serve, stream):
+    """A grammar that is fine to read and cannot be compiled: only the engine can tell."""
+    core = FakeClient(paused=True)
+    server = serve(core)
+    connection = post_and_hold(server, TEXT | {"stream": stream})
+    assert core.wait_for(lambda: len(core.requests) == 1)
+    core.fail(core.requests[0].request_id, "regex: too many states", refused=True)
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    error = json.loads(response.read())["error"]
+    assert (response.status, error["type"]) == (400, "invalid_request_error")
+    assert error["message"] == "regex: too many states"
+    assert [event.status for event in done_events(server)] == [400]
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_request_that_fails_alone_gets_an_error_and_the_server_lives(serve, stream):
     core = FakeClient(paused=True)
     server = serve(core)
