@@ -20,7 +20,7 @@ from minivllm.api.service import Service
 from minivllm.engine.input_processor import normalise_messages
 
 MAX_CHARS = 2**20
-"""Of a text to be tokenised: about a second of a core's time."""
+"""Of a text to be tokenised, or ids to be made text: about a second of a core's time."""
 
 
 class TokenizePrompt(msgspec.Struct, kw_only=True):
@@ -41,7 +41,7 @@ class TokenizeMessages(msgspec.Struct, kw_only=True):
 
 class Detokenize(msgspec.Struct, kw_only=True):
     model: str | None = None
-    tokens: list[Annotated[int, says(minimum=0)]]
+    tokens: Annotated[list[Annotated[int, says(minimum=0)]], says(maxItems=MAX_CHARS)]
 
 
 # What of vLLM's fields is not built, with the values that change nothing.
@@ -96,6 +96,7 @@ class TokenizeRoutes:
     def detokenize(self) -> Response:
         asked = parse(read_body(request), Detokenize, {})
         self.service.check_model(asked.model)
+        _check_size(len(asked.tokens), "tokens", "ids")
         tokenizer = self.service.llm.tokenizer
         for i, token_id in enumerate(asked.tokens):
             if not 0 <= token_id < tokenizer.vocab_size:
@@ -108,7 +109,7 @@ class TokenizeRoutes:
         return json_response(Text(prompt=tokenizer.decode(asked.tokens, skip_special_tokens=False)))
 
 
-def _check_size(num_chars: int, param: str) -> None:
-    if num_chars > MAX_CHARS:
-        message = f"{param} may have at most {MAX_CHARS} characters, got {num_chars}"
+def _check_size(size: int, param: str, unit: str = "characters") -> None:
+    if size > MAX_CHARS:
+        message = f"{param} may have at most {MAX_CHARS} {unit}, got {size}"
         raise ApiError(400, message, param=param)

@@ -243,6 +243,15 @@ def test_an_overlong_prompt_gets_openais_sentence(serve):
     assert "your prompt contains 70 input tokens" in error.value.message
 
 
+@pytest.mark.parametrize("many", [65, 10_000])
+def test_a_chat_of_too_many_messages_is_refused_before_its_template_runs(serve, monkeypatch, many):
+    server = serve()
+    monkeypatch.setattr(FakeTokenizer, "apply_chat_template", None)
+    for messages in (USER * many, [{"role": "user", "content": "a" * 50}] * (many // 2)):
+        status, error = server.error("/v1/chat/completions", CHAT | {"messages": messages})
+        assert (status, error["code"]) == (400, "context_length_exceeded")
+
+
 def test_a_prompt_larger_than_the_pool_is_refused(serve):
     # PITFALLS: a prompt larger than the pool → assertion, or the queue hangs for ever
     server = serve(FakeClient(num_kv_blocks=3))

@@ -83,6 +83,7 @@ def test_detokenize_is_the_way_back(serve):
         ("/detokenize", {"tokens": [-1]}, "tokens"),
         ("/detokenize", {"tokens": [VOCAB]}, "tokens"),
         ("/detokenize", {"tokens": [2**70]}, "tokens"),
+        ("/detokenize", {"tokens": [1] * (MAX_CHARS + 1)}, "tokens"),
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value)[:50],
 )
