@@ -192,10 +192,6 @@ class FakeClient:
         if self._death is not None:
             raise EngineDeadError(self._death)
 
-    def engines(self) -> list[EngineStatus]:
-        state: EngineState = "ready" if self._death is None else "dead"
-        return [EngineStatus(engine=0, state=state, open_requests=self.num_open)]
-
     def shutdown(self) -> None:
         with self._changed:
             self.down = True
