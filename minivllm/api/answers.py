@@ -207,6 +207,10 @@ class EngineLoad(Answer, kw_only=True):
     """Which life of it this is."""
     open_requests: int
     """Sent to it and not finished."""
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    """0 to 1: the part of the KV blocks that is in use."""
 
 
 class Load(Answer, kw_only=True):

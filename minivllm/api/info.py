@@ -16,6 +16,8 @@ from minivllm.api.answers import EngineLoad, Health, Load, ModelList, Version
 from minivllm.api.errors import ApiError, json_response
 from minivllm.api.service import Service
 from minivllm.engine.async_llm import AsyncLLM
+from minivllm.engine.client import EngineStatus
+from minivllm.engine.messages import SchedulerStats
 
 
 @dataclass(slots=True)
@@ -56,13 +58,22 @@ class InfoRoutes:
 
 def load_of(llm: AsyncLLM) -> Load:
     """What a router in front of several servers asks each of them."""
-    engines = [
-        EngineLoad(
-            engine=status.engine,
-            state=status.state,
-            epoch=status.epoch,
-            open_requests=status.open_requests,
-        )
-        for status in llm.client.engines()
-    ]
-    return Load(server_load=llm.num_open, engines=engines)
+    newest = llm.stats()
+    return Load(
+        server_load=llm.num_open,
+        engines=[_load_of(engine, newest.get(engine.engine)) for engine in llm.client.engines()],
+    )
+
+
+def _load_of(engine: EngineStatus, stats: SchedulerStats | None) -> EngineLoad:
+    """``stats``: None before its first step."""
+    stats = stats or SchedulerStats.empty(engine.engine)
+    return EngineLoad(
+        engine=engine.engine,
+        state=engine.state,
+        epoch=engine.epoch,
+        open_requests=engine.open_requests,
+        running=stats.num_running_reqs,
+        waiting=stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
+        kv_cache_usage=stats.kv_cache_usage,
+    )

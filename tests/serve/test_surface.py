@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -10,6 +11,7 @@ from minivllm import SamplingParams
 from minivllm.api.tokenize import MAX_CHARS
 from tests.serve.conftest import MODEL
 from tests.serve.fakes import EOS, IM_START, FakeClient, FakeTokenizer
+from tests.serve.obedient import FuzzedServer
 
 USER = [{"role": "user", "content": "Hi"}]
 VOCAB = FakeTokenizer.vocab_size
@@ -100,6 +102,24 @@ def test_tokenize_knows_the_models_name(serve):
 
 
 # --- load, and what is not there ------------------------------------------------------------------
+
+
+def test_load_tells_how_full_each_engine_is():
+    server = FuzzedServer()
+    client = server.app.test_client()
+    (engine,) = client.get("/load").json["engines"]
+    assert (engine["running"], engine["waiting"], engine["kv_cache_usage"]) == (0, 0, 0.0)
+    server.llm.client.gate.pause()
+    params = SamplingParams(max_tokens=90, ignore_eos=True)
+    with server.llm.stream_many(["a" * 30, "b"], params, "r"):
+        server.llm.client.gate.step(1)
+        while not (engine := client.get("/load").json["engines"][0])["running"]:
+            time.sleep(0.01)
+        assert (engine["running"], engine["waiting"]) == (2, 0)
+        assert 0.0 < engine["kv_cache_usage"] < 1.0
+    server.llm.client.gate.resume()
+    server.check_it_is_as_it_was()
+    server.close()
 
 
 def test_load_counts_what_is_open(serve):
