@@ -120,10 +120,22 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             allowed = "made as StructuredOutputsParams(...)"
             raise SamplingParamsError("structured_outputs", form, allowed)
         msgspec.structs.force_setattr(self, "logit_bias", _clamped(self.logit_bias))
+        for name in _FLOATS:  # 0 is 0.0, as it is after a way through another process
+            msgspec.structs.force_setattr(self, name, float(getattr(self, name)))
 
     @property
     def greedy(self) -> bool:
         return self.temperature < 1e-5
+
+
+_FLOATS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
 
 
 def check_priority(priority: Any) -> None:

@@ -88,7 +88,7 @@ def python_without() -> RunPython:
     def run(
         code: str,
         *arguments: str,
-        blocked: tuple[str, ...] = ENGINE_PACKAGES,
+        blocked: tuple[str, ...] = (*ENGINE_PACKAGES, "zmq"),
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         # None in sys.modules makes `import name` raise ModuleNotFoundError.

@@ -191,7 +191,10 @@ WITHOUT_ENGINE = (
     "minivllm.replay.verify",
     "minivllm.executor.scripted",
     "minivllm.engine.engine_core",
+    "minivllm.engine.core_loop",
     "minivllm.engine.inproc_client",
+    "minivllm.engine.remote_gate",
+    "minivllm.engine.wire",
     "minivllm.engine.llm",
     "minivllm.engine.async_llm",
     "minivllm.scenario",
@@ -221,6 +224,24 @@ print(sorted(m for m in sys.modules if m.startswith("minivllm.trace")))
     assert foreign == "[]"
     for consumer in TRACE_CONSUMERS:
         assert repr(consumer) not in trace
+
+
+def test_an_engine_in_a_process_of_its_own_says_which_part_it_needs(
+    python_without: RunPython,
+) -> None:
+    code = """
+from minivllm.config import make_config
+from minivllm.engine.parts import build
+from minivllm.errors import MissingExtraError
+names = {"executor_factory": "a:b", "tokenizer": "tests.engine_process.scripted:tokenizer"}
+try:
+    build(make_config(engine_processes=True), **names)
+except MissingExtraError as error:
+    print(error)
+"""
+    run = python_without(code)
+    assert run.returncode == 0, run.stderr
+    assert "zmq is not installed" in run.stdout and "minivllm[engine]" in run.stdout
 
 
 def test_a_scenario_runs_without_torch(python_without: RunPython) -> None:

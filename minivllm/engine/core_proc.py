@@ -49,11 +49,11 @@ from minivllm.trace.gate_control import GateState
 from minivllm.trace.recorder import Recorder
 from minivllm.trace.tracer import OFF, Tracer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("minivllm.engine.core_proc")  # which is __main__ here
 
 HEARTBEAT_S = 0.2
 POLL_MS = 200
-ORPHAN_S = 5.0
+ORPHAN_S = 2.0
 """How long an engine whose front end is gone may take for the step it is in."""
 
 INPUT_SOCKET, OUTPUT_SOCKET, ARRAYS = "input", "output", "arrays"
@@ -62,7 +62,6 @@ INPUT_SOCKET, OUTPUT_SOCKET, ARRAYS = "input", "output", "arrays"
 
 class CoreProcess:
     def __init__(self, settings: CoreSettings) -> None:
-        _check_private(settings.directory)
         self._settings = settings
         self._loop: CoreLoop | None = None
         self._gate = Gate(paused=settings.paused, rate=settings.rate)
@@ -88,6 +87,10 @@ class CoreProcess:
             logger.error("the engine cannot be started", exc_info=not _is_named(error))
             self._outbox.put(wire.StartFailed(error=told(error)))
             self._exit_code = 1
+            self._input.close(linger=0)
+            if self._channel is not None:
+                self._channel.abandon()
+                self._channel.close()
         else:
             reader = threading.Thread(target=self._read_inputs, name="input", daemon=True)
             reader.start()
@@ -106,6 +109,7 @@ class CoreProcess:
 
     def _build(self) -> CoreLoop:
         settings = self._settings
+        _check_private(settings.directory)
         config = make_config(**settings.config)
         tokenizer = make_tokenizer(config, settings.tokenizer)
         executor = make_executor(config, settings.executor)
@@ -264,7 +268,7 @@ class CoreProcess:
         if self._channel is not None:
             self._channel.abandon()
         self._loop.stop()
-        time.sleep(ORPHAN_S)
+        self._ending.wait(ORPHAN_S)
         os._exit(1)
 
 

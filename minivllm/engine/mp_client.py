@@ -105,6 +105,7 @@ class MPClient:
 
         Raises ConfigError for what cannot cross the boundary, EngineStartError.
         """
+        flat = _flat(config)
         self.index, self.epoch = index, epoch
         self.gate = RemoteGate(self._steer, paused, check_rate(rate))
         self._tracer, self._log, self._lockstep = tracer, trace_log, lockstep
@@ -125,7 +126,7 @@ class MPClient:
         self._directory = private_directory()
         self._exit_read, self._exit_write = os.pipe()
         settings = wire.CoreSettings(
-            config=_flat(config),
+            config=flat,
             directory=self._directory,
             index=index,
             epoch=epoch,
@@ -198,7 +199,8 @@ class MPClient:
             was_ready = self._state == "ready"
         if was_ready:
             self._push_message(wire.Shutdown())
-        self._process.end(patience_s=timeout if was_ready else 0.0)
+        # One that is still being started hears nothing; one that has failed is ending by itself.
+        self._process.end(patience_s=timeout if self._settled.is_set() else 0.0)
         self._tidy()
 
     def _tidy(self) -> None:

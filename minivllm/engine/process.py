@@ -96,7 +96,8 @@ class EngineProcess:
     def end(self, patience_s: float) -> None:
         """It was told to end: wait so long, then tell it by SIGTERM, then by SIGKILL. Reaps it."""
         if not self._exited.wait(patience_s):
-            logger.warning("engine %d does not end within %g s", self._index, patience_s)
+            if patience_s:
+                logger.warning("engine %d does not end within %g s", self._index, patience_s)
             self._process.terminate()
             if not self._exited.wait(1.0):
                 self._process.kill()

@@ -125,7 +125,10 @@ class TraceChannel:
             self._pub.send(message)
 
     def close(self) -> None:
-        """The stream has ended. Waits until the collector has it all, ``LINGER_S`` at most."""
+        """The stream has ended. Waits until the collector has it all, ``LINGER_S`` at most. May be
+        called twice."""
+        if self._ended:
+            return
         self._ended = True
         self._send_head()
         if not self._done.wait(LINGER_S):
