@@ -230,7 +230,9 @@ class CoreProcess:
         try:
             result = do()
             state = result if isinstance(result, GateState) else None
-        except MiniVLLMError as refused:
+        except Exception as refused:  # whatever it is, somebody waits for it
+            if not _is_named(refused):
+                logger.exception("a call has failed")
             error = told(refused)
         self._outbox.put(wire.Answer(call_id=call_id, error=error, gate=state))
         return error is None

@@ -48,6 +48,7 @@ from minivllm.errors import (
     EngineDeadError,
     EngineStartError,
     EngineUnavailableError,
+    MiniVLLMError,
 )
 from minivllm.trace.collector import TraceCollector
 from minivllm.trace.events import IpcRecv, IpcSend, Reason
@@ -152,6 +153,7 @@ class MPClient:
         try:
             self._process = EngineProcess(settings, self._note_exit, num_threads)
         except BaseException:
+            self._closing = True
             self._note_exit()
             self._tidy()
             raise
@@ -311,14 +313,16 @@ class MPClient:
 
     def _ask(self, make: Any) -> GateState | None:
         """Send a message that is answered, and wait. Raises what comes back."""
-        self.check_ready()
         call, call_id = _Call(), next(self._call_ids)
         with self._lock:
             self._calls[call_id] = call
         try:
+            self.check_ready()  # or its death came between, and has seen no call
             self._push_message(make(call_id))
-            while not call.done.wait(min(ANSWER_S, 0.5)):
-                self.check_ready()
+            if not call.done.wait(ANSWER_S):
+                raise EngineUnavailableError(
+                    f"engine {self.index} has not answered for {ANSWER_S:g} s; it may be stopped"
+                )
         finally:
             with self._lock:
                 self._calls.pop(call_id, None)
@@ -369,7 +373,8 @@ class MPClient:
                     call = self._calls.get(message.call_id)
                 if call is not None:
                     call.gate = message.gate
-                    call.error = made_anew(message.error) if message.error is not None else None
+                    if message.error is not None:
+                        call.error = made_anew(message.error, MiniVLLMError)
                     call.done.set()
             case wire.Facts():
                 self._facts = message.facts
@@ -382,7 +387,7 @@ class MPClient:
                     self._state, self._beat_at = "ready", time.monotonic()
                 self._settled.set()
             case wire.StartFailed():
-                self._start_error = made_anew(message.error)
+                self._start_error = made_anew(message.error, EngineStartError)
                 self._settled.set()
 
     def _take_outputs(self, message: wire.Outputs, num_bytes: int) -> None:

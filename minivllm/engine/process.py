@@ -30,6 +30,8 @@ from minivllm.errors import ConfigError, EngineStartError
 
 logger = logging.getLogger(__name__)
 
+KILLED_S = 5.0
+"""How long the system may take to end a process that was killed."""
 LONGEST_NAME = "trace.replay"
 _LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
 
@@ -101,7 +103,7 @@ class EngineProcess:
             self._process.terminate()
             if not self._exited.wait(1.0):
                 self._process.kill()
-                self._exited.wait()
+                self._exited.wait(KILLED_S)
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._log_thread.join(timeout=1.0)  # somebody it has started may hold the pipe open

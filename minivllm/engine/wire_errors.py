@@ -12,9 +12,17 @@ from typing import Any
 
 from minivllm import errors
 from minivllm.engine.wire import ErrorTold
-from minivllm.errors import EngineStartError, MiniVLLMError
+from minivllm.errors import MiniVLLMError
 
-_PYTHONS = ("MemoryError", "OSError", "FileNotFoundError", "PermissionError", "ImportError")
+_PYTHONS = (
+    "MemoryError",
+    "OSError",
+    "FileNotFoundError",
+    "PermissionError",
+    "ImportError",
+    "TypeError",
+    "ValueError",
+)
 
 
 def told(error: BaseException) -> ErrorTold:
@@ -27,14 +35,12 @@ def told(error: BaseException) -> ErrorTold:
     return ErrorTold(name=_class_of(error).__name__, message=str(error), fields=fields)
 
 
-def made_anew(told: ErrorTold) -> Exception:
-    """The same error on this side."""
+def made_anew(told: ErrorTold, otherwise: type[MiniVLLMError]) -> Exception:
+    """The same error on this side; an ``otherwise`` where it is none of the known."""
     cls = getattr(errors, told.name, None)
     if not (isinstance(cls, type) and issubclass(cls, MiniVLLMError)):
         if told.name not in _PYTHONS:
-            return EngineStartError(
-                f"the engine could not be started ({told.name}: {told.message}); its log says more"
-            )
+            return otherwise(f"in the engine: {told.name}: {told.message}; its log says more")
         cls = getattr(builtins, told.name)
     # Not through __init__: what it would make of the fields is in the message already.
     error: Any = cls.__new__(cls, told.message)

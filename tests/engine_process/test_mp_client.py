@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import threading
 from collections.abc import Iterator
@@ -13,8 +14,14 @@ import msgspec
 import pytest
 import zmq
 
+from minivllm.engine import mp_client
 from minivllm.engine.mp_client import MPClient
-from minivllm.errors import ConfigError, DuplicateRequestError, EngineDeadError
+from minivllm.errors import (
+    ConfigError,
+    DuplicateRequestError,
+    EngineDeadError,
+    EngineUnavailableError,
+)
 from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Reason
 from minivllm.trace.file import structural
@@ -162,12 +169,13 @@ def test_the_gate_is_steered_and_says_where_the_engine_stands(c: Client) -> None
         (lambda gate: gate.step(0), "gate step: got 0"),
         (lambda gate: setattr(gate, "rate", -1), "gate rate: got -1"),
         (lambda gate: gate._verb("open sesame"), "gate: got 'open sesame'"),
+        (lambda gate: gate.step("two"), "not supported between instances of 'str' and 'int'"),
     ],
 )
 def test_what_the_gate_does_not_take_comes_back_to_the_caller(
     c: Client, steer: Any, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, TypeError), match=message):
         steer(c.mp.gate)
 
 
@@ -227,6 +235,16 @@ def test_heartbeats_tell_of_a_loop_that_moves_and_of_one_that_is_held(c: Client)
     (status,) = c.mp.engines()
     assert (status.engine, status.epoch, status.state, status.pid) == (0, 1, "ready", c.mp.pid)
     assert status.stalled_s == 0.0
+
+
+def test_one_that_does_not_answer_is_told_of(c: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mp_client, "ANSWER_S", 0.05)
+    os.kill(c.mp.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(EngineUnavailableError, match=r"has not answered for 0.05 s"):
+            c.mp.set_knobs(max_num_seqs=8)
+    finally:
+        os.kill(c.mp.pid, signal.SIGCONT)
 
 
 def test_a_slow_reader_finds_everything_and_holds_up_nobody(c: Client) -> None:

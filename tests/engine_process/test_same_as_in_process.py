@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from minivllm import LLM, SamplingParams
+from minivllm.cli.live import DashboardEngine
 from minivllm.config import make_config
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.engine.parts import build
+from minivllm.errors import ConfigError
 from minivllm.outputs import RequestOutput
 from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
@@ -19,6 +23,7 @@ from minivllm.trace.gate import Gate
 from minivllm.trace.invariants import violations
 from tests.engine_process.helpers import KNOBS, until
 from tests.engine_process.scripted import HERE
+from viz.commands import perform
 
 NAMES = {"executor_factory": f"{HERE}:executor", "tokenizer": f"{HERE}:tokenizer"}
 PROMPTS = [{"prompt_token_ids": list(range(10 * i, 10 * i + 9))} for i in range(1, 7)]
@@ -137,3 +142,24 @@ def test_retention_redaction_and_the_check_hold_across_the_boundary(tmp_path: Pa
         0
     }
     assert not violations(fold(trace.engine_events))
+
+
+def test_the_dashboard_steers_an_engine_in_another_process() -> None:
+    llm = started(AsyncLLM, True, NAMES, live=True, gate=Gate(rate=0.01))
+    try:
+        engine, heard = DashboardEngine(llm), []
+        engine.gate.on_change(lambda mode, rate: heard.append((mode, rate)))
+        for op, value in (("pause", None), ("rate", 0), ("submit", "Hello"), ("step", 2)):
+            perform(engine, {"op": op, "value": value})
+        until(lambda: sum(e.kind == "step.end" for e in events(llm)) == 2)
+        assert heard == [("pause", 0.01), ("pause", 0.0)]
+        with pytest.raises(ConfigError, match="until: got 'soon'"):
+            perform(engine, {"op": "until", "value": "soon"})
+        perform(engine, {"op": "knobs", "value": {"max_num_seqs": 1}})
+        perform(engine, {"op": "arm", "value": None})
+        perform(engine, {"op": "until", "value": "finish"})
+        held = engine.gate.wait_held(30)
+        assert held is not None and held.event is not None and held.event.kind == "req.finish"
+        perform(engine, {"op": "resume"})
+    finally:
+        llm.close()

@@ -37,7 +37,7 @@ from tests.engine_process.scripted import HERE
         (
             {"executor": f"{HERE}:fault"},
             EngineStartError,
-            r"could not be started \(ZeroDivisionError: a fault of ours\); its log says more",
+            "^in the engine: ZeroDivisionError: a fault of ours; its log says more$",
         ),
         (
             {"executor": f"{HERE}:exits"},
@@ -77,6 +77,16 @@ def test_what_cannot_cross_over_is_refused() -> None:
     config = make_config(engine_processes=True)
     with pytest.raises(ConfigError, match=r"package\.module:function while engine_processes is on"):
         build(config, executor_factory=lambda config: None)  # type: ignore[arg-type, return-value]
+
+
+def test_where_no_process_can_be_started_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(EngineStartError, match="no process can be started: No such file"):
+        Client(live=False)
+    assert not os.listdir(tmp_path)
 
 
 def test_who_waits_too_short_is_told_and_the_process_is_ended() -> None:

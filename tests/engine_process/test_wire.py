@@ -89,7 +89,7 @@ def test_neither_side_takes_the_others_messages() -> None:
     ],
 )
 def test_a_named_error_is_the_same_on_the_other_side(error: Exception) -> None:
-    again = made_anew(told(error))
+    again = made_anew(told(error), EngineStartError)
     assert type(again) is type(error) and str(again) == str(error)
     assert {n: str(v) for n, v in vars(again).items()} == {
         n: str(v) for n, v in vars(error).items()
@@ -100,12 +100,13 @@ def test_an_error_of_a_student_s_kind_is_told_as_the_kind_it_is_of() -> None:
     class Special(ConfigError):
         pass
 
-    assert type(made_anew(told(Special("a", 1, "2")))) is ConfigError
+    assert type(made_anew(told(Special("a", 1, "2")), EngineStartError)) is ConfigError
 
 
 @pytest.mark.parametrize("name", ["KeyError", "SystemExit", "MiniVLLMError.__init__", "eval"])
-def test_any_other_name_makes_nothing_but_a_start_error(name: str) -> None:
-    made = made_anew(wire.ErrorTold(name=name, message="m", fields={"__class__": 1}))
+def test_any_other_name_makes_nothing_of_that_name(name: str) -> None:
+    error = wire.ErrorTold(name=name, message="m", fields={"__class__": 1})
+    made = made_anew(error, EngineStartError)
     assert type(made) is EngineStartError and "its log says more" in str(made)
 
 
