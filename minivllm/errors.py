@@ -8,12 +8,18 @@ this project guards input with a bare ``assert``.
 class MiniVLLMError(Exception):
     """Base of every error this package raises on purpose."""
 
+    exit_status = 1
+    """What a command ends with that fails by it: 2 where it was asked for wrongly, or where a part
+    is not installed."""
+
 
 class ConfigError(MiniVLLMError, ValueError):
     """A configuration field has a value that is not allowed.
 
     Attributes: ``field`` (dotted name), ``given`` (the value), ``allowed`` (what would do).
     """
+
+    exit_status = 2
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
         self.field, self.given, self.allowed = field, given, allowed
@@ -22,6 +28,8 @@ class ConfigError(MiniVLLMError, ValueError):
 
 class SamplingParamsError(MiniVLLMError, ValueError):
     """A sampling parameter is out of its range. ``param`` names it as the OpenAI API does."""
+
+    exit_status = 2
 
     def __init__(self, param: str, given: object, allowed: str) -> None:
         self.param, self.given, self.allowed = param, given, allowed
@@ -60,6 +68,8 @@ class ModelFileError(ModelError):
 class MissingExtraError(MiniVLLMError, ImportError):
     """Something needs an optional part of the package that is not installed."""
 
+    exit_status = 2
+
 
 class SetupError(MiniVLLMError):
     """A part of the set-up failed: ``what`` happened, and the ``remedy``."""
@@ -84,6 +94,8 @@ class MissingArtifactError(ArtifactError):
 class ReplayError(TraceError):
     """A trace can be read and not be run again; the message says what it lacks."""
 
+    exit_status = 2
+
 
 class ScenarioError(MiniVLLMError, ValueError):
     """A scenario or workload file is malformed; the message names the file and the field."""
@@ -92,6 +104,10 @@ class ScenarioError(MiniVLLMError, ValueError):
 class EngineUnavailableError(MiniVLLMError):
     """No engine takes requests at the moment: each is starting, drained, or dead and to be
     restarted. Asking again a little later makes sense (HTTP 503 with Retry-After)."""
+
+
+class QueueFullError(MiniVLLMError):
+    """As many requests wait as may (``--max-queue-size``); see EngineUnavailableError."""
 
 
 class EngineDeadError(MiniVLLMError, RuntimeError):

@@ -81,6 +81,9 @@ class RequestOutput:
     """For each token of the prompt, as in ``CompletionOutput.logprobs``; the first has None, since
     nothing stood before it. Where asked for, from the first token on; in deltas, with that."""
 
+    engine: int | None = None
+    """Which of several engines it came from; None where the front end ended it."""
+
     def merge(self, newer: RequestOutput, kind: OutputKind) -> None:
         """Take in what came later, for a reader that is slower than the engine.
 
@@ -88,6 +91,7 @@ class RequestOutput:
         """
         self.finished = newer.finished
         self.num_cached_tokens = newer.num_cached_tokens
+        self.engine = newer.engine if newer.engine is not None else self.engine
         if newer.prompt_logprobs is not None:
             self.prompt_logprobs = newer.prompt_logprobs
         mine = {output.index: i for i, output in enumerate(self.outputs)}

@@ -67,7 +67,10 @@ def read_body(request: Request) -> dict[str, Any]:
             f"(with curl: -H 'Content-Type: application/json').",
         )
     try:
-        body = _DECODER.decode(request.get_data(cache=False))
+        data = request.get_data(cache=False)
+        if request.content_length is None:
+            request.stream.read(1)  # raises where a body in chunks goes on past the limit
+        body = _DECODER.decode(data)
     except RecursionError:
         raise ApiError(400, "The request body is nested too deeply.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -24,9 +24,11 @@ from minivllm.errors import (
     ConfigError,
     DuplicateRequestError,
     EngineDeadError,
+    EngineUnavailableError,
     MissingExtraError,
     PromptError,
     PromptTooLongError,
+    QueueFullError,
     SamplingParamsError,
     StructuredOutputError,
 )
@@ -77,6 +79,11 @@ class ApiError(Exception):
         return response
 
 
+def busy(message: str, code: str) -> ApiError:
+    """503 that says when to come again, in seconds."""
+    return ApiError(503, message, code=code, headers={"Retry-After": "1"})
+
+
 def json_response(body: Any, status: int = 200) -> Response:
     """``body`` as JSON; a number that JSON does not have (NaN) becomes null."""
     return Response(msgspec.json.encode(body), status, mimetype="application/json")
@@ -101,6 +108,10 @@ def to_api_error(
         return ApiError(400, str(error))
     if isinstance(error, EngineDeadError):
         return ApiError(500, "The engine is not running any more.", code="engine_dead")
+    if isinstance(error, QueueFullError):
+        return busy(f"The queue is full: {error}.", "queue_full")
+    if isinstance(error, EngineUnavailableError):
+        return busy("No engine takes requests at the moment; try again later.", "no_engine")
     if isinstance(error, HTTPException):
         return _from_http(error)
     logger.error("unexpected error in a request", exc_info=error)

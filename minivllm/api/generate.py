@@ -17,6 +17,7 @@ from minivllm.api.chat import ChatFormat
 from minivllm.api.completions import CompletionFormat
 from minivllm.api.disconnect import POLL_S, ClientWatch
 from minivllm.api.generation import Format, Generation, Outputs
+from minivllm.api.limits import WatchedStream
 from minivllm.api.prompt_only import PlainPrompts, ScoredPrompts
 from minivllm.api.protocol import (
     ChatCompletionRequest,
@@ -25,7 +26,6 @@ from minivllm.api.protocol import (
     check_fan_out,
 )
 from minivllm.api.service import Service
-from minivllm.engine.async_llm import OutputStream
 from minivllm.engine.input_processor import Prompt
 from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
@@ -91,6 +91,7 @@ class GenerateRoutes:
         check_fan_out(num_prompts, asked.num_samples)
 
     def _receive(self, prefix: str) -> dict[str, Any]:
+        g.leave = self.service.limits.open_requests.enter()
         g.request_id = g.call.request_id(prefix)
         self.service.llm.tracer.emit(
             HttpRequest,
@@ -104,8 +105,8 @@ class GenerateRoutes:
 
     def _submit(
         self, asked: GenerationFields, params: SamplingParams, prompts: list[Prompt]
-    ) -> OutputStream:
-        return self.service.llm.stream_many(
+    ) -> WatchedStream:
+        stream = self.service.llm.stream_many(
             prompts,
             params,
             g.request_id,
@@ -114,6 +115,7 @@ class GenerateRoutes:
             cache_salt=asked.cache_salt,
             tick_s=POLL_S,
         )
+        return self.service.limits.watch(stream, request.environ)
 
     def _answer(
         self, prefix: str, asked: GenerationFields, outputs: Outputs, format: Format

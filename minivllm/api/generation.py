@@ -69,7 +69,7 @@ class Format(Protocol):
 
 
 class Outputs(Protocol):
-    """What the engine brings for one HTTP request: an ``OutputStream``, or what stands for one."""
+    """What the engine brings for one HTTP request: a ``WatchedStream``, or what stands for one."""
 
     request_ids: list[str]
 

@@ -13,11 +13,12 @@ from flask import Blueprint, Response
 import minivllm
 from minivllm.api import openapi
 from minivllm.api.answers import EngineLoad, Health, Load, ModelList, Version
-from minivllm.api.errors import ApiError, json_response
+from minivllm.api.errors import ApiError, busy, json_response
 from minivllm.api.service import Service
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.engine.client import EngineStatus
 from minivllm.engine.messages import SchedulerStats
+from minivllm.errors import EngineDeadError, EngineUnavailableError
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class InfoRoutes:
         bp.get("/v1/models/<path:model>", endpoint="model")(self.model)
         bp.get("/health", endpoint="health")(self.health)
         bp.get("/ping", endpoint="ping")(self.health)
+        bp.get("/ready", endpoint="ready")(self.ready)
         bp.get("/version", endpoint="version")(self.version)
         bp.get("/load", endpoint="load")(self.load)
         bp.get("/openapi.json", endpoint="openapi")(self.openapi)
@@ -44,6 +46,17 @@ class InfoRoutes:
         """200 while the engine lives, paused or not; 503 once it is dead."""
         if self.service.llm.is_dead:
             raise ApiError(503, "The engine is not running any more.", code="engine_dead")
+        return json_response(Health())
+
+    def ready(self) -> Response:
+        """200 while requests are taken. Not so from the moment on at which the server is told to
+        end, though it is healthy until its last answer is out."""
+        if self.service.limits.open_requests.ending:
+            raise busy("The server is shutting down and takes no new requests.", "ending")
+        try:
+            self.service.llm.check_ready()
+        except (EngineDeadError, EngineUnavailableError):
+            raise busy("No engine takes requests at the moment.", "no_engine") from None
         return json_response(Health())
 
     def version(self) -> Response:

@@ -73,6 +73,7 @@ OPERATIONS = (
     Operation("/detokenize", "The text of tokens", answers.Text, _POST_ERRORS, (Detokenize,)),
     Operation("/load", "How much there is to do", answers.Load),
     Operation("/health", "Does the engine live?", answers.Health, (503,), is_open=True),
+    Operation("/ready", "Are requests taken?", answers.Health, (503,), is_open=True),
     Operation("/ping", "As /health", answers.Health, (503,), is_open=True),
     Operation("/version", "The server's version", answers.Version, (), is_open=True),
 )

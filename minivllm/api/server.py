@@ -13,27 +13,38 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Iterable
+from typing import ClassVar
 
 from flask import Blueprint, Flask, Response, g, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from minivllm.api.address import bind
 from minivllm.api.auth import KeyRing
 from minivllm.api.errors import ApiError, to_api_error
 from minivllm.api.generate import GenerateRoutes
 from minivllm.api.info import InfoRoutes
+from minivllm.api.limits import Limits
 from minivllm.api.metrics import MetricsRoute, ServerMetrics
 from minivllm.api.open_responses import WSGIApp
 from minivllm.api.service import CallIds, Service
 from minivllm.api.tokenize import TokenizeRoutes
 from minivllm.engine.async_llm import AsyncLLM
-from minivllm.errors import ConfigError
 from minivllm.trace.events import HttpRejected
 
 MAX_BODY_BYTES = 16 * 2**20
 
-OPEN_ENDPOINTS = frozenset({"api.health", "api.metrics", "api.ping", "api.version"})
+OPEN_ENDPOINTS = frozenset({"api.health", "api.metrics", "api.ping", "api.ready", "api.version"})
 """Routes that need no key. Everything else in the application does, unless it is named here or
 in ``create_blueprint(open_endpoints=...)``."""
+
+
+REJECTIONS = {
+    "queue_full": "max_num_queued_reqs",  # vLLM's name of --max-queue-size
+    "too_many_requests_open": "max_streams",
+    "ending": "shutdown",
+    "no_engine": "no_engine",
+}
+"""Codes of answers that send a request away → reasons in ``vllm:admission_rejections``."""
 
 
 def create_blueprint(
@@ -45,6 +56,7 @@ def create_blueprint(
     max_body_bytes: int = MAX_BODY_BYTES,
     metrics: ServerMetrics | None = None,
     life_page: str | None = None,
+    limits: Limits | None = None,
 ) -> Blueprint:
     """OpenAI's routes, guarded by ``api_keys`` if there are any.
 
@@ -54,7 +66,9 @@ def create_blueprint(
     without the request's id at its end; answers link to it.
     """
     bp = Blueprint("api", __name__)
-    service = Service(async_llm, served_model_name)
+    service = Service(async_llm, served_model_name, limits or Limits())
+    counts = metrics or ServerMetrics(async_llm, served_model_name)
+    service.limits.metrics = counts
     keys = KeyRing(api_keys)
     unguarded = OPEN_ENDPOINTS | set(open_endpoints)
 
@@ -77,11 +91,16 @@ def create_blueprint(
             response.headers["x-request-id"] = g.call.header
         if "request_id" in g and life_page is not None:
             response.headers["Link"] = f'<{life_page}{g.request_id}>; rel="describedby"'
+        counts.answered(response.status_code)
+        if "leave" in g:  # once the last byte is written, or the client is gone
+            response.call_on_close(g.leave)
         return response
 
     @bp.app_errorhandler(Exception)
     def refuse(error: Exception) -> Response:
         failure = to_api_error(error, g.get("prompt_field"), g.get("form_field"))
+        if failure.code in REJECTIONS:
+            counts.rejected(REJECTIONS[failure.code])
         request_id = g.get("request_id")
         if request_id is not None:
             async_llm.tracer.emit(
@@ -97,7 +116,7 @@ def create_blueprint(
     GenerateRoutes(service).add_to(bp)
     TokenizeRoutes(service).add_to(bp)
     InfoRoutes(service).add_to(bp)
-    MetricsRoute(metrics or ServerMetrics(async_llm, served_model_name)).add_to(bp)
+    MetricsRoute(counts).add_to(bp)
     return bp
 
 
@@ -112,8 +131,11 @@ class RequestHandler(WSGIRequestHandler):
     """werkzeug's handler with what streams need."""
 
     protocol_version = "HTTP/1.1"  # 1.0 has no chunks: the client would see the end only
-    timeout = 60
+    timeout: ClassVar[float | None] = 60
     """Seconds a read or a send may block: a client that has stopped reading is dropped."""
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """The door writes the log's line."""
 
 
 def make_http_server(app: WSGIApp, host: str, port: int) -> BaseWSGIServer:
@@ -121,19 +143,16 @@ def make_http_server(app: WSGIApp, host: str, port: int) -> BaseWSGIServer:
 
     Port 0 takes a free one (``.server_port`` tells). Raises ConfigError when the address is taken.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise ConfigError("port", port, f"a free port of {host}: {error.strerror}") from error
-    with listener:  # werkzeug takes a copy of the descriptor
-        server = make_server(
-            host, port, app, threaded=True, request_handler=RequestHandler, fd=listener.fileno()
-        )
+    with bind(host, port) as listener:
+        return http_server_on(app, listener)
+
+
+def http_server_on(app: WSGIApp, listener: socket.socket) -> BaseWSGIServer:
+    """The same on a socket that listens already, of which it takes a copy."""
+    host, port = listener.getsockname()[:2]
+    server = make_server(
+        host, port, app, threaded=True, request_handler=RequestHandler, fd=listener.fileno()
+    )
     # http.server would have set these if it had bound the socket itself.
-    server.server_name, server.server_port = host, server.port
+    server.server_name, server.server_port = host, port
     return server

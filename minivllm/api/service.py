@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from minivllm.api.answers import ModelCard
 from minivllm.api.errors import ApiError
+from minivllm.api.limits import Limits
 from minivllm.engine.async_llm import AsyncLLM
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -46,6 +47,7 @@ class Service:
 
     llm: AsyncLLM
     model: str
+    limits: Limits = field(default_factory=Limits)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def check_model(self, model: str | None) -> None:

@@ -29,13 +29,7 @@ from minivllm.cli import (
     trace,
     view,
 )
-from minivllm.errors import (
-    ConfigError,
-    MiniVLLMError,
-    MissingExtraError,
-    ReplayError,
-    SamplingParamsError,
-)
+from minivllm.errors import MiniVLLMError
 
 P = ParamSpec("P")
 
@@ -122,12 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process."""
     try:
         app(args=None if arguments is None else list(arguments), prog_name="minivllm")
-    except (MissingExtraError, ReplayError) as error:
-        _end(str(error), 2)
-    except (ConfigError, SamplingParamsError) as error:
-        _end(str(error), 2)
     except MiniVLLMError as error:
-        _end(str(error), 1)
+        _end(str(error), error.exit_status)
     except OSError as error:
         if error.errno is None:  # not the system's word: a fault of ours
             raise

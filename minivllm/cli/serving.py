@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import signal
-import socket
 import threading
 import webbrowser
 from collections.abc import Iterator
 
-from minivllm.errors import ConfigError
+from minivllm.api.address import bind
 
 
 def check_port(host: str, port: int) -> None:
@@ -18,25 +16,7 @@ def check_port(host: str, port: int) -> None:
 
     Asked before the model is loaded: who waits for a load should not learn of it afterwards.
     """
-    if not 0 <= port <= 65535:
-        raise ConfigError("--port", port, "0 (any free one) to 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            probe.listen(1)
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(
-            "--host", host, f"a name or an address of this machine, such as 0.0.0.0 ({error})"
-        ) from error
-    except OSError as error:
-        if error.errno == errno.EADDRNOTAVAIL:
-            allowed = "an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
-            raise ConfigError("--host", host, allowed) from error
-        reason = error.strerror or str(error)
-        remedy = f"a free one: try --port {port + 1 if port < 65535 else 8000}"
-        raise ConfigError("--port", port, f"{remedy} ({host}: {reason})") from error
+    bind(host, port).close()
 
 
 @contextlib.contextmanager

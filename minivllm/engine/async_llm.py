@@ -30,6 +30,7 @@ from minivllm.engine.input_processor import ProcessedInput, Prompt, TokenizerLik
 from minivllm.engine.mailbox import OutputMailbox, OutputStream
 from minivllm.engine.messages import EngineCoreOutputs, SchedulerStats
 from minivllm.engine.parts import Parts, build, join
+from minivllm.engine.queue_limit import QueueLimit
 from minivllm.engine.stats import IterationStats, StatLogger
 from minivllm.errors import EngineDeadError, MiniVLLMError
 from minivllm.outputs import OutputKind, RequestOutput
@@ -80,6 +81,7 @@ class AsyncLLM:
         # abort must not overtake its request, nor reach the next one of the same name.
         self._lock = threading.Lock()
         self._mailboxes: dict[str, OutputMailbox] = {}
+        self.queue = QueueLimit(seats=parts.client.facts().get("max_num_seqs", 0))
         self._death: EngineDeadError | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read_outputs, name="outputs", daemon=True)
@@ -195,6 +197,7 @@ class AsyncLLM:
             self._post(last)
             for request_id in request_ids:
                 self._mailboxes.pop(request_id, None)
+            self.queue.ended(core_ids)
             if core_ids:
                 with contextlib.suppress(MiniVLLMError):  # a dead engine has nothing to abort
                     self.client.abort_requests(core_ids, why)
@@ -214,6 +217,12 @@ class AsyncLLM:
         """Raises EngineDeadError once the engine has died or was shut down."""
         if self._death is not None:
             raise EngineDeadError(str(self._death)) from self._death
+
+    def check_ready(self) -> None:
+        """Raises EngineUnavailableError while no engine takes requests, EngineDeadError once none
+        ever will."""
+        self.check_health()
+        self.client.check_ready()
 
     async def shutdown(self) -> None:
         """Abort what is open and end the engine."""
@@ -249,6 +258,8 @@ class AsyncLLM:
     ) -> tuple[list[str], OutputMailbox]:
         """Check all prompts, then send them; on any error nothing stays behind."""
         self.check_health()
+        with self._lock:
+            self._check_queue()  # before a prompt is tokenised in vain
         names, inputs = self._process(
             prompts,
             sampling_params,
@@ -262,10 +273,13 @@ class AsyncLLM:
             for given in inputs:
                 with self._lock:
                     self.check_health()  # or nobody would end a request that came after the death
+                    if not added:
+                        self._check_queue()
                     self._outputs.add_request(given, kind)
                     self._mailboxes[given.request_id] = mailbox
                     added.append(given.request_id)
                     for sample in given.samples:
+                        self.queue.sent(sample.request_id)
                         self.client.add_request(sample)
         except BaseException:
             self.abort(added)
@@ -278,6 +292,12 @@ class AsyncLLM:
         names = [name] if len(prompts) == 1 else [f"{name}-{i}" for i in range(len(prompts))]
         process = self._inputs.process
         return names, [process(names[i], p, params, **order) for i, p in enumerate(prompts)]
+
+    def _check_queue(self) -> None:
+        """Raises QueueFullError. Holds the lock."""
+        if self.queue.limit is not None:
+            ready = [status.engine for status in self.client.engines() if status.state == "ready"]
+            self.queue.check(ready)
 
     # --- on the way out, on the output thread ----------------------------------------------------
 
@@ -300,8 +320,14 @@ class AsyncLLM:
     def _deliver(self, step: EngineCoreOutputs) -> None:
         iteration = IterationStats.of(step)
         with self._lock:
+            if step.stats is not None:
+                self.queue.told(step.stats)
+            self.queue.ended(o.request_id for o in step.outputs if o.finish_reason is not None)
             processed = self._outputs.process_outputs(step.outputs, iteration)
+            for output in processed.request_outputs:
+                output.engine = step.engine
             self._post(processed.request_outputs)
+            self.queue.ended(processed.to_abort)
             if processed.to_abort:
                 self.client.abort_requests(processed.to_abort, Reason.STOP_STRING)
         self._stats.record(step.stats, iteration)
@@ -329,6 +355,7 @@ class AsyncLLM:
                 self._death = death
             open_ids = self._outputs.open_ids()
             self._outputs.abort_requests(open_ids, iteration, finish_reason="error")
+            self.queue.all_ended()
             by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]] = {}
             for mailbox in self._mailboxes.values():
                 mailbox.put_error(EngineDeadError(str(death)))

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from minivllm.outputs import OutputKind, RequestOutput
+from minivllm.trace.events import Reason
 
 
 class OutputMailbox:
@@ -99,7 +100,7 @@ class OutputStream(Iterator["RequestOutput | None"]):
         self,
         request_ids: list[str],
         mailbox: OutputMailbox,
-        abort: Callable[[list[str]], None],
+        abort: Callable[[list[str], Reason], None],
         tick_s: float | None,
     ) -> None:
         self.request_ids = request_ids
@@ -118,9 +119,9 @@ class OutputStream(Iterator["RequestOutput | None"]):
             self._taken = self._mailbox.take()
         return self._taken.pop(0)
 
-    def close(self) -> None:
+    def close(self, why: Reason = Reason.CLIENT) -> None:
         """May be called at any time, more than once, and after the end."""
-        self._abort(self._mailbox.open_ids())
+        self._abort(self._mailbox.open_ids(), why)
 
     def __enter__(self) -> OutputStream:
         return self

@@ -74,6 +74,7 @@ class Reason(Vocabulary):
     CLIENT = "client"
     STOP_STRING = "stop_string"
     SHUTDOWN = "shutdown"
+    TIMEOUT = "timeout"
     # Why arrays that were asked for are not kept (trace.left_out).
     TENSORS_LIMIT = "tensors_limit"
     TENSORS_FULL = "tensors_full"
@@ -107,6 +108,7 @@ REASONS: dict[Reason, str] = {
     Reason.CLIENT: "the caller cancelled it or went away",
     Reason.STOP_STRING: "its text contains one of its stop strings",
     Reason.SHUTDOWN: "the engine shuts down",
+    Reason.TIMEOUT: "it took longer than one request may",
     Reason.TENSORS_LIMIT: "the arrays of one step may have only so many bytes",
     Reason.TENSORS_FULL: "the arrays of the whole run have all the bytes they may have",
     Reason.NOT_WRITTEN: "the disk takes no more arrays",
