@@ -1,21 +1,24 @@
-"""Who may look and who may steer.
+"""Who may look and who may steer: two roles, the viewer and the driver.
 
 Bound to the loopback address, as it is by default, the dashboard is open to whoever sits at this
-machine. On another address a viewer needs the join code, and on a server that has API keys
-(``code_for_all``) everybody does; steering the engine (pause, step, send a prompt) stays with the
-local driver: a direct connection from this machine, not through a proxy.
+machine, who is its driver, too. On another address a viewer needs the join code, and on a server
+that has API keys (``code_for_all``) everybody does. Steering the engine (pause, step, send a
+prompt, set a knob) never comes with the join code: it takes a direct connection from this machine
+(where there are no keys), the driver's code, or an API key.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from flask import Request
 
 COOKIE = "minivllm_join"
+DRIVER_COOKIE = "minivllm_driver"
 
 
 def is_loopback(address: str | None) -> bool:
@@ -36,9 +39,17 @@ def is_local(request: Request) -> bool:
     The Host header is checked because a foreign page can point a name of its own at 127.0.0.1
     (DNS rebinding); forwarding headers, because behind a proxy everybody comes from loopback.
     """
-    host = urlsplit(f"//{request.host}").hostname
+    try:
+        host = urlsplit(f"//{request.host}").hostname
+    except ValueError:  # "[", say
+        return False
     forwarded = any(h in request.headers for h in ("Forwarded", "X-Forwarded-For", "X-Real-Ip"))
     return is_loopback(request.remote_addr) and is_loopback(host) and not forwarded
+
+
+def no_key(authorization: str | None) -> bool:
+    """A server without API keys has none that would open anything."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +59,24 @@ class Access:
     join_code: str | None = None
     """What a viewer must know; None: only who sits at this machine may look."""
     code_for_all: bool = False
-    """Is the code asked of those at this machine, too?"""
+    """Is a code asked of those at this machine, too?"""
+    driver_code: str | None = None
+    """What makes a driver of somebody who is not at this machine; None: nothing does."""
+    has_key: Callable[[str | None], bool] = no_key
+    """Does this ``Authorization`` header hold an API key?"""
 
     def may_look(self, request: Request) -> bool:
-        if is_local(request) and not self.code_for_all:
-            return True
-        given = request.cookies.get(COOKIE, "").encode()
-        return self.join_code is not None and hmac.compare_digest(given, self.join_code.encode())
+        return _knows(request, COOKIE, self.join_code) or self.may_steer(request)
 
     def may_steer(self, request: Request) -> bool:
-        return is_local(request) and self.may_look(request)
+        return (
+            (is_local(request) and not self.code_for_all)
+            or _knows(request, DRIVER_COOKIE, self.driver_code)
+            or self.has_key(request.headers.get("Authorization"))
+        )
+
+
+def _knows(request: Request, cookie: str, code: str | None) -> bool:
+    """In constant time. A code that is not set is known to nobody."""
+    given = request.cookies.get(cookie, "").encode(errors="replace")
+    return bool(code) and hmac.compare_digest(given, (code or "").encode())

@@ -24,7 +24,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, redirect, request
 
 from minivllm.errors import MissingArtifactError, TraceError
-from viz.access import COOKIE, Access
+from viz.access import COOKIE, DRIVER_COOKIE, Access
 from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
 from viz.problem import problem
@@ -53,10 +53,14 @@ def add_pages(
 
     @app.get("/")
     def index() -> Response:
-        code = request.args.get("code")
-        if code is not None:  # the link a teacher hands out: keep the code out of the address bar
+        codes = {"code": COOKIE, "driver": DRIVER_COOKIE}
+        given = {
+            cookie: request.args[name] for name, cookie in codes.items() if name in request.args
+        }
+        if given:  # the link a teacher hands out: keep the code out of the address bar
             response = redirect("/")
-            response.set_cookie(COOKIE, code, httponly=True, samesite="Strict")
+            for cookie, code in given.items():
+                response.set_cookie(cookie, code, httponly=True, samesite="Strict")
             return response  # type: ignore[return-value]
         return Response(html, mimetype="text/html")
 

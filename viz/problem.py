@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Response, jsonify
+import json
+
+from flask import Response
 
 
 def problem(status: int, message: str) -> Response:
-    response = jsonify({"error": message})
-    response.status_code = status
-    return response
+    """Needs no application at hand: the channel is refused before there is one."""
+    return Response(json.dumps({"error": message}), status, mimetype="application/json")

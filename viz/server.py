@@ -25,6 +25,7 @@ from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
 from viz.pages import STATIC, add_pages
 from viz.protocol import Hub
 from viz.runs import Catalogue, LiveRun
+from viz.viewers import DEFAULT_LIMIT, ViewerGate
 
 LIVE_RUN = "live"
 
@@ -52,6 +53,7 @@ class BoardApp(Flask):
         status: StatusBoard | None,
         access: Access,
         workbench: Workbench | None = None,
+        max_viewers: int = DEFAULT_LIMIT,
     ) -> None:
         super().__init__("viz", static_folder=str(STATIC), static_url_path="/static")
         self.catalogue, self.status, self.access = catalogue, status, access
@@ -64,6 +66,7 @@ class BoardApp(Flask):
             max_http_buffer_size=512 * 1024,
             engineio_logger=_channel_logger(),
         )
+        self.viewers = ViewerGate(self.socketio.server.eio, access, max_viewers)
         self.hub = Hub(catalogue, self.socketio.emit)
         self.commands = CommandThread(
             lambda: self.engine,
@@ -117,6 +120,7 @@ class BoardApp(Flask):
     def stop(self) -> None:
         for detach in self._detach_all + self._detach_log:
             detach()
+        self.viewers.closed = True
         self.commands.stop()
         self.hub.stop()
         # Each open channel holds a thread of the server; not waiting for slow readers.
@@ -129,23 +133,22 @@ def create_app(
     *,
     blueprints: Sequence[Blueprint] = (),
     status: StatusBoard | None = None,
-    join_code: str | None = None,
-    code_for_all: bool = False,
+    access: Access | None = None,
     workbench: Workbench | None = None,
+    max_viewers: int = DEFAULT_LIMIT,
 ) -> BoardApp:
     """The dashboard over these trace files.
 
     ``status``: how far the engine is, if one is to come.
-    ``join_code``: what viewers from other machines must know; None: they are turned away.
-    ``code_for_all``: those at this machine must know it, too.
+    ``access``: who may look and who may steer; None: who sits at this machine.
     ``workbench``: runs scenarios with other knobs, where that is offered.
     Raises TraceError when a file is missing; one that is broken says so when it is opened.
     """
     catalogue = Catalogue()
     for path in traces:
         catalogue.add_file(path)
-    access = Access(join_code, code_for_all)
-    app = BoardApp(catalogue, status, access, workbench)
+    access = access or Access()
+    app = BoardApp(catalogue, status, access, workbench, max_viewers)
     add_pages(app, catalogue, access, workbench)
     add_socket(app)
     for blueprint in blueprints:
@@ -209,7 +212,9 @@ def add_socket(app: BoardApp) -> None:
         sid = request.sid  # type: ignore[attr-defined]
         if not app.access.may_steer(request):
             refusal = {"id": message.get("id"), "ok": False}
-            error = "only the driver, at the machine itself, may steer the engine"
+            error = (
+                "only the driver may steer the engine: at the machine itself, or by /?driver=CODE"
+            )
             app.hub.send("result", {**refusal, "error": error}, to=sid)
             return
         app.commands.put(sid, message)

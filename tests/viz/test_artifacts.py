@@ -13,6 +13,7 @@ from minivllm.trace.artifacts import folder_of
 from minivllm.trace.recorder import Recorder, TraceLog
 from tests.core.builders import HEADER, Engine
 from tests.core.tensors import TensorExecutor, floats
+from viz.access import Access
 from viz.artifacts import MAX_JSON, MAX_RAW
 from viz.commands import BadCommand, perform
 from viz.runs import LiveRun
@@ -125,7 +126,7 @@ def test_too_many_numbers_are_refused_with_what_to_ask_for(path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["artifacts", "artifacts/2/seq_lens"])
 def test_who_may_not_look_gets_no_array(path: Path, place: str) -> None:
-    client = create_app([path], join_code="secret", code_for_all=True).test_client()
+    client = create_app([path], access=Access("secret", code_for_all=True)).test_client()
     assert client.get(f"/api/runs/run/{place}").status_code == 403
     client.get("/?code=secret")
     assert client.get(f"/api/runs/run/{place}").status_code == 200

@@ -274,9 +274,9 @@ def test_the_real_model_answers_in_the_page(
     browser: Browser, serve: Serve, smollm2: ModelSource
 ) -> None:
     """Whole way: page, socket, AsyncLLM, scheduler, model, trace, page."""
-    from minivllm.cli.live import DashboardEngine
     from minivllm.config import make_config
     from minivllm.engine.async_llm import AsyncLLM
+    from minivllm.serving.live import DashboardEngine
     from minivllm.trace.gate import Gate
 
     gate = Gate()

@@ -16,6 +16,7 @@ from minivllm.errors import TraceError
 from minivllm.setup.progress import EngineStatus, StatusBoard
 from tests.viz.conftest import MakeEngine
 from tests.viz.test_hub import connect, named, work
+from viz.access import Access
 from viz.server import BoardApp, Server, create_app
 
 PROXIED = {"X-Forwarded-For": "203.0.113.9"}
@@ -93,7 +94,7 @@ def test_other_blueprints_live_in_the_same_app(tiny_pressure: Path) -> None:
 
 
 def test_a_viewer_from_elsewhere_needs_the_join_code(tiny_pressure: Path) -> None:
-    app = create_app([tiny_pressure], join_code="apple-tree")
+    app = create_app([tiny_pressure], access=Access("apple-tree"))
     http = app.test_client()
     elsewhere: dict[str, Any] = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
     assert http.get("/api/runs", **elsewhere).status_code == 403
@@ -187,7 +188,7 @@ def test_a_command_without_an_engine_is_refused_in_words() -> None:
 
 
 def test_who_may_look_may_not_steer(make_engine: MakeEngine) -> None:
-    app, engine = create_app(join_code="apple-tree"), make_engine()
+    app, engine = create_app(access=Access("apple-tree")), make_engine()
     app.attach_engine(engine)
     client = app.socketio.test_client(
         app, headers={**PROXIED, "Cookie": "minivllm_join=apple-tree"}
@@ -221,7 +222,9 @@ def test_the_dashboard_needs_no_torch(python_without: Any) -> None:
 
 
 def test_with_an_api_key_those_at_the_machine_need_the_code_too(tiny_pressure: Path) -> None:
-    client = create_app([tiny_pressure], join_code="apple-tree", code_for_all=True).test_client()
+    client = create_app(
+        [tiny_pressure], access=Access("apple-tree", code_for_all=True)
+    ).test_client()
     assert client.get("/api/runs").status_code == 403
     assert client.get("/?code=apple-tree").status_code == 302  # sets the cookie
     assert client.get("/api/runs").status_code == 200
