@@ -140,10 +140,10 @@ class Background:
 
     def _load(self) -> None:
         """Start the engine with the workload's knobs, overridden by the command line's."""
-        from minivllm.cli.live import DashboardEngine
         from minivllm.config import make_config
         from minivllm.engine.async_llm import AsyncLLM
         from minivllm.scenario import load_scenario
+        from minivllm.serving.live import DashboardEngine
         from minivllm.trace.gate import Gate
 
         gate = Gate(rate=RATE)

@@ -2,52 +2,134 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from minivllm.cli.options import engine_flags
-from minivllm.cli.serving import check_port, until_interrupted, wait
+from minivllm.cli.options import engine_flags, parse_size
+from minivllm.logs import FORMATS, LEVELS
+from minivllm.serving.settings import HTTP_SERVERS, ServeSettings, split_list
 
-LAST_WORDS_S = 5.0
-"""How long the end waits for streams to be written out: a reader that is stuck is left behind."""
-
-# Endpoints of the dashboard that need no API key: the page itself, and its data and socket, which
-# have an access rule of their own (this machine, or the join code).
-PAGE_ENDPOINTS = (
-    "index",
-    "icon",
-    "static",
-    "list_runs",
-    "events",
-    "snapshot",
-    "tour",
-    "workbench_offers",
-)
+DEFAULTS = ServeSettings()
+SERVER, LIMITS, LOG = "The server", "Limits", "The log"
 
 
 @engine_flags
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0: every network of this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
+        str,
+        typer.Option(
+            help="Address to listen on; 0.0.0.0: every network of this machine.",
+            rich_help_panel=SERVER,
+        ),
+    ] = DEFAULTS.host,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0: any free one.", rich_help_panel=SERVER)
+    ] = DEFAULTS.port,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
             "--api-key",
             envvar="MINIVLLM_API_KEY",
-            help="Clients must send this as a bearer token; may be repeated. Default: none needed.",
+            help="Clients must send this as a bearer token; several: again, or with commas. "
+            "Default: none needed.",
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-host",
+            metavar="NAME",
+            help="A name in the Host header that is this server's, besides localhost; several: "
+            "again, or with commas. Default: on a loopback address none, else any.",
+            rich_help_panel=SERVER,
         ),
     ] = None,
     served_model_name: Annotated[
         str | None,
-        typer.Option(help="The name clients ask for. Default: what --model says."),
+        typer.Option(
+            help="The name clients ask for. Default: what --model says.", rich_help_panel=SERVER
+        ),
     ] = None,
+    http_server: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(HTTP_SERVERS),
+            help="What carries HTTP: gunicorn's threads in a process that is watched, or "
+            "werkzeug's in this one (the only one on Windows).",
+            rich_help_panel=SERVER,
+        ),
+    ] = DEFAULTS.http_server,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads of gunicorn's worker. Default: what --max-streams and --max-viewers "
+            "can take, and some to spare.",
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
+    shutdown_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="After SIGTERM or Ctrl-C: how long requests under way may go on; 0: they are "
+            "cancelled at once.",
+            rich_help_panel=SERVER,
+        ),
+    ] = DEFAULTS.shutdown_timeout_s,
+    max_streams: Annotated[
+        int,
+        typer.Option(
+            help="Requests that are answered at once, streamed or not; more get 503.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = DEFAULTS.max_streams,
+    max_viewers: Annotated[
+        int,
+        typer.Option(
+            help="Dashboard pages that are open at once; more get 503.", rich_help_panel=LIMITS
+        ),
+    ] = DEFAULTS.max_viewers,
+    max_queue_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests that wait and that no engine has begun; while so many do, more get "
+            "503. Default: no limit but --max-streams.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    request_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Time for one request, waiting included; then it is ended: 504, or an error at "
+            "the stream's end. Time in which the engine is paused does not count. Default: none.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    max_body_size: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Of one request; larger ones get 413.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = f"{DEFAULTS.max_body_bytes // 2**20}MiB",
+    log_format: Annotated[
+        str,
+        typer.Option(metavar="|".join(FORMATS), help="Lines on stderr.", rich_help_panel=LOG),
+    ] = DEFAULTS.log_format,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(LEVELS),
+            help="info: a line for each request; debug: probes and the page's, too. Prompts and "
+            "answers are in none of them.",
+            rich_help_panel=LOG,
+        ),
+    ] = DEFAULTS.log_level,
     rate: Annotated[
         float,
         typer.Option(help="Steps per second at most, to watch the engine at work; 0: full speed."),
@@ -68,58 +150,29 @@ def serve(
     curl localhost:8000/v1/completions -H 'Content-Type: application/json' \\
       -d '{"prompt": "Once upon a time"}'
     """
-    from minivllm.api.open_responses import OpenResponses
-    from minivllm.api.server import create_blueprint, make_http_server
-    from minivllm.cli.live import DashboardEngine
     from minivllm.cli.workbench import ScenarioBench
     from minivllm.config import ModelConfig, make_config
-    from minivllm.engine.async_llm import AsyncLLM
-    from minivllm.setup.progress import EngineStatus, StatusBoard
-    from minivllm.trace.gate import Gate
-    from viz.access import is_loopback
-    from viz.server import create_app
+    from minivllm.serving.serve import serve_forever
 
-    check_port(host, port)
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # no line for each HTTP request
-    gate = Gate(rate=rate)
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        served_model_name=served_model_name or engine.get("model") or ModelConfig().model,
+        api_keys=split_list(api_key or ()),
+        allowed_hosts=split_list(allowed_host or ()),
+        http_server=http_server,
+        threads=threads,
+        max_streams=max_streams,
+        max_viewers=max_viewers,
+        max_queue_size=max_queue_size,
+        request_timeout_s=request_timeout,
+        shutdown_timeout_s=shutdown_timeout,
+        max_body_bytes=parse_size(max_body_size, "--max-body-size"),
+        rate=rate,
+        open_traces=tuple(open_trace or ()),
+        log_format=log_format,
+        log_level=log_level,
+    )
+    engine.setdefault("engine_processes", True)
     config = make_config(**engine, live=True, served_model_name=served_model_name)
-    name = served_model_name or engine.get("model") or ModelConfig().model
-    open_to_this_machine = is_loopback(host) and not api_key
-    join_code = None if open_to_this_machine else secrets.token_urlsafe(8)
-
-    typer.echo(f"loading {config.model.model}", err=True)
-    llm = AsyncLLM(config, gate=gate)
-    with until_interrupted() as stop:
-        try:
-            endpoint = create_blueprint(
-                llm,
-                served_model_name=name,
-                api_keys=api_key or (),
-                open_endpoints=PAGE_ENDPOINTS,
-                life_page="/#/run/live?request=",
-            )
-            app = create_app(
-                open_trace or (),
-                blueprints=[endpoint],
-                status=StatusBoard(EngineStatus.ready()),
-                join_code=join_code,
-                code_for_all=bool(api_key),
-                workbench=ScenarioBench(),
-            )
-            responses = OpenResponses(app)
-            server = make_http_server(responses, host, port)
-            app.attach_engine(DashboardEngine(llm))
-            app.start()
-            threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
-            base = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
-            code = f"?code={join_code}" if join_code else ""
-            typer.echo(f"API {base}/v1   dashboard {base}/{code}   Ctrl-C ends", err=True)
-            wait(stop)
-            typer.echo("ending", err=True)
-            server.shutdown()  # nobody new
-            llm.close()  # streams end, each with its last frame
-            app.stop()  # pages, too
-            responses.wait(LAST_WORDS_S)
-            server.server_close()
-        finally:
-            llm.close()
+    serve_forever(config, settings, workbench=ScenarioBench())

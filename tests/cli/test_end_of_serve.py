@@ -22,7 +22,18 @@ from tests.conftest import ROOT
 def server(tiny_model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """``serve`` at a step a second: what it was asked for would take minutes."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "minivllm", "serve", "--port", "0", "--rate", "1"]
+        [
+            sys.executable,
+            "-m",
+            "minivllm",
+            "serve",
+            "--port",
+            "0",
+            "--rate",
+            "1",
+            "--shutdown-timeout",
+            "0",
+        ]
         + [
             "--model",
             str(tiny_model),

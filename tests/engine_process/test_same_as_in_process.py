@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from minivllm import LLM, SamplingParams
-from minivllm.cli.live import DashboardEngine
 from minivllm.config import make_config
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.engine.parts import build
@@ -16,6 +15,7 @@ from minivllm.errors import ConfigError
 from minivllm.outputs import RequestOutput
 from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
+from minivllm.serving.live import DashboardEngine
 from minivllm.trace.events import Event
 from minivllm.trace.file import Trace, decode_event, read_trace, structural
 from minivllm.trace.fold import fold
