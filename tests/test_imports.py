@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ENGINE_PACKAGES, ROOT, RunPython
 
 WEB = ("flask", "flask_socketio", "werkzeug", "simple_websocket")
-FRONTS = ("viz", "minivllm.api", "minivllm.cli", "minivllm.terminal", "lessons")
+FRONTS = ("viz", "minivllm.api", "minivllm.serving", "minivllm.cli", "minivllm.terminal", "lessons")
 TRACE_CONSUMERS = tuple(
     f"minivllm.trace.{name}"
     for name in (
@@ -117,11 +117,15 @@ RULES = {
         ("minivllm/worker", "minivllm/models", "minivllm/attention", "minivllm/sample"),
         ("minivllm.core.scheduler", "minivllm.core.block_pool", "minivllm.core.kv_cache_manager"),
     ),
-    "the endpoint knows no dashboard": (("minivllm/api",), ("viz", "minivllm.cli")),
+    "the endpoint knows no dashboard": (
+        ("minivllm/api",),
+        ("viz", "minivllm.serving", "minivllm.cli"),
+    ),
     "the dashboard knows neither the engine nor the endpoint": (
         ("viz",),
-        ("minivllm.engine", "minivllm.api", "minivllm.cli", *ENGINE_PACKAGES),
+        ("minivllm.engine", "minivllm.api", "minivllm.serving", "minivllm.cli", *ENGINE_PACKAGES),
     ),
+    "the server knows no command": (("minivllm/serving",), ("minivllm.cli",)),
     "the set-up knows only itself, its errors and where the model is": (
         ("minivllm/setup",),
         ("minivllm.engine", "minivllm.core", "viz", *WEB, *ENGINE_PACKAGES),
