@@ -110,6 +110,10 @@ class QueueFullError(MiniVLLMError):
     """As many requests wait as may (``--max-queue-size``); see EngineUnavailableError."""
 
 
+class EngineBusyError(MiniVLLMError, TimeoutError):
+    """An engine could not be drained or restarted in the time that was given."""
+
+
 class EngineDeadError(MiniVLLMError, RuntimeError):
     """The engine's loop has ended by an error; the cause is chained."""
 

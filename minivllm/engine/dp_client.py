@@ -1,0 +1,352 @@
+"""DPClient: several engines behind one client. Routes, retries, drains; ``serve`` always has one.
+
+    add_request ─► router.py ─► engine 0's client ─► …
+                               engine 1's client ─► …
+    get_output  ◄── one queue ◄── the engines' threads (supervisor.py)
+
+When an engine dies, a request of which nothing has been said yet begins anew on another one; all
+others of its requests end with an error. A request may do so once: were it the one that kills
+engines, it would else kill all of them, one after the other. Where no other engine takes requests,
+nothing waits for the restart: it fails at once, and its sender knows where he stands.
+
+Counterpart in vLLM: ``DPLBAsyncMPClient`` in ``vllm/v1/engine/core_client.py``. Left out: waves
+and the coordinator, which lock-step engines of a mixture-of-experts model need.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from typing import Any
+
+from minivllm.config import STEP_KNOBS
+from minivllm.engine.capture import ArmedStep
+from minivllm.engine.client import EngineStatus
+from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from minivllm.engine.router import OpenRequest, Router, run_prefill
+from minivllm.engine.supervisor import (
+    EngineLife,
+    MakeClient,
+    SupervisedEngine,
+    SupervisorSettings,
+    why_unavailable,
+)
+from minivllm.errors import (
+    ConfigError,
+    DuplicateRequestError,
+    EngineBusyError,
+    EngineDeadError,
+    EngineUnavailableError,
+)
+from minivllm.trace.events import EngineDead, Reason
+from minivllm.trace.tracer import OFF, Tracer
+
+logger = logging.getLogger(__name__)
+
+MAX_RETRIES = 1
+"""How often a request that has said nothing may begin anew: one that kills engines kills two."""
+
+
+class DPClient:
+    """An EngineCoreClient over ``n`` engines. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        make_client: MakeClient,
+        n: int = 1,
+        policy: str = "prefix_aware",
+        tracer: Tracer = OFF,
+        settings: SupervisorSettings | None = None,
+    ) -> None:
+        """Start all engines, and wait for them. Raises what the first start of one failed with."""
+        self._trace = tracer
+        self._router = Router(policy, tracer)
+        # Reentrant: an engine that turns out to be dead while requests are moved is seen to there.
+        self._changed = threading.Condition(threading.RLock())
+        self._outputs: queue.SimpleQueue[EngineCoreOutputs | None] = queue.SimpleQueue()
+        self._open: dict[str, OpenRequest] = {}
+        self._facts: dict[int, dict[str, Any]] = {}
+        self._knobs: dict[str, Any] = {}  # what was changed since the start
+        self._closed = False
+        self._engines: list[SupervisedEngine] = []
+        with self._changed:  # so that nobody is ready before all are known
+            for index in range(n):
+                self._engines.append(
+                    SupervisedEngine(
+                        index,
+                        make_client,
+                        self,
+                        self._changed,
+                        tracer,
+                        settings or SupervisorSettings(),
+                    )
+                )
+            self._changed.wait_for(self._have_all_started)
+        errors = [e.start_error for e in self._engines if e.start_error is not None]
+        if errors:
+            self.shutdown()
+            raise errors[0]
+
+    def _have_all_started(self) -> bool:
+        failed = any(engine.start_error for engine in self._engines)
+        return failed or all(engine.state != "starting" for engine in self._engines)
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def add_request(self, request: EngineCoreRequest) -> None:
+        """Raises DuplicateRequestError while a request of this id is open on any engine, and
+        EngineUnavailableError where none takes requests."""
+        with self._changed:
+            self._check_open()
+            if request.request_id in self._open:
+                raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
+            self._send(OpenRequest(request))
+
+    def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
+        with self._changed:
+            of_engine: dict[int, list[str]] = {}
+            for request_id in request_ids:
+                open_request = self._open.get(request_id)
+                if open_request is not None:
+                    open_request.aborted = why  # so that it begins nowhere anew
+                    of_engine.setdefault(open_request.engine, []).append(request_id)
+            for index, ids in of_engine.items():
+                client = self._engines[index].client
+                if client is not None:
+                    try:
+                        client.abort_requests(ids, why)
+                    except EngineDeadError:
+                        pass  # its burial ends them
+
+    def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
+        """Of whichever engine has some. Raises EngineDeadError only after :meth:`shutdown`: an
+        engine's death ends requests, with an output for each."""
+        try:
+            outputs = self._outputs.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if outputs is None:
+            self._outputs.put(None)  # for whoever else waits
+            raise EngineDeadError("the engines were shut down")
+        return outputs
+
+    def _send(self, open_request: OpenRequest) -> None:
+        """To the engine that is picked. Raises EngineUnavailableError."""
+        request = open_request.request
+        engines = [engine for engine in self._engines if engine.state == "ready"]
+        while engines:
+            engine = self._engines[self._router.route(open_request, engines)]
+            try:
+                assert engine.client is not None  # it is ready
+                engine.client.add_request(request)
+            except EngineDeadError:  # its thread has not noticed yet
+                engines.remove(engine)
+            else:
+                self._open[request.request_id] = engine.requests[request.request_id] = open_request
+                return
+        raise why_unavailable(self._engines)
+
+    # --- what the engines' threads bring ----------------------------------------------------------
+
+    def take(self, engine: SupervisedEngine, outputs: EngineCoreOutputs) -> None:
+        with self._changed:
+            outputs.engine = engine.index
+            if outputs.stats is not None:
+                run_prefill(engine.requests.values(), outputs.stats.num_prefill_tokens)
+            outputs.outputs = [o for o in outputs.outputs if o.request_id in engine.requests]
+            for output in outputs.outputs:
+                engine.requests[output.request_id].say(len(output.new_token_ids))
+                if output.finish_reason is not None:
+                    del engine.requests[output.request_id], self._open[output.request_id]
+                    engine.settle()
+            if outputs.has_news:
+                self._outputs.put(outputs)
+
+    def prepare(self, engine: SupervisedEngine, facts: dict[str, Any]) -> None:
+        if self._knobs and engine.client is not None:
+            engine.client.set_knobs(**self._knobs)
+        self._facts[engine.index] = facts
+        self._router.started(engine.index, facts)
+
+    def bury(self, engine: SupervisedEngine, message: str) -> None:
+        dead = list(engine.requests.values())
+        elsewhere = any(other.state == "ready" for other in self._engines)
+        again = [r for r in dead if elsewhere and _may_begin_anew(r)]
+        self._trace.emit(
+            EngineDead,
+            None,
+            engine=engine.index,
+            epoch=engine.epoch,
+            message=message,
+            retried=len(again),
+            failed=sum(r.aborted is None for r in dead) - len(again),
+        )
+        for request in dead:
+            del engine.requests[request.request.request_id]
+            del self._open[request.request.request_id]
+        lost = [request for request in dead if request not in again]
+        for request in again:
+            request.num_retries += 1
+            try:
+                self._send(request)
+            except EngineUnavailableError:
+                lost.append(request)
+        self._hand_out_ends(engine.index, lost, f"the engine that ran it has died: {message}")
+        self._trace.flush()
+
+    def abandon(self, engine: SupervisedEngine) -> None:
+        left = list(engine.requests.values())
+        for request in left:
+            request.aborted = request.aborted or Reason.SHUTDOWN
+            del self._open[request.request.request_id]
+        engine.requests.clear()
+        self._hand_out_ends(engine.index, left, "")
+
+    def _hand_out_ends(self, index: int, ended: list[OpenRequest], message: str) -> None:
+        if not ended:
+            return
+        outputs = [
+            EngineCoreOutput(
+                request_id=request.request.request_id,
+                new_token_ids=[],
+                finish_reason="error" if request.aborted is None else "abort",
+                stop_reason=message if request.aborted is None else None,
+            )
+            for request in ended
+        ]
+        now = time.perf_counter_ns()
+        self._outputs.put(EngineCoreOutputs(step=-1, outputs=outputs, engine=index, t_ns=now))
+
+    # --- all engines, or a named one --------------------------------------------------------------
+
+    def set_knobs(self, *, engine: int | None = None, **knobs: Any) -> None:
+        """On all engines, and on those that are started later; or on one, until it ends. Raises
+        ConfigError, and changes nothing then."""
+        with self._changed:
+            before = self.facts() | self._knobs
+            changed: list[EngineLife] = []
+            try:
+                for life in self._lives(engine):
+                    life.set_knobs(**knobs)
+                    changed.append(life)
+            except ConfigError:
+                for life in changed:
+                    life.set_knobs(**{k: before[k] for k in knobs if k in STEP_KNOBS})
+                raise
+            if engine is None:
+                self._knobs |= knobs
+
+    def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
+        """``next`` on all engines; a numbered step on a named one, since each counts its own.
+
+        Raises ConfigError; whether arrays can be kept is alike for all, so the first one tells.
+        """
+        if step != "next" and engine is None and len(self._engines) > 1:
+            raise ConfigError("arm", step, "next, or a step of one engine: name the engine, too")
+        with self._changed:
+            for life in self._lives(engine):
+                life.arm(step)
+
+    def reset_prefix_cache(self, *, engine: int | None = None) -> None:
+        with self._changed:
+            for life in self._lives(engine):
+                life.reset_prefix_cache()
+            for index in range(len(self._engines)) if engine is None else [engine]:
+                self._router.forget(index)
+
+    def _lives(self, engine: int | None) -> list[EngineLife]:
+        """Of the engines that live. Raises EngineUnavailableError where there are none."""
+        chosen = self._engines if engine is None else [self._engine(engine)]
+        alive = [e for e in chosen if e.state in ("ready", "draining", "drained")]
+        lives = [e.client for e in alive if e.client is not None]
+        if not lives:
+            raise why_unavailable(chosen)
+        return lives
+
+    # --- how they are -----------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """The engines are alike; of what may differ (pools sized by memory) the smallest counts, so
+        that a request which is let in fits everywhere."""
+        with self._changed:
+            known = list(self._facts.values())
+            smallest = min(facts["num_kv_blocks"] for facts in known)
+            return known[0] | {"num_kv_blocks": smallest}
+
+    def check_ready(self) -> None:
+        with self._changed:
+            self._check_open()
+            if all(engine.state != "ready" for engine in self._engines):
+                raise why_unavailable(self._engines)
+
+    def engines(self) -> list[EngineStatus]:
+        with self._changed:
+            return [engine.status() for engine in self._engines]
+
+    # --- drain, resume, restart -------------------------------------------------------------------
+
+    def drain(self, engine: int) -> EngineStatus:
+        """Send it no new requests; ``drained`` once those it has are finished. Raises ConfigError
+        for a number that no engine has."""
+        with self._changed:
+            self._engine(engine).drain()
+            return self._engine(engine).status()
+
+    def resume(self, engine: int) -> EngineStatus:
+        """Send it requests again; calls off a restart that still drains."""
+        with self._changed:
+            self._engine(engine).resume()
+            return self._engine(engine).status()
+
+    def restart(self, engine: int, timeout: float | None = None) -> EngineStatus:
+        """Drain it, end it cleanly, start it anew. No request is lost: what it has is finished
+        first, and new ones go to the others (with no other they are refused, HTTP 503: the front
+        end holds no queue of its own, whose length and patience nobody could see).
+
+        Waits ``timeout`` seconds (0: not at all) until the new life is ready. Raises
+        EngineBusyError if it is not by then; it is restarted as soon as it can be, unless
+        :meth:`resume` comes first.
+        """
+        with self._changed:
+            chosen = self._engine(engine)
+            epoch = chosen.epoch if chosen.state == "starting" else chosen.epoch + 1
+            chosen.restart()
+
+            def is_done() -> bool:
+                up = chosen.epoch >= epoch and chosen.state in ("ready", "draining", "drained")
+                return self._closed or up
+
+            if timeout != 0 and not self._changed.wait_for(is_done, timeout):
+                raise EngineBusyError(
+                    f"engine {engine} is not restarted after {timeout:g} s: it is {chosen.state} "
+                    f"with {len(chosen.requests)} open requests. It will be once they have ended; "
+                    "resume calls that off"
+                )
+            return chosen.status()
+
+    def _engine(self, index: int) -> SupervisedEngine:
+        if not 0 <= index < len(self._engines):
+            raise ConfigError("engine", index, f"0 to {len(self._engines) - 1}")
+        return self._engines[index]
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """End all engines after their current step; what is open ends by ``abort``."""
+        with self._changed:
+            self._closed = True
+            for engine in self._engines:
+                engine.close()
+        for engine in self._engines:
+            engine.join()
+        self._outputs.put(None)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineDeadError("the engines were shut down")
+
+
+def _may_begin_anew(request: OpenRequest) -> bool:
+    return not request.num_said and request.aborted is None and request.num_retries < MAX_RETRIES
