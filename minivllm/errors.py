@@ -114,6 +114,10 @@ class EngineBusyError(MiniVLLMError, TimeoutError):
     """An engine could not be drained or restarted in the time that was given."""
 
 
+class AdminError(MiniVLLMError):
+    """A running server could not be asked, or does not do what it was asked for."""
+
+
 class EngineDeadError(MiniVLLMError, RuntimeError):
     """The engine's loop has ended by an error; the cause is chained."""
 

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from minivllm.engine.client import EngineState
+from minivllm.engine.client import EngineState, EngineStatus
 
 FinishReason = Literal["stop", "length"]
 
@@ -194,6 +194,9 @@ class Text(Answer, kw_only=True):
 
 class Health(Answer, kw_only=True):
     status: Literal["ok"] = "ok"
+    ready: bool
+    """Are new requests taken?"""
+    engines: list[EngineStatus]
 
 
 class Version(Answer, kw_only=True):
@@ -216,6 +219,8 @@ class EngineLoad(Answer, kw_only=True):
 class Load(Answer, kw_only=True):
     server_load: int
     """vLLM's: requests that have not been answered."""
+    ready_engines: int
+    """Those that take new requests; with none, this server answers 503."""
     engines: list[EngineLoad]
 
 

@@ -106,6 +106,9 @@ def to_api_error(
         return ApiError(400, str(error), param=error.param)
     if isinstance(error, (DuplicateRequestError, ConfigError, MissingExtraError)):
         return ApiError(400, str(error))
+    if isinstance(error, EngineUnavailableError):
+        retry = {"Retry-After": "1"}
+        return ApiError(503, f"{error}; try again later.", code="no_engine", headers=retry)
     if isinstance(error, EngineDeadError):
         return ApiError(500, "The engine is not running any more.", code="engine_dead")
     if isinstance(error, QueueFullError):

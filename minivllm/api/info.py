@@ -12,12 +12,10 @@ from flask import Blueprint, Response
 
 import minivllm
 from minivllm.api import openapi
-from minivllm.api.answers import EngineLoad, Health, Load, ModelList, Version
-from minivllm.api.errors import ApiError, busy, json_response
+from minivllm.api.answers import ModelList, Version
+from minivllm.api.errors import busy, json_response
+from minivllm.api.load import health_of, load_of
 from minivllm.api.service import Service
-from minivllm.engine.async_llm import AsyncLLM
-from minivllm.engine.client import EngineStatus
-from minivllm.engine.messages import SchedulerStats
 from minivllm.errors import EngineDeadError, EngineUnavailableError
 
 
@@ -43,10 +41,7 @@ class InfoRoutes:
         return json_response(self.service.card())
 
     def health(self) -> Response:
-        """200 while the engine lives, paused or not; 503 once it is dead."""
-        if self.service.llm.is_dead:
-            raise ApiError(503, "The engine is not running any more.", code="engine_dead")
-        return json_response(Health())
+        return json_response(health_of(self.service.llm))
 
     def ready(self) -> Response:
         """200 while requests are taken. Not so from the moment on at which the server is told to
@@ -57,7 +52,7 @@ class InfoRoutes:
             self.service.llm.check_ready()
         except (EngineDeadError, EngineUnavailableError):
             raise busy("No engine takes requests at the moment.", "no_engine") from None
-        return json_response(Health())
+        return json_response(health_of(self.service.llm))
 
     def version(self) -> Response:
         return json_response(Version(version=minivllm.__version__))
@@ -67,26 +62,3 @@ class InfoRoutes:
 
     def openapi(self) -> Response:
         return Response(openapi.encoded(), mimetype="application/json")
-
-
-def load_of(llm: AsyncLLM) -> Load:
-    """What a router in front of several servers asks each of them."""
-    newest = llm.stats()
-    return Load(
-        server_load=llm.num_open,
-        engines=[_load_of(engine, newest.get(engine.engine)) for engine in llm.client.engines()],
-    )
-
-
-def _load_of(engine: EngineStatus, stats: SchedulerStats | None) -> EngineLoad:
-    """``stats``: None before its first step."""
-    stats = stats or SchedulerStats.empty(engine.engine)
-    return EngineLoad(
-        engine=engine.engine,
-        state=engine.state,
-        epoch=engine.epoch,
-        open_requests=engine.open_requests,
-        running=stats.num_running_reqs,
-        waiting=stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
-        kv_cache_usage=stats.kv_cache_usage,
-    )

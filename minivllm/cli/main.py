@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 from minivllm import __version__
 from minivllm.cli import (
+    admin,
     bench,
     chat,
     compare,
@@ -86,7 +87,7 @@ for command in (
     compare.compare,
 ):
     app.command(command.__name__, cls=HelpByTopic)(interruptible(command))
-for name, group in (("trace", trace.app), ("bench", bench.app)):
+for name, group in (("trace", trace.app), ("bench", bench.app), ("admin", admin.app)):
     for info in group.registered_commands:
         assert info.callback is not None
         info.callback, info.cls = interruptible(info.callback), HelpByTopic

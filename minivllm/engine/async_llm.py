@@ -25,7 +25,7 @@ from typing import Any
 
 from minivllm.config import EngineConfig, make_config
 from minivllm.engine.capture import ArmedStep
-from minivllm.engine.client import EngineCoreClient
+from minivllm.engine.client import EngineCoreClient, EngineStatus
 from minivllm.engine.input_processor import ProcessedInput, Prompt, TokenizerLike
 from minivllm.engine.mailbox import OutputMailbox, OutputStream
 from minivllm.engine.messages import EngineCoreOutputs, SchedulerStats
@@ -126,8 +126,9 @@ class AsyncLLM:
     ) -> AsyncIterator[RequestOutput]:
         """Yield outputs until the request has finished; closing or cancelling this aborts it.
 
-        Raises what :meth:`InputProcessor.process` raises, DuplicateRequestError, and
-        EngineDeadError when the engine dies on the way.
+        Raises what :meth:`InputProcessor.process` raises, DuplicateRequestError,
+        EngineUnavailableError while no engine takes requests, and EngineDeadError when the last
+        one dies on the way.
         """
         loop = asyncio.get_running_loop()
         _, mailbox = self._submit(
@@ -209,12 +210,17 @@ class AsyncLLM:
         with self._lock:
             return self._outputs.num_open
 
+    def engines(self) -> list[EngineStatus]:
+        """How each engine does, in order of their numbers."""
+        return self.client.engines()
+
     @property
     def is_dead(self) -> bool:
+        """Nothing runs here, and nothing ever will again."""
         return self._death is not None
 
     def check_health(self) -> None:
-        """Raises EngineDeadError once the engine has died or was shut down."""
+        """Raises EngineDeadError once the last engine has died for good, or was shut down."""
         if self._death is not None:
             raise EngineDeadError(str(self._death)) from self._death
 
@@ -257,7 +263,7 @@ class AsyncLLM:
         loop: asyncio.AbstractEventLoop | None,
     ) -> tuple[list[str], OutputMailbox]:
         """Check all prompts, then send them; on any error nothing stays behind."""
-        self.check_health()
+        self.check_ready()
         with self._lock:
             self._check_queue()  # before a prompt is tokenised in vain
         names, inputs = self._process(

@@ -24,7 +24,12 @@ from typing import Any
 from minivllm.config import STEP_KNOBS
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineStatus
-from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+from minivllm.engine.messages import (
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    SchedulerStats,
+)
 from minivllm.engine.router import OpenRequest, Router, run_prefill
 from minivllm.engine.supervisor import (
     EngineLife,
@@ -205,19 +210,21 @@ class DPClient:
         self._hand_out_ends(engine.index, left, "")
 
     def _hand_out_ends(self, index: int, ended: list[OpenRequest], message: str) -> None:
-        if not ended:
-            return
-        outputs = [
-            EngineCoreOutput(
-                request_id=request.request.request_id,
-                new_token_ids=[],
-                finish_reason="error" if request.aborted is None else "abort",
-                stop_reason=message if request.aborted is None else None,
+        """The last outputs of requests that no engine will end; and that ``index`` does nothing."""
+        outputs = EngineCoreOutputs(
+            step=0, engine=index, t_ns=time.perf_counter_ns(), stats=SchedulerStats.empty(index)
+        )
+        for request in ended:
+            failed = request.aborted is None
+            outputs.outputs.append(
+                EngineCoreOutput(
+                    request_id=request.request.request_id,
+                    new_token_ids=[],
+                    finish_reason="error" if failed else "abort",
+                    stop_reason=message if failed else None,
+                )
             )
-            for request in ended
-        ]
-        now = time.perf_counter_ns()
-        self._outputs.put(EngineCoreOutputs(step=-1, outputs=outputs, engine=index, t_ns=now))
+        self._outputs.put(outputs)
 
     # --- all engines, or a named one --------------------------------------------------------------
 

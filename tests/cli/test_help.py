@@ -25,6 +25,7 @@ COMMANDS = [
     "compare",
     "trace",
     "bench",
+    "admin",
 ]
 RUN_AN_ENGINE = ["demo", "serve", "chat", "generate", "trace record"]
 
@@ -42,6 +43,7 @@ def test_the_commands_are_these() -> None:
         *COMMANDS,
         *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "schema"]),
         *(f"bench {s}" for s in ["kv-waste", "scheduler", "trace"]),
+        *(f"admin {s}" for s in ["list", "drain", "resume", "restart"]),
     ],
 )
 def test_help_works_without_torch(command: str, python_without: RunPython) -> None:

@@ -240,7 +240,7 @@ def test_an_engine_killed_under_load_costs_only_requests_that_had_begun_to_speak
     client, lives = cores
     load = Load(client, width=8)
     eventually(lambda: load.ended.total() >= 8)
-    lives[0].kill()
+    next(life for life in lives if life.index == 0).kill()
     eventually(lambda: client.engines()[0].epoch == 2 and client.engines()[0].state == "ready")
     ended_before = load.ended.total()
     eventually(lambda: load.ended.total() >= ended_before + 16)
