@@ -28,9 +28,11 @@ from minivllm.config import (
     KV_MANAGERS,
     POLICIES,
     RESERVES,
+    ROUTING_POLICIES,
     TRACE_LEVELS,
     CacheConfig,
     ModelConfig,
+    ParallelConfig,
     SchedulerConfig,
     TraceConfig,
 )
@@ -51,6 +53,7 @@ class Flag:
     help: str
     parse: Callable[[str], Any] | None = None
     metavar: str | None = None
+    short: str | None = None
 
 
 def parse_size(text: str, field: str = "kv_cache_memory") -> int:
@@ -70,6 +73,7 @@ def show_size(size_bytes: int) -> str:
 
 
 _MODEL, _POOL, _SCHEDULER, _TRACE = "The model", "The KV pool", "The scheduler", "The trace"
+_ENGINES = "Engines and processes"
 
 FLAGS = (
     Flag(
@@ -257,6 +261,40 @@ FLAGS = (
         "Most last tokens that are looked up; the longest match wins.",
     ),
     Flag(
+        "data_parallel_size",
+        int,
+        "--data-parallel-size",
+        _ENGINES,
+        "Engines, each a process with the whole model, a KV pool and its share of the cores.",
+        short="-dp",
+    ),
+    Flag(
+        "engine_processes",
+        bool,
+        "--engine-processes/--no-engine-processes",
+        _ENGINES,
+        "Run each engine in a process of its own, which is started again when it dies. serve does "
+        "unless told otherwise; elsewhere the engine is a thread.",
+    ),
+    Flag(
+        "routing_policy",
+        str,
+        "--routing-policy",
+        _ENGINES,
+        "Which engine gets a request. round_robin: by turn. least_loaded: the one with the fewest "
+        "tokens to run. prefix_aware: the one that would be through first, tokens to run and those "
+        "of the prompt that it has not cached together.",
+        metavar="|".join(ROUTING_POLICIES),
+    ),
+    Flag(
+        "engine_stall_timeout",
+        float,
+        "--engine-stall-timeout",
+        _ENGINES,
+        "Seconds that an engine's process may stand still though it has work (paused is no "
+        "standing still) before it is ended and started again. 0: for ever.",
+    ),
+    Flag(
         "path",
         str,
         "--trace",
@@ -315,7 +353,7 @@ FLAGS = (
 
 def defaults() -> dict[str, Any]:
     """Field → default, from the configuration's own sections."""
-    sections = (ModelConfig, CacheConfig, SchedulerConfig, TraceConfig)
+    sections = (ModelConfig, CacheConfig, SchedulerConfig, ParallelConfig, TraceConfig)
     return {f.name: f.default for section in sections for f in fields(section)}
 
 
@@ -350,6 +388,7 @@ def _parameter(flag: Flag) -> inspect.Parameter:
         shown = "on" if default else "off"
     option = typer.Option(
         flag.names,
+        *([flag.short] if flag.short else []),
         help=f"{flag.help}  [default: {shown}]" if shown else flag.help,
         show_default=False,
         rich_help_panel=flag.panel,

@@ -41,12 +41,12 @@ def usable_cores(cgroup: Path = _CGROUP) -> int:
     return cores
 
 
-def thread_environment(n: int) -> dict[str, str]:
-    """What to add to the environment of each of ``n`` engines; nothing where the user has said it
-    himself (``OMP_NUM_THREADS``)."""
+def engine_threads(n: int) -> int | None:
+    """Torch threads for each of ``n`` engines; None where the user has said it (then the
+    environment is handed on as it is)."""
     if os.environ.get("OMP_NUM_THREADS"):
-        return {}
-    return {"OMP_NUM_THREADS": str(threads_per_engine(usable_cores(), n))}
+        return None
+    return threads_per_engine(usable_cores(), n)
 
 
 def usable_memory(cgroup: Path = _CGROUP) -> int | None:

@@ -21,9 +21,9 @@ import threading
 import time
 from typing import Any
 
-from minivllm.config import STEP_KNOBS
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineStatus
+from minivllm.engine.fleet_gate import FleetGate
 from minivllm.engine.messages import (
     EngineCoreOutput,
     EngineCoreOutputs,
@@ -31,6 +31,7 @@ from minivllm.engine.messages import (
     SchedulerStats,
 )
 from minivllm.engine.router import OpenRequest, Router, run_prefill
+from minivllm.engine.steering import Steering
 from minivllm.engine.supervisor import (
     EngineLife,
     MakeClient,
@@ -64,8 +65,13 @@ class DPClient:
         policy: str = "prefix_aware",
         tracer: Tracer = OFF,
         settings: SupervisorSettings | None = None,
+        *,
+        paused: bool = False,
+        rate: float = 0.0,
     ) -> None:
-        """Start all engines, and wait for them. Raises what the first start of one failed with."""
+        """Start all engines, and wait for them. ``paused``, ``rate``: their gate at the start.
+
+        Raises what the first start of one failed with."""
         self._trace = tracer
         self._router = Router(policy, tracer)
         # Reentrant: an engine that turns out to be dead while requests are moved is seen to there.
@@ -73,9 +79,10 @@ class DPClient:
         self._outputs: queue.SimpleQueue[EngineCoreOutputs | None] = queue.SimpleQueue()
         self._open: dict[str, OpenRequest] = {}
         self._facts: dict[int, dict[str, Any]] = {}
-        self._knobs: dict[str, Any] = {}  # what was changed since the start
+        self.steering = Steering(self._lives, self._alive, n, paused, rate)
         self._closed = False
         self._engines: list[SupervisedEngine] = []
+        self.joining = self.steering.joining
         with self._changed:  # so that nobody is ready before all are known
             for index in range(n):
                 self._engines.append(
@@ -170,8 +177,6 @@ class DPClient:
                 self._outputs.put(outputs)
 
     def prepare(self, engine: SupervisedEngine, facts: dict[str, Any]) -> None:
-        if self._knobs and engine.client is not None:
-            engine.client.set_knobs(**self._knobs)
         self._facts[engine.index] = facts
         self._router.started(engine.index, facts)
 
@@ -226,51 +231,41 @@ class DPClient:
             )
         self._outputs.put(outputs)
 
-    # --- all engines, or a named one --------------------------------------------------------------
+    # --- all engines, or a named one: see steering.py ---------------------------------------------
+
+    @property
+    def gate(self) -> FleetGate:
+        return self.steering.gate
 
     def set_knobs(self, *, engine: int | None = None, **knobs: Any) -> None:
         """On all engines, and on those that are started later; or on one, until it ends. Raises
         ConfigError, and changes nothing then."""
-        with self._changed:
-            before = self.facts() | self._knobs
-            changed: list[EngineLife] = []
-            try:
-                for life in self._lives(engine):
-                    life.set_knobs(**knobs)
-                    changed.append(life)
-            except ConfigError:
-                for life in changed:
-                    life.set_knobs(**{k: before[k] for k in knobs if k in STEP_KNOBS})
-                raise
-            if engine is None:
-                self._knobs |= knobs
+        self.steering.set_knobs(engine, knobs)
 
     def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
         """``next`` on all engines; a numbered step on a named one, since each counts its own.
-
-        Raises ConfigError; whether arrays can be kept is alike for all, so the first one tells.
-        """
-        if step != "next" and engine is None and len(self._engines) > 1:
-            raise ConfigError("arm", step, "next, or a step of one engine: name the engine, too")
-        with self._changed:
-            for life in self._lives(engine):
-                life.arm(step)
+        Raises ConfigError."""
+        self.steering.arm(engine, step)
 
     def reset_prefix_cache(self, *, engine: int | None = None) -> None:
+        self.steering.reset_prefix_cache(engine)
         with self._changed:
-            for life in self._lives(engine):
-                life.reset_prefix_cache()
             for index in range(len(self._engines)) if engine is None else [engine]:
                 self._router.forget(index)
 
     def _lives(self, engine: int | None) -> list[EngineLife]:
         """Of the engines that live. Raises EngineUnavailableError where there are none."""
-        chosen = self._engines if engine is None else [self._engine(engine)]
-        alive = [e for e in chosen if e.state in ("ready", "draining", "drained")]
-        lives = [e.client for e in alive if e.client is not None]
-        if not lives:
-            raise why_unavailable(chosen)
-        return lives
+        with self._changed:
+            lives = self._alive() if engine is None else self._alive([self._engine(engine)])
+            if not lives:
+                raise why_unavailable(self._engines)
+            return lives
+
+    def _alive(self, engines: list[SupervisedEngine] | None = None) -> list[EngineLife]:
+        with self._changed:
+            chosen = self._engines if engines is None else engines
+            alive = [e for e in chosen if e.state in ("ready", "draining", "drained")]
+            return [engine.client for engine in alive if engine.client is not None]
 
     # --- how they are -----------------------------------------------------------------------------
 
@@ -280,7 +275,7 @@ class DPClient:
         with self._changed:
             known = list(self._facts.values())
             smallest = min(facts["num_kv_blocks"] for facts in known)
-            return known[0] | {"num_kv_blocks": smallest}
+            return known[0] | self.steering.knobs | {"num_kv_blocks": smallest}
 
     def check_ready(self) -> None:
         with self._changed:

@@ -205,6 +205,11 @@ class MPClient:
         self._process.end(patience_s=timeout if self._settled.is_set() else 0.0)
         self._tidy()
 
+    def kill(self) -> None:
+        """End the process at once, whatever it does: for one that hangs. It is a death like any
+        other; :meth:`shutdown` then tidies up."""
+        self._process.kill()
+
     def _tidy(self) -> None:
         """The process is gone."""
         self._io.join()

@@ -7,21 +7,28 @@ Nothing here imports torch until a model is started.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from minivllm.config import EngineConfig
 from minivllm.engine.client import EngineCoreClient
+from minivllm.engine.cores import check_pools, engine_threads, usable_memory
+from minivllm.engine.dp_client import DPClient
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.factories import ExecutorFactory, make_executor, make_tokenizer, missing
 from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.input_processor import InputProcessor, TokenizerLike
 from minivllm.engine.output_processor import OutputProcessor
 from minivllm.engine.stats import StatLoggerManager
+from minivllm.engine.supervisor import SupervisorSettings
 from minivllm.errors import ConfigError
 from minivllm.executor.base import Executor
 from minivllm.structured_output.manager import StructuredOutputManager
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder, TraceLog
 from minivllm.trace.tracer import OFF, Tracer
+
+if TYPE_CHECKING:
+    from minivllm.engine.mp_client import MPClient
 
 __all__ = ["ExecutorFactory", "Parts", "build", "join"]
 
@@ -66,7 +73,8 @@ def build(
     gate: Gate | None = None,
     lockstep: bool = False,
 ) -> Parts:
-    """Start an engine: on a thread of this process, or (``engine_processes``) in one of its own.
+    """Start an engine on a thread of this process, or (``engine_processes``) ``data_parallel_size``
+    of them, each in one of its own.
 
     Without ``executor_factory`` and ``tokenizer`` it runs ``config.model`` on this machine; for a
     process both can only be given by name (``factories.py``). ``gate``: by which it is steered; a
@@ -106,6 +114,11 @@ def _in_a_process(
             raise ConfigError(name, given, allowed)
         names.append(given)
     executor_name, tokenizer_name = names
+    parallel, n = config.parallel, config.parallel.data_parallel_size
+    if lockstep and n > 1:
+        raise ConfigError("data_parallel_size", n, "1 for offline use: LLM has one reader")
+    if config.cache.num_kv_blocks is None and executor is None:
+        check_pools(config.cache.kv_cache_memory, n, usable_memory())
     ours = make_tokenizer(config, tokenizer_name)
     try:
         from minivllm.engine.mp_client import MPClient
@@ -113,26 +126,48 @@ def _in_a_process(
         raise missing(error) from error
     log = start_log(config)
     tracer = Recorder(log, "api") if log is not None else OFF
-    client = MPClient(
-        config,
-        trace_log=log,
-        tracer=tracer,
-        executor=executor_name,
-        tokenizer=tokenizer_name,
-        paused=gate is not None and gate.mode == "pause",
-        rate=gate.rate if gate is not None else 0.0,
-        lockstep=lockstep,
-    )
+    begin: dict[str, Any] = {}
+    if gate is not None:
+        begin = {"paused": gate.mode == "pause", "rate": gate.rate}
+    num_threads = engine_threads(n)
+
+    def make_client(index: int, epoch: int, **begin: Any) -> MPClient:
+        return MPClient(
+            config,
+            index,
+            epoch,
+            trace_log=log,
+            tracer=tracer,
+            executor=executor_name,
+            tokenizer=tokenizer_name,
+            num_threads=num_threads,
+            **begin,
+        )
+
+    client: EngineCoreClient
     try:
-        client.wait_ready(START_S)
+        if lockstep:  # its reader must be the one who answers, with nobody in between
+            client = _wait_for(make_client(0, 1, lockstep=True, **begin))
+        else:
+            settings = SupervisorSettings(parallel.engine_stall_timeout, start_timeout=START_S)
+            policy = parallel.routing_policy
+            client = DPClient(make_client, n, policy, tracer, settings, **begin)
         parts = join(client, ours, tracer)
     except BaseException:
-        client.shutdown()
         if log is not None:
             log.close()
         raise
     parts.trace_log = log
     return parts
+
+
+def _wait_for(client: MPClient) -> MPClient:
+    try:
+        client.wait_ready(START_S)
+    except BaseException:
+        client.shutdown()
+        raise
+    return client
 
 
 def start_log(config: EngineConfig, executor: Executor | None = None) -> TraceLog | None:

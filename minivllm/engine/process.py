@@ -95,6 +95,9 @@ class EngineProcess:
             return f"was ended by {name}"
         return f"ended with exit code {code}"
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def end(self, patience_s: float) -> None:
         """It was told to end: wait so long, then tell it by SIGTERM, then by SIGKILL. Reaps it."""
         if not self._exited.wait(patience_s):

@@ -20,6 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -92,11 +93,15 @@ class Backoff:
 
 
 class Owner(Protocol):
-    """What a supervised engine asks of its DPClient. All but ``take`` are called under the lock."""
+    """What a supervised engine asks of its DPClient. All else is called under the lock."""
 
     def take(self, engine: SupervisedEngine, outputs: EngineCoreOutputs) -> None: ...
+    def joining(self, life: EngineLife) -> AbstractContextManager[None]:
+        """It has started; within this it is made as its fellows are. Not under the lock."""
+        ...
+
     def prepare(self, engine: SupervisedEngine, facts: dict[str, Any]) -> None:
-        """It has started; make it as its fellows are before it gets requests."""
+        """It will be ready at once."""
         ...
 
     def bury(self, engine: SupervisedEngine, message: str) -> None:
@@ -245,8 +250,8 @@ class SupervisedEngine:
             self._trace.emit(EngineStart, None, engine=self.index, epoch=epoch, pid=pid, why=why)
             self._trace.flush()
             client.wait_ready(self._settings.start_timeout)
-            facts = client.facts()
-            with self._changed:
+            with self._owner.joining(client), self._changed:
+                facts = client.facts()
                 self._owner.prepare(self, facts)
                 self._begin_to_serve(facts, time.perf_counter_ns() - began)
             return client

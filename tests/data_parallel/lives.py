@@ -25,6 +25,7 @@ from minivllm.errors import ConfigError, EngineDeadError
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Data, Reason
+from minivllm.trace.gate import Gate
 from minivllm.trace.tracer import Tracer
 
 BLOCK = 4
@@ -74,6 +75,7 @@ class FakeLife:
         self.start_error: Exception | None = None
         self.added: list[str] = []
         self.aborted: list[tuple[str, Reason]] = []
+        self.gate = Gate()
         self.knobs: dict[str, Any] = {}
         self.armed: list[ArmedStep] = []
         self.num_resets = 0

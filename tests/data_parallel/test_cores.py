@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from minivllm.engine.cores import (
     check_pools,
-    thread_environment,
+    engine_threads,
     threads_per_engine,
     usable_cores,
     usable_memory,
@@ -32,9 +32,9 @@ def test_a_larger_machine_leaves_a_core_to_the_front_end() -> None:
 
 def test_a_users_own_setting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert thread_environment(2) == {}
+    assert engine_threads(2) is None
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert thread_environment(64) == {"OMP_NUM_THREADS": "1"}
+    assert engine_threads(1000) == 1
 
 
 def test_a_containers_quota_counts(tmp_path: Path) -> None:

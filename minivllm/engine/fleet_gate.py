@@ -1,0 +1,117 @@
+"""FleetGate: one gate for several engines. A verb holds for all of them, also for the next life of
+one that dies; ``of(1)`` steers engine 1 alone, until it ends.
+
+``until`` lets all run and each pauses for itself where its own event comes. No counterpart in vLLM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from minivllm.errors import EngineDeadError
+from minivllm.trace.gate import check_rate
+from minivllm.trace.gate_control import GateControl, Held
+from minivllm.trace.until import Until
+
+Gates = Callable[[], Sequence[GateControl]]
+"""The gates of the engines that live, in order of their numbers."""
+
+
+class FleetGate:
+    """A :class:`~minivllm.trace.gate_control.GateControl` over all engines."""
+
+    def __init__(
+        self, gates: Gates, lock: threading.RLock, paused: bool = False, rate: float = 0.0
+    ) -> None:
+        """``lock``: keeps engines from starting between two engines' hearing of a verb.
+        ``paused``, ``rate``: how each engine begins."""
+        self._gates, self._lock = gates, lock
+        self._paused, self._rate = paused, check_rate(rate)
+        self._listeners: list[Callable[[str, float], None]] = []
+        self._told: tuple[str, float] | None = None
+
+    def add(self, gate: GateControl) -> None:
+        """An engine has started: make its gate stand as the others do. Under the lock."""
+        if self._rate:
+            gate.rate = self._rate
+        if self._paused:
+            gate.pause()
+        gate.on_change(lambda mode, rate: self._tell())
+
+    @property
+    def mode(self) -> str:
+        """``pause`` as soon as one engine is: it has something to show."""
+        gates = self._gates()
+        paused = any(gate.mode == "pause" for gate in gates) if gates else self._paused
+        return "pause" if paused else "run"
+
+    @property
+    def rate(self) -> float:
+        return self._rate
+
+    @rate.setter
+    def rate(self, steps_per_second: float) -> None:
+        rate = check_rate(steps_per_second)
+
+        def set_rate(gate: GateControl) -> None:
+            gate.rate = rate
+
+        with self._lock:
+            self._all(set_rate)
+            self._rate = rate
+        self._tell()
+
+    @property
+    def held(self) -> Held | None:
+        """Of the first engine that stands still."""
+        return next((gate.held for gate in self._gates() if gate.held is not None), None)
+
+    def wait_held(self, timeout: float | None = None) -> Held | None:
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        while (held := self.held) is None and (left := deadline - time.monotonic()) > 0:
+            gates = self._gates()
+            if len(gates) == 1:
+                gates[0].wait_held(min(left, 0.5))
+            else:
+                time.sleep(min(left, 0.02))
+        return held
+
+    def pause(self) -> None:
+        self._all(lambda gate: gate.pause(), paused=True)
+
+    def resume(self) -> None:
+        self._all(lambda gate: gate.resume(), paused=False)
+
+    def step(self, n: int = 1) -> None:
+        self._all(lambda gate: gate.step(n), paused=True)
+
+    def next_phase(self, n: int = 1) -> None:
+        self._all(lambda gate: gate.next_phase(n), paused=True)
+
+    def next_event(self, n: int = 1) -> None:
+        self._all(lambda gate: gate.next_event(n), paused=True)
+
+    def until(self, where: str | Until) -> None:
+        self._all(lambda gate: gate.until(where), paused=False)
+
+    def on_change(self, listener: Callable[[str, float], None]) -> None:
+        self._listeners.append(listener)
+
+    def _all(self, do: Callable[[GateControl], None], paused: bool | None = None) -> None:
+        """What the first engine refuses (ConfigError) reaches none: they judge alike."""
+        with self._lock:
+            for gate in self._gates():
+                with contextlib.suppress(EngineDeadError):  # its next life begins as `add` says
+                    do(gate)
+            if paused is not None:
+                self._paused = paused
+
+    def _tell(self) -> None:
+        now = self.mode, self.rate
+        if now != self._told:
+            self._told = now
+            for listener in self._listeners:
+                listener(*now)

@@ -1,0 +1,87 @@
+"""Steering: what is told to all engines, or to a named one: knobs, the gate, armed steps, resets.
+
+All or nothing: engines are alike, so what the first one refuses (ConfigError) no other is told; and
+should a later one refuse, those before it are set back. What was set holds for engines that are
+started later, too. Counterpart in vLLM: ``call_utility`` of ``DPAsyncMPClient``, which asks all.
+
+These calls wait for an engine's answer, which one that hangs never gives: a lock of their own
+guards them, so that requests pass meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from minivllm.config import STEP_KNOBS
+from minivllm.engine.capture import ArmedStep
+from minivllm.engine.fleet_gate import FleetGate
+from minivllm.engine.supervisor import EngineLife
+from minivllm.errors import ConfigError, EngineDeadError
+from minivllm.trace.gate_control import GateControl
+
+Lives = Callable[[int | None], list[EngineLife]]
+"""The engines that live: all, or the one of that number. Raises EngineUnavailableError for none."""
+
+
+class Steering:
+    def __init__(
+        self,
+        lives: Lives,
+        alive: Callable[[], list[EngineLife]],
+        n: int,
+        paused: bool = False,
+        rate: float = 0.0,
+    ) -> None:
+        self._lives, self._n = lives, n
+        self._lock = threading.RLock()
+        self._knobs: dict[str, Any] = {}  # what was changed since the start
+        self.gate = FleetGate(lambda: [life.gate for life in alive()], self._lock, paused, rate)
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        return dict(self._knobs)
+
+    @contextlib.contextmanager
+    def joining(self, life: EngineLife) -> Iterator[None]:
+        """A new life is made as its fellows are; nobody tells them anything before it is one."""
+        with self._lock:
+            if self._knobs:
+                life.set_knobs(**self._knobs)
+            self.gate.add(life.gate)
+            yield
+
+    def gate_of(self, engine: int) -> GateControl:
+        """The gate of one engine, until that one ends."""
+        return self._lives(engine)[0].gate
+
+    def set_knobs(self, engine: int | None, knobs: dict[str, Any]) -> None:
+        with self._lock:
+            changed: list[tuple[EngineLife, dict[str, Any]]] = []
+            for life in self._lives(engine):
+                before = life.facts()
+                try:
+                    life.set_knobs(**knobs)
+                except EngineDeadError:  # its next life gets them
+                    continue
+                except ConfigError:
+                    for other, old in changed:
+                        other.set_knobs(**{k: old[k] for k in knobs if k in STEP_KNOBS})
+                    raise
+                changed.append((life, before))
+            if engine is None:
+                self._knobs |= knobs
+
+    def arm(self, engine: int | None, step: ArmedStep) -> None:
+        if step != "next" and engine is None and self._n > 1:
+            raise ConfigError("arm", step, "next, or a step of one engine: name the engine, too")
+        with self._lock:
+            for life in self._lives(engine):
+                life.arm(step)
+
+    def reset_prefix_cache(self, engine: int | None) -> None:
+        with self._lock:
+            for life in self._lives(engine):
+                life.reset_prefix_cache()
