@@ -15,7 +15,7 @@ and the coordinator, which lock-step engines of a mixture-of-experts model need.
 
 from __future__ import annotations
 
-import logging
+import atexit
 import queue
 import threading
 import time
@@ -49,8 +49,6 @@ from minivllm.errors import (
 from minivllm.trace.events import EngineDead, Reason
 from minivllm.trace.tracer import OFF, Tracer
 
-logger = logging.getLogger(__name__)
-
 MAX_RETRIES = 1
 """How often a request that has said nothing may begin anew: one that kills engines kills two."""
 
@@ -74,7 +72,7 @@ class DPClient:
         Raises what the first start of one failed with."""
         self._trace = tracer
         self._router = Router(policy, tracer)
-        # Reentrant: an engine that turns out to be dead while requests are moved is seen to there.
+        # Reentrant: who asks under it how the engines are takes it again.
         self._changed = threading.Condition(threading.RLock())
         self._outputs: queue.SimpleQueue[EngineCoreOutputs | None] = queue.SimpleQueue()
         self._open: dict[str, OpenRequest] = {}
@@ -83,19 +81,18 @@ class DPClient:
         self._closed = False
         self._engines: list[SupervisedEngine] = []
         self.joining = self.steering.joining
-        with self._changed:  # so that nobody is ready before all are known
-            for index in range(n):
-                self._engines.append(
-                    SupervisedEngine(
-                        index,
-                        make_client,
-                        self,
-                        self._changed,
-                        tracer,
-                        settings or SupervisorSettings(),
+        atexit.register(self.shutdown)  # before the lives' own, which would look like deaths
+        settings = settings or SupervisorSettings()
+        try:
+            with self._changed:  # so that nobody is ready before all are known
+                for index in range(n):
+                    self._engines.append(
+                        SupervisedEngine(index, make_client, self, self._changed, tracer, settings)
                     )
-                )
-            self._changed.wait_for(self._have_all_started)
+                self._changed.wait_for(self._have_all_started)
+        except BaseException:  # Ctrl-C
+            self.shutdown()
+            raise
         errors = [e.start_error for e in self._engines if e.start_error is not None]
         if errors:
             self.shutdown()
@@ -308,23 +305,28 @@ class DPClient:
         end holds no queue of its own, whose length and patience nobody could see).
 
         Waits ``timeout`` seconds (0: not at all) until the new life is ready. Raises
-        EngineBusyError if it is not by then; it is restarted as soon as it can be, unless
-        :meth:`resume` comes first.
+        EngineBusyError if it is not by then (it is restarted as soon as it can be, unless
+        :meth:`resume` comes first), and where somebody has called it off.
         """
         with self._changed:
             chosen = self._engine(engine)
             epoch = chosen.epoch if chosen.state == "starting" else chosen.epoch + 1
             chosen.restart()
+            if timeout == 0:
+                return chosen.status()
 
-            def is_done() -> bool:
-                up = chosen.epoch >= epoch and chosen.state in ("ready", "draining", "drained")
-                return self._closed or up
+            def is_settled() -> bool:  # ready in the old epoch: it was resumed
+                return self._closed or chosen.state not in ("draining", "starting", "dead")
 
-            if timeout != 0 and not self._changed.wait_for(is_done, timeout):
+            settled = self._changed.wait_for(
+                lambda: is_settled() and (chosen.state != "drained" or chosen.epoch >= epoch),
+                timeout,
+            )
+            if not settled or chosen.epoch < epoch:
                 raise EngineBusyError(
-                    f"engine {engine} is not restarted after {timeout:g} s: it is {chosen.state} "
-                    f"with {len(chosen.requests)} open requests. It will be once they have ended; "
-                    "resume calls that off"
+                    f"engine {engine} is not restarted: it is {chosen.state} with "
+                    f"{len(chosen.requests)} open requests. It will be once they have ended, "
+                    "unless resume calls that off"
                 )
             return chosen.status()
 
@@ -344,6 +346,7 @@ class DPClient:
         for engine in self._engines:
             engine.join()
         self._outputs.put(None)
+        atexit.unregister(self.shutdown)
 
     def _check_open(self) -> None:
         if self._closed:

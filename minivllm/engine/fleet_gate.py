@@ -1,5 +1,5 @@
 """FleetGate: one gate for several engines. A verb holds for all of them, also for the next life of
-one that dies; ``of(1)`` steers engine 1 alone, until it ends.
+one that dies. ``Steering.gate_of(1)`` is the gate of engine 1 alone.
 
 ``until`` lets all run and each pauses for itself where its own event comes. No counterpart in vLLM.
 """

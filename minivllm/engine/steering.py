@@ -79,9 +79,11 @@ class Steering:
             raise ConfigError("arm", step, "next, or a step of one engine: name the engine, too")
         with self._lock:
             for life in self._lives(engine):
-                life.arm(step)
+                with contextlib.suppress(EngineDeadError):
+                    life.arm(step)
 
     def reset_prefix_cache(self, engine: int | None) -> None:
         with self._lock:
             for life in self._lives(engine):
-                life.reset_prefix_cache()
+                with contextlib.suppress(EngineDeadError):
+                    life.reset_prefix_cache()

@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from minivllm.engine.backoff import Backoff
 from minivllm.engine.client import EngineCoreClient, EngineState, EngineStatus
 from minivllm.engine.messages import EngineCoreOutputs
 from minivllm.engine.router import OpenRequest
@@ -61,35 +62,7 @@ class SupervisorSettings:
     """Seconds that a loop which has work may stand still before its engine is killed; 0: any."""
     start_timeout: float = 600.0
     """Seconds; a model that has not loaded by then never will."""
-    first_delay: float = 0.5
-    """Seconds from the first death to the next start, doubled by each death in a row."""
-    longest_delay: float = 30.0
-    healthy_after: float = 60.0
-    """An engine that has lived so many seconds is forgiven its earlier deaths."""
-    clock: Callable[[], float] = time.monotonic
-
-
-class Backoff:
-    """How long to wait before the next start: twice as long after each death in a row."""
-
-    def __init__(self, settings: SupervisorSettings) -> None:
-        self._settings = settings
-        self._delay = 0.0
-        self._up_since: float | None = None
-
-    def is_up(self) -> None:
-        self._up_since = self._settings.clock()
-
-    def next_delay(self) -> float:
-        """It has died, or could not be started. In seconds."""
-        settings, up_since = self._settings, self._up_since
-        healthy = up_since is not None and settings.clock() - up_since >= settings.healthy_after
-        again = self._delay and not healthy
-        self._delay = (
-            min(2 * self._delay, settings.longest_delay) if again else settings.first_delay
-        )
-        self._up_since = None
-        return self._delay
+    make_backoff: Callable[[], Backoff] = Backoff
 
 
 class Owner(Protocol):
@@ -142,7 +115,7 @@ class SupervisedEngine:
         self._stalled_s = 0.0
         self._make_client, self._owner, self._changed = make_client, owner, changed
         self._trace, self._settings = tracer, settings
-        self._backoff = Backoff(settings)
+        self._backoff = settings.make_backoff()
         self._thread = threading.Thread(target=self._run, name=f"engine{index}", daemon=True)
         self._thread.start()
 
@@ -218,7 +191,7 @@ class SupervisedEngine:
         why = EngineWhy.SERVER_START
         while not self._closing:
             client = self._start(why)
-            if client is None and self.epoch == 1:
+            if client is None and (self.epoch == 1 or self._closing):
                 return  # a wrong configuration: the caller is told
             died = ""
             if client is not None:
@@ -236,7 +209,7 @@ class SupervisedEngine:
         began = time.perf_counter_ns()
         with self._changed:
             self.epoch += 1
-            self.state, self.client = "starting", None
+            self.state, self.client, self._pid = "starting", None, None
             self._changed.notify_all()
         client: EngineLife | None = None
         try:
@@ -275,14 +248,16 @@ class SupervisedEngine:
         self._trace.flush()
         self._backoff.is_up()
         self._message, self._stalled_s = "", 0.0
-        # Who was told to drain stays so, even if death came in between; a restart has happened.
-        self.state = "drained" if self._wish == "drain" else "ready"
-        self._wish = "drain" if self._wish == "drain" else "serve"
+        self.state = "ready"
+        if self._wish == "drain":  # who was told to drain stays so, even if death came in between
+            self.drain()
+        else:
+            self._wish = "serve"
         self._changed.notify_all()
 
     def _could_not_start(self, error: Exception) -> None:
         with self._changed:
-            self.state, self.client = "dead", None
+            self.state, self.client, self._pid = "dead", None, None
             self._message = f"could not be started: {type(error).__name__}: {error}"
             if self.epoch == 1:
                 self.start_error = error
@@ -328,7 +303,7 @@ class SupervisedEngine:
         logger.error("engine %d has died: %s", self.index, message)
         with self._changed:
             self.state, self.client, self._message = "dead", None, message
-            self._stalled_s = 0.0
+            self._pid, self._stalled_s = None, 0.0
             if self._wish == "restart":
                 self._wish = "serve"  # death was quicker; the next life is the restart
             self._owner.bury(self, message)
@@ -337,7 +312,7 @@ class SupervisedEngine:
     def _wait_for_next_start(self) -> EngineWhy:
         with self._changed:
             delay = self._backoff.next_delay()
-            logger.warning("engine %d %s; next start in %g s", self.index, self._message, delay)
+            logger.warning("engine %d: %s; next start in %g s", self.index, self._message, delay)
             self._message += f" (next start in {delay:g} s)"
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._closing or self._hurry, timeout=delay)
@@ -351,7 +326,8 @@ class SupervisedEngine:
             while (outputs := client.get_output(timeout=0)) is not None:
                 self._owner.take(self, outputs)
         with self._changed:
-            self.state, self.client, self._message = "dead", None, "the engine was shut down"
+            self.state, self.client, self._pid = "dead", None, None
+            self._message = "the engine was shut down"
             self._owner.abandon(self)
             self._changed.notify_all()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minivllm.config import EngineConfig, make_config
+from minivllm.engine.backoff import Backoff
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineStatus
 from minivllm.engine.dp_client import DPClient
@@ -29,7 +30,14 @@ from minivllm.trace.gate import Gate
 from minivllm.trace.tracer import Tracer
 
 BLOCK = 4
-QUICK = SupervisorSettings(first_delay=0.01, longest_delay=0.05)
+
+
+def quick(first: float = 0.01, **settings: float) -> SupervisorSettings:
+    """A supervisor that is in a hurry to start an engine again."""
+    return SupervisorSettings(make_backoff=lambda: Backoff(first, 60), **settings)
+
+
+QUICK = quick()
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minivllm.engine.supervisor import Backoff, SupervisorSettings
+from minivllm.engine.backoff import Backoff
 
 
 class Clock:
@@ -13,13 +13,13 @@ class Clock:
 
 
 def test_each_death_in_a_row_doubles_the_wait_up_to_the_longest() -> None:
-    backoff = Backoff(SupervisorSettings(clock=Clock()))
+    backoff = Backoff(clock=Clock())
     assert [backoff.next_delay() for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 
 def test_a_life_that_was_too_short_forgives_nothing() -> None:
     clock = Clock()
-    backoff = Backoff(SupervisorSettings(clock=clock, healthy_after=60))
+    backoff = Backoff(clock=clock)
     backoff.next_delay()
     backoff.is_up()
     clock.now += 59
@@ -28,7 +28,7 @@ def test_a_life_that_was_too_short_forgives_nothing() -> None:
 
 def test_a_healthy_life_begins_the_count_anew() -> None:
     clock = Clock()
-    backoff = Backoff(SupervisorSettings(clock=clock, healthy_after=60))
+    backoff = Backoff(clock=clock)
     for _ in range(5):
         backoff.next_delay()
     backoff.is_up()
@@ -38,7 +38,7 @@ def test_a_healthy_life_begins_the_count_anew() -> None:
 
 def test_time_spent_dead_is_no_health() -> None:
     clock = Clock()
-    backoff = Backoff(SupervisorSettings(clock=clock, healthy_after=60))
+    backoff = Backoff(clock=clock)
     backoff.is_up()
     clock.now += 60
     backoff.next_delay()

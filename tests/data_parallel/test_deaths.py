@@ -13,7 +13,7 @@ from minivllm.engine.client import EngineStatus
 from minivllm.engine.supervisor import SupervisorSettings
 from minivllm.errors import EngineDeadError, EngineUnavailableError, ModelError
 from minivllm.trace.events import EngineWhy, Reason, RouteWhy
-from tests.data_parallel.lives import FakeLife, Fleet, eventually, request
+from tests.data_parallel.lives import FakeLife, Fleet, eventually, quick, request
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_an_engine_that_dies_before_it_is_ready_is_started_again(two: Fleet) -> 
 
 
 def test_while_it_waits_for_the_next_start_it_says_what_failed(fleets: list[Fleet]) -> None:
-    fleets.append(slow := Fleet(2, settings=SupervisorSettings(first_delay=60)))
+    fleets.append(slow := Fleet(2, settings=quick(first=60)))
     slow[0].die("no memory left")
     slow.wait_states("dead", "ready")
     eventually(lambda: "next start in 60 s" in slow.client.engines()[0].message)
@@ -193,7 +193,7 @@ def test_a_first_start_that_fails_is_the_callers_error_and_is_not_tried_again() 
 
 
 def test_a_stalled_engine_is_killed_and_its_requests_are_seen_to(fleets: list[Fleet]) -> None:
-    fleets.append(fleet := Fleet(2, settings=SupervisorSettings(stall_timeout=5, first_delay=0.01)))
+    fleets.append(fleet := Fleet(2, settings=quick(stall_timeout=5)))
     fleet.client.add_request(request("a"))
     stuck = fleet[0]
     stuck.stalled_s = 6.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 
 from minivllm.engine.dp_client import DPClient
-from minivllm.engine.supervisor import SupervisorSettings
 from minivllm.errors import (
     ConfigError,
     DuplicateRequestError,
@@ -19,6 +19,7 @@ from minivllm.errors import (
 from minivllm.trace.events import EngineWhy
 from tests.data_parallel.lives import (
     QUICK,
+    Events,
     FakeLife,
     Fleet,
     ThreadLife,
@@ -98,6 +99,15 @@ def test_resume_calls_off_a_restart_that_still_drains(two: Fleet) -> None:
     assert two.next().finish_reason == "length"
     assert two.client.engines()[0].epoch == 1
     assert two.states() == ["ready", "ready"]
+
+
+def test_whoever_waits_for_a_restart_hears_that_it_was_called_off(two: Fleet) -> None:
+    two.client.add_request(request("a"))
+    threading.Thread(
+        target=lambda: (two.wait_states("draining", "ready"), two.client.resume(0)), daemon=True
+    ).start()
+    with pytest.raises(EngineBusyError, match="it is ready"):
+        two.client.restart(0)
 
 
 def test_a_number_that_no_engine_has_is_refused_by_name(two: Fleet) -> None:
@@ -251,6 +261,21 @@ def test_an_engine_killed_under_load_costs_only_requests_that_had_begun_to_speak
         assert said == list(range(1000, 1000 + len(said))), name  # never twice, never out of order
 
 
-def test_settings_say_what_the_documentation_says() -> None:
-    settings = SupervisorSettings()
-    assert (settings.first_delay, settings.longest_delay, settings.stall_timeout) == (0.5, 30, 60)
+def test_what_the_router_reckons_as_cached_is_what_an_engine_then_finds(
+    cores: tuple[DPClient, list[ThreadLife]],
+) -> None:
+    """One request after the other, in pools with room for all of them."""
+    client, _ = cores
+    told = client._router.trace = Events()
+    rng = random.Random(1)
+    for i in range(30):
+        prompt = [rng.randrange(2) for _ in range(4)] * rng.randint(1, 4) + [i] * rng.randint(0, 3)
+        client.add_request(request(f"r{i}", prompt, max_tokens=1))
+        found = None
+        while found is None:
+            outputs = client.get_output(timeout=10)
+            assert outputs is not None
+            found = next((o.num_cached_tokens for o in outputs.outputs if o.finish_reason), None)
+        pick = told.of("route.pick")[-1]
+        assert found == next(c.cached_tokens for c in pick.candidates if c.engine == pick.engine)
+    assert any(c.cached_tokens for pick in told.of("route.pick") for c in pick.candidates)
