@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -16,6 +17,9 @@ from urllib.parse import urlsplit
 import typer
 
 from minivllm.errors import AdminError, ConfigError
+
+Status = dict[str, Any]
+"""One engine's, as the server says it."""
 
 POLL_S = 0.2
 CONNECT_S = 10.0
@@ -103,7 +107,7 @@ def restart(
     status = server.steer(engine, "restart")
     epoch = status["epoch"] + (status["state"] != "starting")
 
-    def is_done(now: dict[str, Any]) -> bool:
+    def is_done(now: Status) -> bool:
         return now["epoch"] >= epoch and now["state"] in ("ready", "draining", "drained")
 
     if wait:
@@ -129,17 +133,18 @@ class Server:
             sound = False
         if not sound:
             raise ConfigError("--url", url, "an address such as http://127.0.0.1:8000")
-        return Server(url.rstrip("/").removesuffix("/v1"), api_key)
+        keys = (api_key or "").split()  # the variable may hold all that `serve` takes
+        return Server(url.rstrip("/").removesuffix("/v1"), keys[0] if keys else None)
 
-    def engines(self) -> list[dict[str, Any]]:
+    def engines(self) -> list[Status]:
         return self._ask("GET", "/admin/engines")["engines"]
 
-    def steer(self, engine: int, verb: str) -> dict[str, Any]:
+    def steer(self, engine: int, verb: str) -> Status:
         return self._ask("POST", f"/admin/engines/{engine}/{verb}")
 
     def wait(
-        self, engine: int, timeout: float, is_done: Any, status: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, engine: int, timeout: float, is_done: Callable[[Status], bool], status: Status
+    ) -> Status:
         """Ask until ``is_done(status)``. Raises AdminError when it is called off, or too late."""
         asked_for, deadline = status, time.monotonic() + timeout
         while not is_done(status):
@@ -188,7 +193,7 @@ class Server:
 _HINTS = {404: "there is no such route; is this a minivllm server?"}
 
 
-def _show(engines: list[dict[str, Any]]) -> None:
+def _show(engines: list[Status]) -> None:
     from rich.console import Console
     from rich.table import Table
 

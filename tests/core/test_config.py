@@ -35,6 +35,10 @@ BAD = {
     "speculative_ngram": [-1, 65, 1.5, True],
     "prompt_lookup_min": [0, -1, 2.5],
     "prompt_lookup_max": [0, 1, "4"],
+    "data_parallel_size": [0, -1, 65, 1.5, True, "2"],
+    "engine_processes": ["yes", 1],
+    "routing_policy": ["random", 1],
+    "engine_stall_timeout": [-1, NAN, float("inf"), "60", True],
     "path": ["", 3],
     "live": ["yes", 1],
     "level": ["all", "Tensors", 1],
@@ -58,8 +62,8 @@ def test_bad_value_is_named(field: str, value: object) -> None:
 
 def test_every_field_has_bad_values_above() -> None:
     config = EngineConfig()
-    sections = (config.model, config.cache, config.scheduler, config.trace)
-    names = {f.name for section in sections for f in dataclasses.fields(section)}
+    parts = config.model, config.cache, config.scheduler, config.parallel, config.trace
+    names = {f.name for part in parts for f in dataclasses.fields(part)}
     assert names == set(BAD)
 
 
