@@ -35,10 +35,10 @@ class FleetGate:
 
     def add(self, gate: GateControl) -> None:
         """An engine has started: make its gate stand as the others do. Under the lock."""
-        if self._rate:
+        if gate.rate != self._rate:
             gate.rate = self._rate
-        if self._paused:
-            gate.pause()
+        if gate.mode != ("pause" if self._paused else "run"):
+            (gate.pause if self._paused else gate.resume)()
         gate.on_change(lambda mode, rate: self._tell())
 
     @property

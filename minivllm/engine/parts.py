@@ -131,7 +131,7 @@ def _in_a_process(
         begin = {"paused": gate.mode == "pause", "rate": gate.rate}
     num_threads = engine_threads(n)
 
-    def make_client(index: int, epoch: int, **begin: Any) -> MPClient:
+    def make_client(index: int, epoch: int) -> MPClient:
         return MPClient(
             config,
             index,
@@ -141,13 +141,14 @@ def _in_a_process(
             executor=executor_name,
             tokenizer=tokenizer_name,
             num_threads=num_threads,
-            **begin,
+            lockstep=lockstep,
+            **begin,  # a later life begins so, too; then its gate is set as its fellows' stand
         )
 
     client: EngineCoreClient
     try:
         if lockstep:  # its reader must be the one who answers, with nobody in between
-            client = _wait_for(make_client(0, 1, lockstep=True, **begin))
+            client = _wait_for(make_client(0, 1))
         else:
             settings = SupervisorSettings(parallel.engine_stall_timeout, start_timeout=START_S)
             policy = parallel.routing_policy

@@ -19,7 +19,7 @@ from minivllm.config import STEP_KNOBS
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.fleet_gate import FleetGate
 from minivllm.engine.supervisor import EngineLife
-from minivllm.errors import ConfigError, EngineDeadError
+from minivllm.errors import ConfigError, EngineDeadError, EngineUnavailableError
 from minivllm.trace.gate_control import GateControl
 
 Lives = Callable[[int | None], list[EngineLife]]
@@ -66,7 +66,7 @@ class Steering:
                     life.set_knobs(**knobs)
                 except EngineDeadError:  # its next life gets them
                     continue
-                except ConfigError:
+                except (ConfigError, EngineUnavailableError):
                     for other, old in changed:
                         other.set_knobs(**{k: old[k] for k in knobs if k in STEP_KNOBS})
                     raise
