@@ -106,15 +106,12 @@ def to_api_error(
         return ApiError(400, str(error), param=error.param)
     if isinstance(error, (DuplicateRequestError, ConfigError, MissingExtraError)):
         return ApiError(400, str(error))
-    if isinstance(error, EngineUnavailableError):
-        retry = {"Retry-After": "1"}
-        return ApiError(503, f"{error}; try again later.", code="no_engine", headers=retry)
     if isinstance(error, EngineDeadError):
         return ApiError(500, "The engine is not running any more.", code="engine_dead")
     if isinstance(error, QueueFullError):
         return busy(f"The queue is full: {error}.", "queue_full")
     if isinstance(error, EngineUnavailableError):
-        return busy("No engine takes requests at the moment; try again later.", "no_engine")
+        return busy(f"{error}; try again later.", "no_engine")
     if isinstance(error, HTTPException):
         return _from_http(error)
     logger.error("unexpected error in a request", exc_info=error)

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from minivllm.api.admin import create_admin_blueprint
 from minivllm.api.auth import KeyRing
 from minivllm.api.limits import Limits, OpenRequests
 from minivllm.api.open_responses import OpenResponses
@@ -128,7 +129,7 @@ class FrontEnd:
         )
         return create_app(
             settings.open_traces,
-            blueprints=[endpoint],
+            blueprints=[endpoint, create_admin_blueprint(self.llm, access.may_steer)],
             status=StatusBoard(EngineStatus.ready()),
             access=access,
             workbench=workbench,
