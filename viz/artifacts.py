@@ -1,6 +1,6 @@
 """The arrays of captured steps, by HTTP.
 
-    GET /api/runs/ID/artifacts?stream=            steps, and the arrays that each has
+    GET /api/runs/ID/artifacts?stream=&life=      steps, and the arrays that each has
     GET /api/runs/ID/artifacts/STEP/NAME?at=5,2   one array, or the part of it at these indices
                                    &as=float32    the same as raw bytes
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import msgspec
 from flask import Flask, Response, abort, jsonify, request
 
+from minivllm.trace.recorder import Life
 from viz.problem import problem
 from viz.runs import Run
 
@@ -24,26 +25,33 @@ MAX_JSON, MAX_RAW = 200_000, 4_000_000
 """Numbers in one answer: about 2 MB of JSON, 16 MB of bytes."""
 
 
-def add_artifact_pages(app: Flask, find_run: Callable[[str], Run]) -> None:
-    """``find_run`` refuses whoever may not look, and an id that no run has."""
+def add_artifact_pages(
+    app: Flask, find_run: Callable[[str], Run], asked_life: Callable[[Run], Life]
+) -> None:
+    """``find_run`` refuses whoever may not look, and an id that no run has; ``asked_life`` a stream
+    that the run has not."""
 
     @app.get("/api/runs/<run_id>/artifacts")
     def list_artifacts(run_id: str) -> Response:
-        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        run = find_run(run_id)
+        life = asked_life(run)
         return jsonify(
             [
                 {"step": step, **msgspec.to_builtins(told)}
-                for step, told in run.artifacts(stream).items()
+                for step, told in run.artifacts(life.stream, life.epoch).items()
             ]
         )
 
     @app.get("/api/runs/<run_id>/artifacts/<int:step>/<name>")
     def artifact(run_id: str, step: int, name: str) -> Response:
-        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        run = find_run(run_id)
+        life = asked_life(run)
         form = request.args.get("as", "json")
         if form not in ("json", "float32"):
             abort(problem(400, f"as: got {form!r}; allowed: json, float32"))
-        part = run.artifact(stream, step).part(name, _indices(request.args.get("at", "")))
+        part = run.artifact(life.stream, step, life.epoch).part(
+            name, _indices(request.args.get("at", ""))
+        )
         most = MAX_JSON if form == "json" else MAX_RAW
         if part.size > most:
             ask = "fix the first axes with at=LAYER,HEAD" + (

@@ -2,9 +2,11 @@
 
     GET /                              the page (static/index.html)
     GET /api/runs                      what can be opened
-    GET /api/runs/ID                   its streams, and how many events each has
-    GET /api/runs/ID/events?stream=&from=&to=
-    GET /api/runs/ID/snapshot?stream=  state at the latest whole step, for a page that came late
+    GET /api/runs/ID                   its streams, their lives, and how many events each has
+    GET /api/runs/ID/events?stream=&life=&from=&to=
+    GET /api/runs/ID/snapshot?stream=&life=  state at the latest whole step, for a page that came
+                                       late; without a life, here and elsewhere, the newest
+    GET /api/runs/ID/find?request=     the engine, life and step at which a request came; null: none
     GET /api/runs/ID/tour              the guided stops of a recording
     GET /api/runs/ID/artifacts…        the arrays of captured steps (artifacts.py)
     GET /api/workbench                 scenarios and knobs to run them with
@@ -24,11 +26,15 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, redirect, request
 
 from minivllm.errors import MissingArtifactError, TraceError
+from minivllm.trace.recorder import Life
 from viz.access import COOKIE, DRIVER_COOKIE, Access
 from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
 from viz.problem import problem
-from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run
+from viz.protocol import lives_json
+from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run, find_request
+
+MAX_REQUEST_ID = 512
 
 STATIC = Path(__file__).parent / "static"
 
@@ -84,21 +90,30 @@ def add_pages(
             abort(problem(404, f"there is no run {run_id!r}; there are: {known}"))
         return run
 
+    def asked_life(run: Run) -> Life:
+        """The life of a stream that the query names; without a number, its newest."""
+        stream, number = request.args.get("stream", "engine0"), request.args.get("life", "")
+        lives = [life for life in run.lives() if life.stream == stream]
+        named = [life for life in lives if number in ("", str(life.epoch))]
+        if not named:
+            what = f"life {number} of " if lives else ""
+            abort(problem(404, f"run {run.id} has no {what}stream {stream!r}"))
+        return named[-1]
+
     @app.get("/api/runs")
     @app.get("/api/runs/<run_id>")
     def list_runs(run_id: str | None = None) -> Response:
         if run_id is not None:
             run = find_run(run_id)
-            heads = run.heads()
-            firsts = {stream: run.first(stream) for stream in heads}
-            return jsonify({**describe_run(run), "streams": heads, "first": firsts})
+            return jsonify({**describe_run(run), "lives": lives_json(run)})
         if not access.may_look(request):
             abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
         return jsonify([describe_run(run) for run in catalogue.all()])
 
     @app.get("/api/runs/<run_id>/events")
     def events(run_id: str) -> Response:
-        run, stream = find_run(run_id), request.args.get("stream", "engine0")
+        run = find_run(run_id)
+        life = asked_life(run)
         try:
             start, end = int(request.args["from"]), int(request.args["to"])
         except (KeyError, ValueError):
@@ -106,24 +121,30 @@ def add_pages(
         if not 1 <= start <= end + 1 or end - start >= MAX_EVENTS_PER_ANSWER:
             allowed = f"1 <= from <= to, at most {MAX_EVENTS_PER_ANSWER} events"
             abort(problem(400, f"got from={start} to={end}; allowed: {allowed}"))
-        if start < run.first(stream):
-            first = run.first(stream)
-            abort(problem(410, f"events before {first} are no longer kept; take the snapshot"))
-        lines = run.lines(stream, start, end)
+        if start < life.first:
+            gone = f"events before {life.first} are no longer kept; take the snapshot"
+            abort(problem(410, gone))
+        lines = run.lines(life.stream, start, end, life.epoch)
         return Response(b"[" + b",".join(lines) + b"]", mimetype="application/json")
 
     @app.get("/api/runs/<run_id>/snapshot")
     def snapshot(run_id: str) -> Response:
-        run, stream = find_run(run_id), request.args.get("stream", "engine0")
-        if stream not in run.heads():
-            abort(problem(404, f"run {run.id} has no stream {stream!r}"))
-        return jsonify(catalogue.snapshots(run, stream).latest())
+        run = find_run(run_id)
+        life = asked_life(run)
+        return jsonify(catalogue.snapshots(run, life.stream, life.epoch).latest())
+
+    @app.get("/api/runs/<run_id>/find")
+    def find(run_id: str) -> Response:
+        run, wanted = find_run(run_id), request.args.get("request", "")
+        if not 0 < len(wanted) <= MAX_REQUEST_ID:
+            abort(problem(400, f"request: an id of 1 to {MAX_REQUEST_ID} characters"))
+        return jsonify(find_request(run, wanted))
 
     @app.get("/api/runs/<run_id>/tour")
     def tour(run_id: str) -> Response:
         return jsonify(find_run(run_id).tour())
 
-    add_artifact_pages(app, find_run)
+    add_artifact_pages(app, find_run, asked_life)
 
     @app.get("/api/workbench")
     def workbench_offers() -> Response:

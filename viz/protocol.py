@@ -3,11 +3,15 @@
 One thread, the publisher, is the only one that emits (``emit`` is not thread-safe). Everybody else
 posts to its mailbox: the socket's handlers, the recorder at each step's end, the command thread.
 
-    viewer → hello {run, streams: {engine0: last_seq}, epoch}      I have the events up to there
-    hub    → welcome {run, epoch, streams: {engine0: head}, reset}  reset: another run, begin anew
-    hub    → batch {run, stream, epoch, from, to} + bytes           a JSON array, without a gap
-    viewer → ack {stream, to}
-    hub    → lag {stream, head, snapshot}                           four batches are unanswered, or
+    viewer → hello {run, epoch, streams: {engine0: {life, seq}}}    I have these events; no
+             streams: all, from the beginning. life: an engine that was started anew writes the
+             same stream again, from seq 1 on, as its next life; null: the newest
+    hub    → welcome {run, epoch, reset, lives: [{stream, life, first, head}]}
+             reset: another run, begin anew
+    hub    → lives {run, epoch, lives}            an engine was started, or started anew
+    hub    → batch {run, stream, life, epoch, from, to} + bytes     a JSON array, without a gap
+    viewer → ack {stream, life, to}
+    hub    → lag {stream, life, head, snapshot}                     four batches are unanswered, or
              more than 2,000 events are missing: fetch them by HTTP, then ack the last one
 
 Socket.IO keeps no log for a viewer that was away, and its queue per viewer has no bound. So the
@@ -27,6 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from minivllm.trace.recorder import Life
 from viz.runs import Catalogue, Run
 
 logger = logging.getLogger(__name__)
@@ -45,7 +50,7 @@ Emit = Callable[..., None]
 
 @dataclass(slots=True)
 class Cursor:
-    """A viewer's position in one stream."""
+    """A viewer's position in one life of a stream."""
 
     sent: int
     unanswered: deque[int] = field(default_factory=deque)
@@ -54,11 +59,19 @@ class Cursor:
     """It was told to fetch; nothing is sent until it acks."""
 
 
+Key = tuple[str, int]
+"""(stream, life)"""
+
+
 @dataclass(slots=True)
 class Viewer:
     run_id: str
     epoch: str
-    cursors: dict[str, Cursor]
+    cursors: dict[Key, Cursor]
+    chosen: dict[str, Any]
+    """The streams it asked for; none: all of them."""
+    told: list[Key]
+    """The lives that it has been told of."""
 
 
 class Hub:
@@ -77,8 +90,8 @@ class Hub:
     def hello(self, sid: str, message: dict[str, Any]) -> None:
         self._mailbox.put(("hello", sid, message))
 
-    def ack(self, sid: str, stream: str, to: int) -> None:
-        self._mailbox.put(("ack", sid, stream, to))
+    def ack(self, sid: str, stream: str, to: int, life: int | None = None) -> None:
+        self._mailbox.put(("ack", sid, stream, to, life))
 
     def leave(self, sid: str) -> None:
         self._mailbox.put(("leave", sid))
@@ -151,25 +164,38 @@ class Hub:
             self._viewers.pop(sid, None)
             self._emit("gone", {"run": run_id}, to=sid)
             return
-        epoch, heads = run.epoch(), run.heads()
+        epoch, lives = run.epoch(), run.lives()
         same = message.get("epoch") in (None, epoch)
-        known = message.get("streams", {}) if same else {}
-        cursors = {
-            stream: Cursor(sent=min(max(int(known.get(stream, 0)), 0), head))
-            for stream, head in heads.items()
-        }
-        self._viewers[sid] = Viewer(run_id, epoch, cursors)
-        welcome = {"run": run_id, "epoch": epoch, "streams": heads, "reset": not same}
-        self._emit("welcome", welcome, to=sid)
+        chosen = message.get("streams", {})
+        viewer = self._viewers[sid] = Viewer(run_id, epoch, {}, chosen, keys_of(lives))
+        for stream, (key, head) in newest(lives).items():
+            if not chosen:
+                viewer.cursors[key] = Cursor(sent=0)
+            elif stream in chosen:
+                life, seq = chosen[stream]["life"], chosen[stream]["seq"]
+                if not same or life is None:
+                    life, seq = key[1], seq if same else 0
+                head = next((e.head for e in lives if (e.stream, e.epoch) == (stream, life)), 0)
+                viewer.cursors[stream, life] = Cursor(sent=min(max(seq, 0), head))
+        self._tell("welcome", sid, run, viewer, {"reset": not same})
+
+    def _tell(self, name: str, sid: str, run: Run, viewer: Viewer, more: dict[str, Any]) -> None:
+        lives = lives_json(run)
+        self._emit(name, {"run": run.id, "epoch": viewer.epoch, "lives": lives, **more}, to=sid)
 
     def _on_changed(self, run_id: str) -> None:
         for sid, viewer in self._viewers.items():
             if viewer.run_id == run_id:
-                self._on_hello(sid, {"run": run_id, "epoch": viewer.epoch})
+                again = {"run": run_id, "epoch": viewer.epoch, "streams": viewer.chosen}
+                self._on_hello(sid, again)
 
-    def _on_ack(self, sid: str, stream: str, to: int) -> None:
+    def _on_ack(self, sid: str, stream: str, to: int, life: int | None) -> None:
         viewer = self._viewers.get(sid)
-        cursor = viewer.cursors.get(stream) if viewer else None
+        if viewer is None:
+            return
+        if life is None:
+            life = max((own for name, own in viewer.cursors if name == stream), default=1)
+        cursor = viewer.cursors.get((stream, life))
         if cursor is None:
             return
         while cursor.unanswered and cursor.unanswered[0] <= to:
@@ -182,55 +208,76 @@ class Hub:
 
     def _publish(self) -> None:
         for live in self.catalogue.all():
-            # The log forgets its oldest events; the fold must have seen them by then.
             if live.kind == "live":
-                for stream in live.heads():
-                    snapshots = self.catalogue.snapshots(live, stream)
-                    if stream != "api" and snapshots.behind() > SNAPSHOT_BEHIND:
-                        snapshots.advance()
-        encoded: dict[tuple[str, str, int], tuple[int, bytes]] = {}
+                self.catalogue.keep_snapshots(live)
+        encoded: dict[tuple[str, str, int, int], tuple[int, bytes]] = {}
         for sid, viewer in list(self._viewers.items()):
             run = self.catalogue.get(viewer.run_id)
             if run is None or run.epoch() != viewer.epoch:
                 continue
-            for stream, head in run.heads().items():
-                cursor = viewer.cursors.setdefault(stream, Cursor(sent=0))
-                self._serve(sid, viewer, run, stream, head, cursor, encoded)
+            lives = run.lives()
+            if (keys := keys_of(lives)) != viewer.told:
+                if not viewer.chosen:
+                    for key, _ in newest(lives).values():
+                        viewer.cursors.setdefault(key, Cursor(sent=0))
+                viewer.told = keys
+                self._tell("lives", sid, run, viewer, {})
+            for life in lives:
+                cursor = viewer.cursors.get((life.stream, life.epoch))
+                if cursor is not None:
+                    self._serve(sid, viewer, run, life, cursor, encoded)
 
     def _serve(
         self,
         sid: str,
         viewer: Viewer,
         run: Run,
-        stream: str,
-        head: int,
+        life: Life,
         cursor: Cursor,
-        encoded: dict[tuple[str, str, int], tuple[int, bytes]],
+        encoded: dict[tuple[str, str, int, int], tuple[int, bytes]],
     ) -> None:
-        """Send one viewer what it lacks of one stream, as far as its window allows."""
-        while cursor.sent < head and not cursor.lagging:
-            behind = head - cursor.sent
-            gone = cursor.sent + 1 < run.first(stream)  # it is no longer kept
+        """Send one viewer what it lacks of one life, as far as its window allows."""
+        about = {"run": run.id, "stream": life.stream, "life": life.epoch, "epoch": viewer.epoch}
+        while cursor.sent < life.head and not cursor.lagging:
+            behind = life.head - cursor.sent
+            gone = cursor.sent + 1 < life.first  # it is no longer kept
             if len(cursor.unanswered) >= WINDOW or behind > SNAPSHOT_BEHIND or gone:
                 cursor.lagging = True
-                lag = {"run": run.id, "stream": stream, "epoch": viewer.epoch, "head": head}
-                self._emit("lag", {**lag, "snapshot": gone or behind > SNAPSHOT_BEHIND}, to=sid)
+                late = gone or behind > SNAPSHOT_BEHIND
+                self._emit("lag", {**about, "head": life.head, "snapshot": late}, to=sid)
                 return
-            key = (run.id, stream, cursor.sent)
+            key = (run.id, life.stream, life.epoch, cursor.sent)
             if key not in encoded:  # viewers that stand at the same place share the bytes
-                encoded[key] = encode_batch(run, stream, cursor.sent + 1, head)
+                encoded[key] = encode_batch(run, life, cursor.sent + 1)
             to, payload = encoded[key]
-            about = {"run": run.id, "stream": stream, "epoch": viewer.epoch}
+            if to <= cursor.sent:
+                return  # the log has let go of this life meanwhile
             # A tuple is several arguments; the bytes travel as they are, beside the JSON.
-            message = ({**about, "from": cursor.sent + 1, "to": to}, payload)
-            self._emit("batch", message, to=sid)
+            self._emit("batch", ({**about, "from": cursor.sent + 1, "to": to}, payload), to=sid)
             cursor.sent = to
             cursor.unanswered.append(to)
 
 
-def encode_batch(run: Run, stream: str, start: int, head: int) -> tuple[int, bytes]:
+def keys_of(lives: list[Life]) -> list[Key]:
+    return [(life.stream, life.epoch) for life in lives]
+
+
+def newest(lives: list[Life]) -> dict[str, tuple[Key, int]]:
+    """Stream → its last life's key and head."""
+    return {life.stream: ((life.stream, life.epoch), life.head) for life in lives}
+
+
+def lives_json(run: Run) -> list[dict[str, Any]]:
+    """What a page is told of a run's streams."""
+    return [
+        {"stream": life.stream, "life": life.epoch, "first": life.first, "head": life.head}
+        for life in run.lives()
+    ]
+
+
+def encode_batch(run: Run, life: Life, start: int) -> tuple[int, bytes]:
     """Join lines from ``start`` on until 64 KB are full; returns (last seq, JSON array)."""
-    lines = run.lines(stream, start, head)
+    lines = run.lines(life.stream, start, life.head, life.epoch)
     size = taken = 0
     for line in lines:
         size += len(line) + 1

@@ -11,7 +11,6 @@ import gzip
 import json
 import re
 import threading
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +20,12 @@ import msgspec
 from minivllm.errors import TraceError
 from minivllm.trace.artifacts import Artifact, artifact_events, no_such_step, open_artifact
 from minivllm.trace.events import Event, ExecTensors
-from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace, split_lives
+from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace
 from minivllm.trace.fold import apply, forget_finished, new_state, to_json
+from minivllm.trace.front import Front
+from minivllm.trace.front import apply as apply_to_front
 from minivllm.trace.hues import Hues
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.recorder import Life, TraceLog
 from minivllm.trace.words import join, knob_value
 
 MAX_EVENTS_PER_ANSWER = 5000
@@ -32,6 +33,10 @@ MAX_EVENTS_PER_ANSWER = 5000
 
 SIMULATED_KEPT = 16
 """Simulated runs that stay in memory."""
+
+KEEP_UP = 2000
+"""Events that a live run's snapshot may be behind: the log forgets its oldest, and the fold must
+have seen them by then."""
 
 FINISHED_KEPT = 256
 """Finished requests that the snapshot of a live run still has."""
@@ -52,48 +57,41 @@ class Run(Protocol):
 
     def header(self) -> dict[str, Any]: ...
 
-    def heads(self) -> dict[str, int]:
-        """The last sequence number of each stream."""
+    def lives(self) -> list[Life]:
+        """Every stream, and of one whose engine was started anew each life that is there."""
         ...
 
-    def first(self, stream: str) -> int:
-        """The oldest sequence number that can still be had."""
-        ...
-
-    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
-        """Encoded events, both ends included; fewer where they do not exist."""
+    def lines(
+        self, stream: str, from_seq: int, to_seq: int, life: int | None = None
+    ) -> list[bytes]:
+        """Encoded events of a life (None: the newest), both ends included; fewer where they do
+        not exist."""
         ...
 
     def tour(self) -> dict[str, Any] | None: ...
 
-    def artifacts(self, stream: str) -> dict[int, ExecTensors]:
+    def artifacts(self, stream: str, life: int | None = None) -> dict[int, ExecTensors]:
         """Step → what was told of its arrays, of each step that was captured."""
         ...
 
-    def artifact(self, stream: str, step: int) -> Artifact:
+    def artifact(self, stream: str, step: int, life: int | None = None) -> Artifact:
         """Raises MissingArtifactError, ArtifactError."""
         ...
 
 
 class RecordedRun:
-    """A run from a trace file, read when it is first asked for.
-
-    Where an engine was started more than once, one of its lives: ``seq`` counts from 1 in each.
-    """
+    """A run from a trace file, read when it is first asked for."""
 
     kind = "recorded"
     label = ""
 
-    def __init__(self, run_id: str, path: Path, life: int | None = None) -> None:
-        """``life``: 1, 2, …; None: the last."""
+    def __init__(self, run_id: str, path: Path) -> None:
         self.id = run_id
         self.path = path
-        self.life = life
         self._lock = threading.Lock()
         self._trace: Trace | None = None
-        self._events: dict[str, list[Event]] = {}
-        self._lines: dict[str, list[bytes]] = {}
-        self._first: dict[str, int] = {}  # a trace that was cut to its last steps begins later
+        self._events: dict[str, dict[int, list[Event]]] = {}
+        self._lines: dict[tuple[str, int], list[bytes]] = {}
 
     def _load(self) -> Trace:
         """Raises TraceError when the file is broken, at each call anew."""
@@ -101,13 +99,16 @@ class RecordedRun:
             if self._trace is None:
                 trace = read_trace(self.path)
                 for stream in dict.fromkeys(event.stream for event in trace.events):
-                    lives = split_lives([e for e in trace.events if e.stream == stream])
-                    events = lives[min(self.life or len(lives), len(lives)) - 1]
-                    self._events[stream] = events
-                    self._first[stream] = events[0].seq
-                    self._lines[stream] = [msgspec.json.encode(event) for event in events]
+                    lives = self._events[stream] = trace.epochs(stream)
+                    for life, events in lives.items():
+                        self._lines[stream, life] = [msgspec.json.encode(e) for e in events]
                 self._trace = trace
             return self._trace
+
+    def _life(self, stream: str, life: int | None) -> list[Event]:
+        self._load()
+        lives = self._events.get(stream, {})
+        return lives.get(max(lives, default=1) if life is None else life, [])
 
     def epoch(self) -> str:
         return self._load().header.run_id
@@ -123,17 +124,24 @@ class RecordedRun:
         header: dict[str, Any] = msgspec.to_builtins(parse_trace(first, str(self.path)).header)
         return header
 
-    def heads(self) -> dict[str, int]:
+    def lives(self) -> list[Life]:
         self._load()
-        return {name: self.first(name) + len(lines) - 1 for name, lines in self._lines.items()}
+        return [
+            Life(stream, life, events[0].seq, events[-1].seq)
+            for stream, lives in self._events.items()
+            for life, events in lives.items()
+        ]
 
-    def first(self, stream: str) -> int:
+    def lines(
+        self, stream: str, from_seq: int, to_seq: int, life: int | None = None
+    ) -> list[bytes]:
         self._load()
-        return self._first.get(stream, 1)
-
-    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
-        first = self.first(stream)
-        return self._lines.get(stream, [])[max(from_seq - first, 0) : max(to_seq + 1 - first, 0)]
+        life = max(self._events.get(stream, {1: None})) if life is None else life
+        lines = self._lines.get((stream, life), [])
+        if not lines:
+            return []
+        first = self._events[stream][life][0].seq  # of one cut to its last steps, not 1
+        return lines[max(from_seq - first, 0) : max(to_seq + 1 - first, 0)]
 
     def tour(self) -> dict[str, Any] | None:
         """The guided stops of this recording: ``NAME.tour.json`` beside ``NAME.trace.jsonl``."""
@@ -143,15 +151,12 @@ class RecordedRun:
         tour: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return tour
 
-    def _captured(self, stream: str) -> dict[int, Event]:
-        self._load()
-        return artifact_events(self._events.get(stream, []))
+    def artifacts(self, stream: str, life: int | None = None) -> dict[int, ExecTensors]:
+        captured = artifact_events(self._life(stream, life))
+        return {step: event.data for step, event in captured.items()}
 
-    def artifacts(self, stream: str) -> dict[int, ExecTensors]:
-        return {step: event.data for step, event in self._captured(stream).items()}
-
-    def artifact(self, stream: str, step: int) -> Artifact:
-        captured = self._captured(stream)
+    def artifact(self, stream: str, step: int, life: int | None = None) -> Artifact:
+        captured = artifact_events(self._life(stream, life))
         if step not in captured:
             raise no_such_step(step, captured, self.id)
         return open_artifact(self.path, captured[step])
@@ -174,43 +179,49 @@ class LiveRun:
         header: dict[str, Any] = msgspec.to_builtins(self.log.header)
         return header
 
-    def heads(self) -> dict[str, int]:
-        return {stream: self.log.head_seq(stream) for stream in self.log.streams()}
+    def lives(self) -> list[Life]:
+        return self.log.lives()
 
-    def first(self, stream: str) -> int:
-        return self.log.first_seq(stream)
-
-    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
-        return self.log.lines(stream, from_seq, to_seq)
+    def lines(
+        self, stream: str, from_seq: int, to_seq: int, life: int | None = None
+    ) -> list[bytes]:
+        return self.log.lines(stream, from_seq, to_seq, life)
 
     def tour(self) -> dict[str, Any] | None:
         return None
 
-    def artifacts(self, stream: str) -> dict[int, ExecTensors]:
-        return self.log.artifacts.of_stream(stream)
+    def artifacts(self, stream: str, life: int | None = None) -> dict[int, ExecTensors]:
+        return self.log.artifacts.of_stream(stream, life)
 
-    def artifact(self, stream: str, step: int) -> Artifact:
-        return self.log.artifacts.read(stream, step)
+    def artifact(self, stream: str, step: int, life: int | None = None) -> Artifact:
+        return self.log.artifacts.read(stream, step, life)
 
 
 class Snapshots:
-    """The state at a run's latest step boundary, folded here for a page that came late."""
+    """The state of one life of a stream at its latest step boundary, folded here for a page that
+    came late. Of ``api`` it is the front end's (``trace/front.py``), at its latest event."""
 
-    def __init__(self, run: Run, stream: str) -> None:
-        self._run, self._stream = run, stream
+    def __init__(self, run: Run, stream: str, life: int) -> None:
+        self._run, self._stream, self._life = run, stream, life
         self._lock = threading.Lock()
         self._state = new_state()
+        self._front = Front()
         self._hues = Hues()
 
-    def behind(self) -> int:
-        """Events that are not folded yet."""
-        return self._run.heads().get(self._stream, 0) - self._state.seq
+    def behind(self, head: int) -> int:
+        """Events up to ``head`` that are not folded yet."""
+        return head - max(self._state.seq, self._front.seq)
 
     def advance(self) -> None:
         """Fold up to the end of the last whole step."""
         with self._lock:
-            lines = self._run.lines(self._stream, self._state.seq + 1, 2**62)
+            done = max(self._state.seq, self._front.seq)
+            lines = self._run.lines(self._stream, done + 1, 2**62, self._life)
             events = [decode_event(line) for line in lines]
+            if self._stream == "api":
+                for event in events:
+                    apply_to_front(self._front, event)
+                return
             while events and events[-1].kind != "step.end":
                 events.pop()
             for event in events:
@@ -220,29 +231,52 @@ class Snapshots:
                 forget_finished(self._state, FINISHED_KEPT)
 
     def latest(self) -> dict[str, Any]:
-        """``{"seq", "step", "state", "hues"}``; seq 0 before the first step has ended."""
+        """``{"seq", "step", "life", "state", "hues"}``; seq 0 before the first step has ended."""
         self.advance()
         with self._lock:
-            state, hues = self._state, dict(self._hues.of)
-            return {"seq": state.seq, "step": state.step, "state": to_json(state), "hues": hues}
+            about = {"life": self._life, "hues": dict(self._hues.of)}
+            if self._stream == "api":
+                front = self._front
+                return {**about, "seq": front.seq, "step": 0, "state": msgspec.to_builtins(front)}
+            state = self._state
+            return {**about, "seq": state.seq, "step": state.step, "state": to_json(state)}
+
+
+def find_request(run: Run, request_id: str) -> dict[str, Any] | None:
+    """Where a request ran: ``{"stream", "life", "req", "step"}``, by the id its client has.
+
+    Of one that was sent to another engine when its first had died, and of an id that was used
+    again, the last place; of one with several samples, the first of them.
+    """
+    needle = msgspec.json.encode(request_id)[1:-1]
+    found: tuple[int, dict[str, Any]] | None = None
+
+    def take(t_ns: int, named: str, parent: str | None, place: dict[str, Any]) -> None:
+        nonlocal found
+        asked = named == request_id or (parent == request_id and named.startswith("0_"))
+        if asked and (found is None or t_ns >= found[0]):
+            found = t_ns, place
+
+    for stream, life, first, head in run.lives():
+        if not stream.startswith("engine"):
+            continue
+        for line in run.lines(stream, first, head, life):
+            if needle not in line or not (b'"req.arrive"' in line or b'"run.snapshot"' in line):
+                continue
+            event = decode_event(line)
+            place = {"stream": stream, "life": life, "step": event.step}
+            if event.kind == "req.arrive":
+                data = event.data
+                take(event.t_ns, data.request_id, data.parent, {**place, "req": event.req})
+            elif event.kind == "run.snapshot":  # those that arrived in a step that was not kept
+                for req, known in (event.data.state or {}).get("requests", {}).items():
+                    take(0, known["request_id"], known.get("parent"), {**place, "req": req})
+    return found[1] if found is not None else None
 
 
 def run_name(path: Path) -> str:
     """``gallery/tiny-pressure.trace.jsonl.gz`` → ``tiny-pressure``."""
     return path.name.split(".")[0] or "run"
-
-
-def num_lives(path: Path) -> int:
-    """How often the first engine in a trace file was started; 1 for a file that cannot be read,
-    which is told when it is opened. It is parsed only where a second start may be in it."""
-    try:
-        packed = path.suffix == ".gz"
-        with gzip.open(path) if packed else path.open("rb") as file:
-            starts = sum(b'"run.start"' in line for line in file)
-        lives = read_trace(path).lives() if starts > 1 else {}
-    except (OSError, EOFError, zlib.error, TraceError):
-        return 1
-    return max(sum(name.split(",")[0] == next(iter(lives)) for name in lives), 1)
 
 
 class Catalogue:
@@ -252,24 +286,16 @@ class Catalogue:
         self._lock = threading.Lock()
         self._runs: dict[str, Run] = {}
         self._used: dict[str, int] = {}
-        self._snapshots: dict[tuple[str, str], Snapshots] = {}
+        self._snapshots: dict[tuple[str, str, int], Snapshots] = {}
 
     def add_file(self, path: Path | str) -> str:
-        """Offer a trace file; returns the id it got. Raises TraceError if there is no such file.
-
-        Where its engine was started more than once, that is its last life's; each earlier one is
-        offered behind it, as ``ID-life-1`` and so on.
-        """
+        """Offer a trace file; returns the id it got. Raises TraceError if there is no such file."""
         path = Path(path)
         if not path.is_file():
             raise TraceError(f"{path}: no such trace file")
-        earlier = range(1, num_lives(path))
         with self._lock:
             run_id = self._free_id(run_name(path))
             self._runs[run_id] = RecordedRun(run_id, path)
-            for life in earlier:
-                name = self._free_id(f"{run_id}-life-{life}")
-                self._runs[name] = RecordedRun(name, path, life)
         return run_id
 
     def add_simulated(self, log: TraceLog, changed: Mapping[str, object]) -> str:
@@ -307,6 +333,18 @@ class Catalogue:
         with self._lock:
             return list(self._runs.values())
 
-    def snapshots(self, run: Run, stream: str) -> Snapshots:
+    def snapshots(self, run: Run, stream: str, life: int) -> Snapshots:
         with self._lock:
-            return self._snapshots.setdefault((run.id, stream), Snapshots(run, stream))
+            return self._snapshots.setdefault((run.id, stream, life), Snapshots(run, stream, life))
+
+    def keep_snapshots(self, run: Run) -> None:
+        """Fold what a live run's log is about to forget, and let go of lives that it has."""
+        lives = {(life.stream, life.epoch): life for life in run.lives()}
+        with self._lock:
+            for key in [key for key in self._snapshots if key[0] == run.id]:
+                if key[1:] not in lives:
+                    del self._snapshots[key]
+        for (stream, life), about in lives.items():
+            snapshots = self.snapshots(run, stream, life)
+            if snapshots.behind(about.head) > KEEP_UP:
+                snapshots.advance()

@@ -193,9 +193,11 @@ def add_socket(app: BoardApp) -> None:
         if isinstance(message, dict) and isinstance(message.get("run"), str):
             streams = message.get("streams")
             known = {
-                str(stream): seq
-                for stream, seq in (streams.items() if isinstance(streams, dict) else ())
-                if type(seq) is int
+                str(stream): {"life": at["life"], "seq": at["seq"]}
+                for stream, at in (streams.items() if isinstance(streams, dict) else ())
+                if isinstance(at, dict)
+                and type(at.get("seq")) is int
+                and type(at.setdefault("life", None)) in (int, type(None))
             }
             clean = {"run": message["run"], "epoch": message.get("epoch"), "streams": known}
             app.hub.hello(request.sid, clean)  # type: ignore[attr-defined]
@@ -203,7 +205,9 @@ def add_socket(app: BoardApp) -> None:
     @socketio.on("ack")
     def ack(message: object = None, *_more: object) -> None:
         if isinstance(message, dict) and type(message.get("to")) is int:
-            app.hub.ack(request.sid, str(message.get("stream")), message["to"])  # type: ignore[attr-defined]
+            stream, life = str(message.get("stream")), message.get("life")
+            life = life if type(life) is int else None
+            app.hub.ack(request.sid, stream, message["to"], life)  # type: ignore[attr-defined]
 
     @socketio.on("command")
     def command(message: object = None, *_more: object) -> None:

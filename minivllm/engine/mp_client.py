@@ -145,7 +145,7 @@ class MPClient:
         if trace_log is not None:
             spool = Path(self._directory) / ARRAYS
             self._collector = TraceCollector(
-                self._context, self._directory, f"engine{index}", trace_log, tracer, spool
+                self._context, self._directory, f"engine{index}", trace_log, tracer, spool, epoch
             )
         self._io = threading.Thread(target=self._read, name=f"engine{index}-io", daemon=True)
         self._io.start()

@@ -48,7 +48,7 @@ class _Kept:
 
 
 class ArtifactStore:
-    """The artifacts of one run, by stream and step."""
+    """The artifacts of one run, by stream, life of it, and step."""
 
     def __init__(self, trace_path: str | None = None, limit_bytes: int = DEFAULT_LIMIT) -> None:
         """Deletes what an earlier run of the same trace path has left in the folder."""
@@ -57,7 +57,7 @@ class ArtifactStore:
         self._folder = folder_of(trace_path) if trace_path is not None else None
         self._oldest_go = self._folder is None
         self._limit = limit_bytes if self._oldest_go else RUN_LIMIT_STEPS * limit_bytes
-        self._kept: dict[tuple[str, int], _Kept] = {}  # in the order of their steps
+        self._kept: dict[tuple[str, int, int], _Kept] = {}  # (stream, epoch, step), in order
         self._bytes = 0
         self._lock = threading.Lock()
         if self._folder is not None and self._folder.is_dir():
@@ -75,7 +75,7 @@ class ArtifactStore:
         store._limit = limit_bytes if store._oldest_go else RUN_LIMIT_STEPS * limit_bytes
         return store
 
-    def take_over(self, stream: str, step: int, told: ExecTensors, spool: Path) -> None:
+    def take_over(self, stream: str, epoch: int, step: int, told: ExecTensors, spool: Path) -> None:
         """Keep what an engine's process has written, as its event tells. Raises OSError where it
         is not there."""
         if not is_file_name(told.file):
@@ -85,7 +85,7 @@ class ArtifactStore:
             raw = (spool / told.file).read_bytes()
             _delete(spool / told.file)
         with self._lock:
-            self._keep(stream, step, told, raw)
+            self._keep(stream, epoch, step, told, raw)
 
     def put(
         self, stream: str, epoch: int, step: int, tensors: StepTensors
@@ -112,28 +112,33 @@ class ArtifactStore:
                 except OSError as error:
                     logger.warning("no more arrays are kept: %s; the run goes on", error)
                     return self._end(Reason.NOT_WRITTEN, len(raw), 0, error.strerror or str(error))
-            self._keep(stream, step, told, raw if self._folder is None else b"")
+            self._keep(stream, epoch, step, told, raw if self._folder is None else b"")
         return told
 
-    def _keep(self, stream: str, step: int, told: ExecTensors, raw: bytes) -> None:
-        self._kept[stream, step] = _Kept(told, raw)
+    def _keep(self, stream: str, epoch: int, step: int, told: ExecTensors, raw: bytes) -> None:
+        self._kept[stream, epoch, step] = _Kept(told, raw)
         self._bytes += told.bytes
         while self._oldest_go and len(self._kept) > 1:
             if self._bytes <= self._limit and len(self._kept) <= KEPT_IN_MEMORY:
                 break
             self._forget(next(iter(self._kept)))
 
-    def of_stream(self, stream: str) -> dict[int, ExecTensors]:
-        """Step → what its event told, of all that is still kept."""
+    def of_stream(self, stream: str, epoch: int | None = None) -> dict[int, ExecTensors]:
+        """Step → what its event told, of all that is still kept of a life (None: the newest)."""
         with self._lock:
-            return {step: one.told for (name, step), one in self._kept.items() if name == stream}
+            kept = [(key, one.told) for key, one in self._kept.items() if key[0] == stream]
+            if epoch is None:
+                epoch = max((key[1] for key, _ in kept), default=1)
+            return {step: told for (_, life, step), told in kept if life == epoch}
 
-    def read(self, stream: str, step: int) -> Artifact:
+    def read(self, stream: str, step: int, epoch: int | None = None) -> Artifact:
         """Raises MissingArtifactError, ArtifactError."""
         with self._lock:
-            kept = self._kept.get((stream, step))
+            if epoch is None:
+                epoch = max((key[1] for key in self._kept if key[0] == stream), default=1)
+            kept = self._kept.get((stream, epoch, step))
         if kept is None:
-            raise no_such_step(step, self.of_stream(stream), "the run")
+            raise no_such_step(step, self.of_stream(stream, epoch), "the run")
         if self._folder is not None:
             return read_file(self._folder, kept.told)
         return Artifact(kept.raw, kept.told, f"step {step}")
@@ -142,11 +147,12 @@ class ArtifactStore:
     def in_files(self) -> bool:
         return self._folder is not None
 
-    def forget_before(self, stream: str, step: int) -> None:
-        """The trace has dropped these steps of a stream."""
+    def forget_before(self, stream: str, epoch: int, step: int) -> None:
+        """The trace has dropped what a stream told before this step of this life."""
         with self._lock:
-            for key in [key for key in self._kept if key[0] == stream and key[1] < step]:
-                self._forget(key)
+            for key in [key for key in self._kept if key[0] == stream]:
+                if key[1:] < (epoch, step):
+                    self._forget(key)
 
     def _forget_deleted(self) -> None:
         """Another process may have deleted files, with the steps that its trace has dropped."""
@@ -154,7 +160,7 @@ class ArtifactStore:
             if self._folder is not None and not (self._folder / kept.told.file).exists():
                 self._forget(key)
 
-    def _forget(self, key: tuple[str, int]) -> None:
+    def _forget(self, key: tuple[str, int, int]) -> None:
         told = self._kept.pop(key).told
         self._bytes -= told.bytes
         if self._folder is not None:

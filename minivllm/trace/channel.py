@@ -113,7 +113,8 @@ class TraceChannel:
         self._thread = threading.Thread(target=self._serve, name="trace-replay", daemon=True)
         self._thread.start()
 
-    def append(self, stream: str, lines: list[bytes], step: int) -> None:
+    def append(self, stream: str, lines: list[bytes], step: int, epoch: int = 1) -> None:
+        """``epoch`` is known at the other end: a channel is of one life."""
         with self._lock:
             first, self._stream = self._next_seq, stream
             self._next_seq += len(lines)

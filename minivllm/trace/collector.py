@@ -57,9 +57,11 @@ class TraceCollector:
         log: TraceLog,
         tracer: Tracer,
         spool: Path,
+        epoch: int = 1,
     ) -> None:
-        """``tracer``: tells of gaps. ``spool``: where the engine puts arrays that go to memory."""
+        """``epoch``: which life of the stream comes here. ``tracer``: tells of gaps. ``spool``: where the engine puts arrays that go to memory."""
         self._stream, self._log, self._tracer, self._spool = stream, log, tracer, spool
+        self._epoch = epoch
         self._next = 1  # the seq that is due
         self._head = 0  # the newest that the engine is known to have told
         self._ended = False
@@ -150,7 +152,7 @@ class TraceCollector:
         if new:
             self._next = message.last + 1
             self._take_over_arrays(new)
-            self._log.append(self._stream, new, message.step)
+            self._log.append(self._stream, new, message.step, self._epoch)
 
     def _ask_if_due(self) -> None:
         """For what is missing between the last that was appended and the next that is there."""
@@ -176,7 +178,7 @@ class TraceCollector:
                 if isinstance(event.data, ExecTensors):
                     try:
                         self._log.artifacts.take_over(
-                            self._stream, event.step, event.data, self._spool
+                            self._stream, self._epoch, event.step, event.data, self._spool
                         )
                     except OSError as error:
                         logger.warning("the arrays of step %d are lost: %s", event.step, error)

@@ -132,12 +132,25 @@ class GrantWhy(Vocabulary):
 class RouteWhy(Vocabulary):
     """Why a request goes to this engine."""
 
-    ONLY_ENGINE = "only_engine"  # no other one takes requests
-    ROUND_ROBIN = "round_robin"  # it is its turn
-    LEAST_LOADED = "least_loaded"  # it has the fewest tokens to run
-    CACHED_PREFIX = "cached_prefix"  # it holds so much of the prompt that its load does not matter
-    SAME_PARENT = "same_parent"  # another sample of the same prompt went there
-    RETRY = "retry"  # its first engine died before it had said anything
+    ONLY_ENGINE = "only_engine"
+    ROUND_ROBIN = "round_robin"
+    LEAST_LOADED = "least_loaded"
+    CACHED_PREFIX = "cached_prefix"
+    SAME_PARENT = "same_parent"
+    RETRY = "retry"
+
+
+ROUTE_WHYS: dict[RouteWhy, str] = {
+    RouteWhy.ONLY_ENGINE: "no other engine takes requests",
+    RouteWhy.ROUND_ROBIN: "it is its turn",
+    RouteWhy.LEAST_LOADED: "it has the fewest tokens to run",
+    RouteWhy.CACHED_PREFIX: (
+        "it holds so much of the prompt in its prefix cache that its load does not matter"
+    ),
+    RouteWhy.SAME_PARENT: "another sample of the same prompt went there",
+    RouteWhy.RETRY: "its first engine died before it had said anything",
+}
+ROUTE_WHYS = Explained(ROUTE_WHYS)
 
 
 class EngineWhy(Vocabulary):
@@ -224,7 +237,8 @@ class RunSnapshot(Data):
     KIND = "run.snapshot"
     epoch: int
     state: dict[str, Any] | None
-    """As the fold's ``to_json`` gives it; None on a stream that has no state."""
+    """As the fold's ``to_json`` gives it; of the stream ``api``, as ``front.py`` does. None in
+    traces of an earlier version, which had no state of that stream."""
     sources: list[RunSource]
     """What ``run.source`` events had told."""
 

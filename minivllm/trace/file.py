@@ -72,7 +72,11 @@ def decode_event(line: bytes) -> Event:
 
 @dataclass
 class Trace:
-    """A whole trace in memory."""
+    """A whole trace in memory, or one engine's life of it.
+
+    What is read of *the* engine (steps, states) is of the first one, in its last life; to look at
+    another, take that one of :meth:`lives`.
+    """
 
     header: Header
     events: list[Event]
@@ -82,27 +86,36 @@ class Trace:
 
     @cached_property
     def engines(self) -> list[str]:
-        """The engines' streams, the one that spoke first in front."""
-        streams = dict.fromkeys(event.stream for event in self.events)
-        return [stream for stream in streams if stream.startswith("engine")]
+        """The engines' streams, in order of their numbers."""
+        streams = {event.stream for event in self.events}
+        return sorted((s for s in streams if s.startswith("engine")), key=lambda s: (len(s), s))
 
     @cached_property
     def engine_events(self) -> list[Event]:
-        """The events of the first engine's stream: what the fold takes."""
-        first = self.engines[0] if self.engines else None
-        return [event for event in self.events if event.stream == first]
+        """The events of the first engine's last life: what the fold takes."""
+        return self._shown[1]
+
+    @cached_property
+    def _shown(self) -> tuple[str, list[Event]]:
+        """Name and events of that life."""
+        if not self.engines:
+            return "", []
+        lives = self.epochs(self.engines[0])
+        return life_name(self.engines[0], max(lives)), lives[max(lives)]
+
+    def epochs(self, stream: str) -> dict[int, list[Event]]:
+        """Each life of a stream, by its number."""
+        return split_lives([event for event in self.events if event.stream == stream])
 
     def lives(self) -> dict[str, Trace]:
         """The runs in this trace, by name: one for each engine (``engine0``), and one more each
         time an engine was started anew (``engine0, life 2``): with a ``run.start``, or in a trace
         without those with a ``run.config`` of its own."""
-        runs: dict[str, Trace] = {}
-        for stream in self.engines:
-            events = [event for event in self.events if event.stream == stream]
-            for life, of_life in enumerate(split_lives(events), start=1):
-                name = stream if life == 1 else f"{stream}, life {life}"
-                runs[name] = Trace(self.header, of_life, self.name)
-        return runs
+        return {
+            life_name(stream, epoch): Trace(self.header, events, self.name, self.index)
+            for stream in self.engines
+            for epoch, events in self.epochs(stream).items()
+        }
 
     @cached_property
     def steps(self) -> dict[int, list[Event]]:
@@ -135,10 +148,11 @@ class Trace:
                 f"{self.name}: step {step} was not kept; the trace begins with {self.first_step}"
             )
         state, done = new_state(), 0
-        snapshots = self.index.snapshots if self.index else {}
-        nearest = max((number for number in snapshots if number <= step), default=None)
-        if self.index is not None and nearest is not None:
-            state, done = from_json(snapshots[nearest]), self.index.steps[nearest]
+        index = self.index.lives.get(self._shown[0]) if self.index is not None else None
+        if index is not None:
+            nearest = max((number for number in index.snapshots if number <= step), default=None)
+            if nearest is not None:
+                state, done = from_json(index.snapshots[nearest]), index.steps[nearest]
         for event in islice(self.engine_events, done, None):
             if event.step >= step:
                 break
@@ -146,12 +160,24 @@ class Trace:
         return state
 
 
-def split_lives(events: list[Event]) -> list[list[Event]]:
-    """One stream's events, apart where its writer was started anew: ``seq`` counts from 1 there."""
+def life_name(stream: str, epoch: int) -> str:
+    return stream if epoch == 1 else f"{stream}, life {epoch}"
+
+
+def split_lives(events: list[Event]) -> dict[int, list[Event]]:
+    """One stream's events, apart where its writer was started anew: ``seq`` counts from 1 there.
+
+    Of a stream that was cut to its last steps, the first life may have another number than 1.
+    """
     starts = [i for i, event in enumerate(events) if event.kind == "run.start"]
     configs = [i for i, event in enumerate(events) if event.kind == "run.config"]
     begins = [at for at in starts if at] if starts else configs[1:]
-    return [events[at:end] for at, end in pairwise([0, *begins, len(events)])]
+    lives: dict[int, list[Event]] = {}
+    for at, end in pairwise([0, *begins, len(events)]):
+        if at < end:
+            told = getattr(events[at].data, "epoch", 1)  # run.start, run.snapshot
+            lives[max(told, max(lives, default=0) + 1)] = events[at:end]
+    return lives
 
 
 def read_trace(path: str | Path) -> Trace:
@@ -271,28 +297,40 @@ def _parse_header(line: bytes, name: str) -> Header:
 # --- index -------------------------------------------------------------------------------------
 
 
-class Index(msgspec.Struct):
-    """Where to start reading. Written beside the trace, rebuilt when it does not fit it."""
+class LifeIndex(msgspec.Struct):
+    """Where to start reading one engine's life."""
 
-    size: int
-    """Bytes of the trace file that it was made for."""
     steps: dict[int, int]
-    """Step → number of events before its first one."""
+    """Step → number of the life's events before its first one."""
     snapshots: dict[int, Any]
     """Every 64th step → the state before it, as ``to_json`` gives it."""
 
 
+class Index(msgspec.Struct):
+    """Written beside the trace, rebuilt when it does not fit it."""
+
+    size: int
+    """Bytes of the trace file that it was made for."""
+    lives: dict[str, LifeIndex]
+    """By the names that :meth:`Trace.lives` gives them."""
+
+
 def build_index(trace: Trace, size: int) -> Index:
+    lives = {name: _index_life(life.events) for name, life in trace.lives().items()}
+    return Index(size=size, lives=lives)
+
+
+def _index_life(events: list[Event]) -> LifeIndex:
     steps: dict[int, int] = {}
     snapshots: dict[int, Any] = {}
     state = new_state()
-    for count, event in enumerate(trace.engine_events):
+    for count, event in enumerate(events):
         if event.step not in steps:
             steps[event.step] = count
             if event.step and event.step % SNAPSHOT_EVERY == 0:
                 snapshots[event.step] = to_json(state)
         apply(state, event)
-    return Index(size=size, steps=steps, snapshots=snapshots)
+    return LifeIndex(steps=steps, snapshots=snapshots)
 
 
 def load_index(path: str | Path) -> Index:

@@ -14,9 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from types import CodeType, FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -47,6 +48,10 @@ _PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 DEFAULT_RETENTION = 200_000
 """Events of a stream kept in memory for viewers (about 250 bytes each); the file has all."""
 
+LIVES_KEPT = 2
+"""Lives of a stream kept in memory: that of the engine that runs, and of the one before it, whose
+last steps somebody may be reading."""
+
 Subscriber = Callable[[str, list[bytes]], None]
 """Called with (stream, lines) after each flush, on the thread that flushed: be quick."""
 
@@ -60,12 +65,36 @@ class TraceSink(Protocol):
 
     @property
     def redacted(self) -> bool: ...
-    def append(self, stream: str, lines: list[bytes], step: int) -> None: ...
+    def append(self, stream: str, lines: list[bytes], step: int, epoch: int) -> None: ...
     def close(self) -> None: ...
 
 
+class Life(NamedTuple):
+    """One writer of a stream, as far as its events are in memory."""
+
+    stream: str
+    epoch: int
+    first: int
+    head: int
+    """Its newest event."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    lines: deque[bytes] = field(default_factory=deque)
+    first: int = 1
+
+    @property
+    def head(self) -> int:
+        return self.first + len(self.lines) - 1
+
+
 class TraceLog:
-    """Where the lines of all streams of one run go: memory, file, subscribers."""
+    """Where the lines of all streams of one run go: memory, file, subscribers.
+
+    An engine that is started anew writes its stream again, from ``seq`` 1 on, as its next *life*
+    (``epoch``). Who asks for no certain life is given the newest.
+    """
 
     def __init__(
         self,
@@ -87,9 +116,8 @@ class TraceLog:
         self.retention = retention
         self._ring = StepRing(steps) if steps is not None else None
         self._rewrite_at = 2 * steps if steps is not None else 0
-        self._first_in_file = 0  # the earliest step that the file tells of
-        self._history: dict[str, deque[bytes]] = {}
-        self._first_seq: dict[str, int] = {}
+        self._first_in_file: dict[str, tuple[int, int]] = {}  # stream → its first (epoch, step)
+        self._lives: dict[str, dict[int, _Kept]] = {}  # stream → epoch → its lines
         self._subscribers: list[Subscriber] = []
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
@@ -127,28 +155,48 @@ class TraceLog:
 
     def streams(self) -> list[str]:
         with self._lock:
-            return list(self._history)
+            return list(self._lives)
 
-    def append(self, stream: str, lines: list[bytes], step: int) -> None:
-        """Take the next lines of a stream, in order, told during ``step`` (0: of no engine)."""
+    def lives(self) -> list[Life]:
+        """All that are in memory, those of one stream in order."""
         with self._lock:
-            history = self._history.setdefault(stream, deque())
-            self._first_seq.setdefault(stream, 1)
-            history.extend(lines)
+            return [
+                Life(stream, epoch, self._first(stream, epoch), kept.head)
+                for stream, lives in self._lives.items()
+                for epoch, kept in lives.items()
+            ]
+
+    def append(self, stream: str, lines: list[bytes], step: int, epoch: int = 1) -> None:
+        """Take the next lines of a stream, told during ``step`` (0: of no engine).
+
+        They come in order and without a gap, and a life's after all of the life before it: what
+        comes later is not taken.
+        """
+        with self._lock:
+            lives = self._lives.setdefault(stream, {})
+            if lives and epoch < max(lives):
+                logger.warning("%s: what life %d still told is too late", stream, epoch)
+                return
+            kept = lives.setdefault(epoch, _Kept())
+            kept.lines.extend(lines)
             if self._ring is not None:
-                for name, count in self._ring.take(stream, lines, step).items():
-                    self._forget(name, count)
-            self._forget(stream, len(history) - self.retention)
+                for (name, life), count in self._ring.take(stream, lines, step, epoch).items():
+                    self._forget(name, life, count)
+            self._forget(stream, epoch, len(kept.lines) - self.retention)
+            for old in sorted(lives)[:-LIVES_KEPT]:
+                del lives[old]
             self._write_file(lines)
             self._forget_artifacts()
             subscribers = list(self._subscribers)
         for subscriber in subscribers:
             subscriber(stream, lines)
 
-    def _forget(self, stream: str, count: int) -> None:
-        for _ in range(count):
-            self._history[stream].popleft()
-            self._first_seq[stream] += 1
+    def _forget(self, stream: str, epoch: int, count: int) -> None:
+        kept = self._lives[stream].get(epoch)
+        for _ in range(count if kept is not None else 0):
+            assert kept is not None
+            kept.lines.popleft()
+            kept.first += 1
 
     def _write_file(self, lines: list[bytes]) -> None:
         """A full disk ends the file, with a warning, and not the engine that is being traced."""
@@ -160,9 +208,9 @@ class TraceLog:
         try:
             _write_all(self._file, b"\n".join(lines) + b"\n")
             if self._ring is not None and self._ring.num_begun >= self._rewrite_at:
-                self._rewrite_at += self._ring.size
+                self._rewrite_at += self._ring.size * self._ring.num_engines
                 self._file = _written_anew(self._file, self.header, self._ring)
-                self._first_in_file = self._ring.first_step
+                self._first_in_file = self._ring.first_steps()
         except OSError as error:
             logger.warning(
                 "the trace file %s ends here: %s; the run goes on", self._file.name, error.strerror
@@ -173,10 +221,10 @@ class TraceLog:
 
     def _forget_artifacts(self) -> None:
         """Those of dropped steps; while the file tells of a step, its arrays stay."""
-        if self._ring is not None and self._ring.clock is not None:
-            in_files = self.artifacts.in_files
-            first = self._first_in_file if in_files else self._ring.first_step
-            self.artifacts.forget_before(self._ring.clock, first)
+        if self._ring is not None:
+            firsts = self._first_in_file if self.artifacts.in_files else self._ring.first_steps()
+            for stream, (epoch, step) in firsts.items():
+                self.artifacts.forget_before(stream, epoch, step)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Be told of new lines from now on; returns what ends it."""
@@ -190,30 +238,40 @@ class TraceLog:
 
         return unsubscribe
 
-    def first_seq(self, stream: str) -> int:
+    def first_seq(self, stream: str, epoch: int | None = None) -> int:
         """The oldest event still in memory (1 until the retention is exceeded).
 
         A ring of steps begins with a ``run.snapshot``, in the place of the last event it lacks.
         """
         with self._lock:
-            first = self._first_seq.get(stream, 1)
-            return first - 1 if self._ring is not None and first > 1 else first
+            return self._first(stream, epoch)
 
-    def head_seq(self, stream: str) -> int:
+    def _first(self, stream: str, epoch: int | None) -> int:
+        first = self._kept(stream, epoch).first
+        return first - 1 if self._ring is not None and first > 1 else first
+
+    def head_seq(self, stream: str, epoch: int | None = None) -> int:
         """The newest event handed on; 0 before the first."""
         with self._lock:
-            return self._first_seq.get(stream, 1) + len(self._history.get(stream, ())) - 1
+            return self._kept(stream, epoch).head
 
-    def lines(self, stream: str, from_seq: int, to_seq: int) -> list[bytes]:
+    def lines(
+        self, stream: str, from_seq: int, to_seq: int, epoch: int | None = None
+    ) -> list[bytes]:
         """The lines ``from_seq`` to ``to_seq``, both included, as far as they are in memory."""
         with self._lock:
-            history, first = self._history.get(stream, deque()), self._first_seq.get(stream, 1)
+            life = self._kept(stream, epoch)
+            history, first = life.lines, life.first
             start = min(max(from_seq - first, 0), len(history))
             kept = list(islice(history, start, max(min(to_seq - first + 1, len(history)), start)))
             if self._ring is not None and from_seq < first <= to_seq + 1:
-                snapshot = self._ring.snapshot(stream)
+                snapshot = self._ring.snapshot(stream, epoch)
                 kept = kept if snapshot is None else [snapshot, *kept]
             return kept
+
+    def _kept(self, stream: str, epoch: int | None) -> _Kept:
+        lives = self._lives.get(stream, {})
+        return lives.get(max(lives, default=1) if epoch is None else epoch, _Kept())
 
     def close(self) -> None:
         with self._lock:
@@ -331,7 +389,7 @@ class Recorder(Tracer):
         with self._lock:
             lines, self._lines = self._lines, []
             if lines:
-                self._sink.append(self.stream, lines, self.step)
+                self._sink.append(self.stream, lines, self.step, self.epoch)
 
     def close(self) -> None:
         self.flush()

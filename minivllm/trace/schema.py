@@ -57,7 +57,7 @@ def json_schema() -> str:
 
 
 def vocabulary() -> dict[str, dict[str, str]]:
-    """``kinds``, ``reasons`` and ``grants``, each name with one line about it.
+    """``kinds``, ``reasons``, ``grants`` and ``routes``, each name with one line about it.
 
     For whoever explains a trace: dashboard, terminal, lessons.
     """
@@ -70,6 +70,7 @@ def vocabulary() -> dict[str, dict[str, str]]:
         "kinds": kinds,
         "reasons": {reason.value: text for reason, text in events.REASONS.items()},
         "grants": {why.value: text for why, text in GRANT_WORDS.items()},
+        "routes": {why.value: text for why, text in events.ROUTE_WHYS.items()},
     }
 
 

@@ -190,10 +190,11 @@ def test_state_is_sought_from_the_nearest_snapshot_of_the_index(tmp_path: Path) 
     assert whole.index is None
     index = load_index(path)
     trace = read_trace(path)
-    assert trace.index == index and 64 in index.snapshots
+    steps = index.lives["engine0"]
+    assert trace.index == index and 64 in steps.snapshots
     for step in (1, 63, 64, 65, 100, trace.last_step):
         assert to_json(trace.state_before(step)) == to_json(whole.state_before(step))
     trace.events[:] = trace.engine_events[:] = [e for e in trace.events if e.step >= 64]
-    index.steps[64] = 0
+    steps.steps[64] = 0
     trace.index = index  # what came before the snapshot is not looked at
     assert to_json(trace.state_before(70)) == to_json(whole.state_before(70))

@@ -14,6 +14,7 @@ from minivllm.errors import TraceError
 from minivllm.scenario import Scenario, ScenarioRequest, load_scenario, start
 from minivllm.trace.file import (
     SNAPSHOT_EVERY,
+    Index,
     Trace,
     build_index,
     load_index,
@@ -212,15 +213,19 @@ def test_trace_without_events_is_a_trace(tmp_path: Path, raw: bytes) -> None:
 # --- index -------------------------------------------------------------------------------------
 
 
+def steps_in(index: Index) -> int:
+    return len(index.lives["engine0"].steps)
+
+
 def test_snapshot_is_the_state_before_its_step(long_trace: Trace) -> None:
-    index = build_index(long_trace, size=0)
+    index = build_index(long_trace, size=0).lives["engine0"]
     assert list(index.snapshots) == [64, 128, 192] and SNAPSHOT_EVERY == 64
     for step, snapshot in index.snapshots.items():
         assert snapshot == to_json(long_trace.state_before(step))
 
 
 def test_any_step_is_reached_from_the_snapshot_before_it(long_trace: Trace) -> None:
-    index = build_index(long_trace, size=0)
+    index = build_index(long_trace, size=0).lives["engine0"]
     events = long_trace.engine_events
     for step in (65, 100, 128, 190, long_trace.last_step):
         nearest = max(s for s in index.snapshots if s <= step)
@@ -231,7 +236,7 @@ def test_any_step_is_reached_from_the_snapshot_before_it(long_trace: Trace) -> N
 
 
 def test_index_points_at_the_first_event_of_each_step(long_trace: Trace) -> None:
-    index = build_index(long_trace, size=0)
+    index = build_index(long_trace, size=0).lives["engine0"]
     assert list(index.steps) == list(range(long_trace.last_step + 1))
     for step, position in index.steps.items():
         assert long_trace.engine_events[position] is long_trace.steps[step][0]
@@ -240,7 +245,7 @@ def test_index_points_at_the_first_event_of_each_step(long_trace: Trace) -> None
 def test_index_is_written_beside_the_trace_and_used(tmp_path: Path, raw: bytes) -> None:
     path = write(tmp_path, raw)
     index = load_index(path)
-    assert (tmp_path / "t.jsonl.index").is_file() and len(index.steps) == 18
+    assert (tmp_path / "t.jsonl.index").is_file() and steps_in(index) == 18
     path.chmod(0o644)
     path.write_bytes(b"x" * len(raw))  # of the same size, but older than the index: not read
     os.utime(path, (0, 0))
@@ -261,7 +266,7 @@ def test_index_of_a_file_that_has_grown_is_made_anew(tmp_path: Path, raw: bytes)
     path = write(tmp_path, half)
     shorter = load_index(path)
     path.write_bytes(raw)
-    assert len(load_index(path).steps) == 18 > len(shorter.steps)
+    assert steps_in(load_index(path)) == 18 > steps_in(shorter)
 
 
 def test_index_older_than_a_file_of_the_same_size_is_made_anew(tmp_path: Path, raw: bytes) -> None:
@@ -272,7 +277,7 @@ def test_index_older_than_a_file_of_the_same_size_is_made_anew(tmp_path: Path, r
     path.write_bytes(changed)
     later = (tmp_path / "t.jsonl.index").stat().st_mtime + 10
     os.utime(path, (later, later))
-    assert 17 not in load_index(path).steps
+    assert 17 not in load_index(path).lives["engine0"].steps
 
 
 def test_index_of_a_broken_trace_is_refused(tmp_path: Path, raw: bytes) -> None:
@@ -285,7 +290,7 @@ def test_index_is_given_though_it_cannot_be_written(
 ) -> None:
     path = write(tmp_path, raw)
     (tmp_path / "t.jsonl.index").mkdir()  # what stands in its place cannot be written
-    assert len(load_index(path).steps) == 18
+    assert steps_in(load_index(path)) == 18
 
 
 def test_state_survives_json(long_trace: Trace) -> None:

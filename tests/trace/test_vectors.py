@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.vectors.make import HERE, TRACES, VECTORS, make
+from tests.vectors.make import FRONT, HERE, TRACES, VECTORS, make, make_front
 
 
 @pytest.mark.parametrize("name", [*VECTORS, *TRACES])
 def test_vector_is_up_to_date(name: str) -> None:
     committed = (HERE / f"{name}.json").read_text(encoding="utf-8")
     assert committed == make(name), "run: python -m tests.vectors.make, and look at the difference"
+
+
+def test_front_ends_vector_is_up_to_date() -> None:
+    assert FRONT.read_text(encoding="utf-8") == make_front(), "run: python -m tests.vectors.make"

@@ -22,9 +22,12 @@ from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.fold import apply, new_state, to_json
+from minivllm.trace.front import Front
+from minivllm.trace.front import apply as apply_to_front
 from minivllm.trace.story import story
 from tests.helpers import trace_of
 from tests.structured.fakes import AnyToken, ScriptedGrammars
+from tests.two_engines import TwoEngines
 
 HERE = Path(__file__).parent
 
@@ -262,7 +265,25 @@ def make(name: str) -> str:
     return text + "\n"
 
 
+FRONT = HERE.parent / "data" / "front.json"
+
+
+def make_front() -> str:
+    """Of a server with two engines: what its front end told, and the state after each event."""
+    front, told = Front(), []
+    for event in TwoEngines().run().trace().events:
+        if event.stream == "api" and event.kind != "run.source":
+            apply_to_front(front, event)
+            told.append({"event": wire(event), "state": msgspec.to_builtins(front)})
+    # A state is long and mostly as it was: every eighth, and the last.
+    for i, row in enumerate(told[:-1]):
+        if i % 8:
+            del row["state"]
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
 if __name__ == "__main__":
+    FRONT.write_text(make_front(), encoding="utf-8")
     for name in [*VECTORS, *TRACES]:
         (HERE / f"{name}.json").write_text(make(name), encoding="utf-8")
         print(f"wrote {name}.json")

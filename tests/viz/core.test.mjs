@@ -21,6 +21,8 @@ const { Player } = await core("player.js");
 const { HueAssigner } = await core("hues.js");
 const { nameOf, parseTrace, textOf } = await core("file.js");
 const { formatHash, parseHash } = await core("url.js");
+const { applyToFront, endOfLife, frontFrom, frontJson, newFront, routeCard } = await core("front.js");
+const { engineStreams, findRequest, newestOf, splitLives } = await core("lives.js");
 const { whyCard } = await core("why.js");
 const { find } = await core("find.js");
 const { sayState } = await core("say.js");
@@ -195,23 +197,6 @@ test("a failed step does not end the run, and a run that ended says nothing more
   assert.equal(next(), "not known yet");
   store.ingest([{ ...say("run.end", { steps: 3 }), seq: store.seq + 1 }]);
   assert.equal(next(), "nothing more in this run");
-});
-
-test("an engine that was started anew is shown in its newest life, as if it were alone", () => {
-  const start = (epoch) => ({ ...tiny.events[0], kind: "run.start", req: null, data: { epoch } });
-  const numbered = (events) => events.map((event, i) => ({ ...event, seq: i + 1 }));
-  const first = numbered([start(1), ...tiny.events]);
-  const second = numbered([start(2), ...tiny.events.filter(({ step }) => step <= 5)]);
-  const store = new TraceStore();
-  store.ingest([...first, ...second.slice(0, 40)]);
-  store.ingest(second.slice(30)); // with some that are known already
-  const alone = new TraceStore();
-  alone.ingest(second);
-  assert.deepEqual([store.life, store.lastStep, store.seq], [2, 5, second.length]);
-  assert.deepEqual(json(store.stateAfter(5)), json(alone.stateAfter(5)));
-  assert.deepEqual(store.index, alone.index);
-  assert.throws(() => store.stateAfter(6), /no step 6/);
-  assert.deepEqual(store.violated, []);
 });
 
 test("the Why card of who runs drafts counts them apart from the token said last", () => {
@@ -420,10 +405,16 @@ test("the scrubber finds each step under its bar, also when a bar is many steps"
 
 test("an address names run, step, event and what is chosen, and survives nonsense", () => {
   const place = { run: "tiny-pressure", step: 8, event: 3, req: "r4", block: null };
-  assert.deepEqual(parseHash(formatHash(place)), place);
+  assert.deepEqual(parseHash(formatHash(place)), { ...parseHash(""), ...place });
   assert.equal(formatHash({ run: "a b", step: 8, req: "r4" }), "#/run/a%20b/step/8/req/r4");
   assert.equal(parseHash("#/run/x/step/-1/block/9e9").step, null);
   assert.equal(parseHash("").run, null);
+  const second = { run: "live", engine: 1, life: 2, step: 8, req: "r4" };
+  assert.equal(formatHash(second), "#/run/live/engine/1/life/2/step/8/req/r4");
+  assert.deepEqual(parseHash(formatHash(second)), { ...parseHash(""), ...second });
+  const asked = parseHash("#run=live&request=chatcmpl-a%2Fb");
+  assert.deepEqual(asked, { ...parseHash(""), run: "live", request: "chatcmpl-a/b" });
+  assert.deepEqual(parseHash("#/run=live&request=x").request, "x");
   assert.equal(parseHash("#/%E0%A4%A").run, null);
   assert.equal(parseHash("#/run/%E0%A4%A/step/3").run, "%E0%A4%A");
 });
@@ -431,14 +422,15 @@ test("an address names run, step, event and what is chosen, and survives nonsens
 test("a trace file is read in the page as the server reads it", async () => {
   const bytes = readFileSync(new URL("minivllm/gallery/tiny-pressure.trace.jsonl", root));
   const file = new File([bytes], "Mine.trace.jsonl");
-  const { header, events } = parseTrace(await textOf(file));
+  const { header, lives } = parseTrace(await textOf(file));
+  assert.deepEqual(lives.map(({ stream, life }) => [stream, life]), [["engine0", 1]]);
   assert.equal(header.name, "tiny-pressure");
   assert.equal(nameOf(file.name), "mine");
   const store = new TraceStore();
-  store.ingest(events);
+  store.ingest(lives[0].events);
   assert.equal(store.lastStep, 17);
   const packed = new File([gzipSync(bytes)], "mine.trace.jsonl.gz");
-  assert.deepEqual(parseTrace(await textOf(packed)).events, events);
+  assert.deepEqual(parseTrace(await textOf(packed)).lives, lives);
 });
 
 test("a file that is no trace, or is cut, is told with its line", () => {
@@ -449,6 +441,82 @@ test("a file that is no trace, or is cut, is told with its line", () => {
   assert.throws(() => parseTrace('{"schema": "minivllm.trace/2.0"}'), /no header/);
   assert.throws(() => parseTrace(text.slice(0, lines[0].length + 50)), /Line 2 is no JSON: the file is cut/);
   assert.throws(() => parseTrace(`${lines[0]}\n{}\n`), /Line 2 is no event/);
+});
+
+// --- several engines ---------------------------------------------------------------------------
+
+const told = readJson("tests/data/front.json");
+
+test("the front end's state is what its events say, as the server makes it", () => {
+  const front = newFront();
+  let compared = 0;
+  for (const { event, state } of told) {
+    applyToFront(front, event);
+    if (!state) continue;
+    compared += 1;
+    assert.deepEqual(json(frontJson(front)), state);
+    assert.deepEqual(Object.keys(frontJson(front).routes), Object.keys(state.routes));
+    assert.deepEqual(frontFrom(state), front);
+  }
+  assert.ok(compared > 10);
+});
+
+test("a trace that was cut begins with the front end's state, and a new front end with none", () => {
+  const at = told.findIndex(({ state }) => state?.routes["cmpl-b"]);
+  const cut = { ...told[at].event, kind: "run.snapshot", data: { epoch: 1, state: told[at].state, sources: [] } };
+  const [front, whole] = [newFront(), newFront()];
+  for (const { event } of told) applyToFront(whole, event);
+  for (const event of [cut, ...told.slice(at + 1).map((row) => row.event)]) applyToFront(front, event);
+  assert.deepEqual(front, whole);
+  applyToFront(front, { ...told[0].event, kind: "run.start", data: { epoch: 2 } });
+  assert.deepEqual(front, { ...newFront(), seq: told[0].event.seq });
+});
+
+test("an event of a later version changes nothing but the number", () => {
+  const front = frontFrom(told.at(-1).state);
+  applyToFront(front, { stream: "api", seq: 999, kind: "engine.moves", data: { engine: 1 } });
+  applyToFront(front, { stream: "engine0", seq: 1000, kind: "engine.dead", data: { engine: 1 } });
+  assert.deepEqual(front, { ...frontFrom(told.at(-1).state), seq: 999 });
+});
+
+test("the Why card of a request names its engine, the reason and who else could have been picked", () => {
+  const front = frontFrom(told.at(-1).state);
+  const hit = routeCard(front, { request_id: "cmpl-c", parent: null });
+  assert.equal(hit.name, "cached_prefix");
+  assert.match(hit.text, /^To engine 0: it holds so much of the prompt/);
+  assert.deepEqual(hit.candidates.map(({ engine, cached_tokens }) => [engine, cached_tokens]), [[0, 12], [1, 0]]);
+  const again = routeCard(front, { request_id: "cmpl-d", parent: null });
+  assert.match(again.text, /its first engine died before it had said anything\. It was sent to engine 1 before\./);
+  assert.equal(routeCard(front, { request_id: "1_cmpl-a", parent: "cmpl-a" }).engine, 0);
+  assert.equal(routeCard(front, { request_id: "nobody", parent: null }), null);
+});
+
+test("the end of a life is told with its cause, and what became of its requests", () => {
+  const front = frontFrom(told.at(-1).state);
+  assert.deepEqual(endOfLife(front, "engine1", 1, 2), {
+    what: "Engine 1 died here: it was killed by signal 9.",
+    cause: "Of what it had, 1 request went to another engine and 1 request ended with an error. It was started anew.",
+  });
+  assert.equal(endOfLife(front, "engine1", 2, 2), null);
+  assert.equal(endOfLife(front, "engine0", 1, 2).what, "Here life 1 of engine 0 ends.");
+  assert.equal(endOfLife(newFront(), "engine0", 1, 1), null);
+});
+
+test("lives of a file: apart at each start, numbered as they say, found by a client's id", () => {
+  const start = (stream, epoch) => ({ stream, kind: "run.start", seq: 1, data: { epoch } });
+  const arrive = (stream, req, id, t_ns, parent = null) =>
+    ({ stream, kind: "req.arrive", seq: 2, req, step: 7, t_ns, data: { request_id: id, parent } });
+  const lives = splitLives([
+    start("engine1", 1), arrive("engine1", "r1", "x", 10), start("engine0", 3), start("engine1", 2),
+    arrive("engine1", "r1", "0_n", 20, "n"), arrive("engine0", "r1", "x", 30),
+  ]);
+  assert.deepEqual(lives.map(({ stream, life, head }) => [stream, life, head]), [["engine1", 1, 2], ["engine0", 3, 2], ["engine1", 2, 2]]);
+  assert.deepEqual(engineStreams(lives, { engines: { 10: {}, 2: {} } }), ["engine0", "engine1", "engine2", "engine10"]);
+  assert.equal(newestOf(lives, "engine1"), 2);
+  assert.equal(newestOf(lives, "engine7"), null);
+  assert.equal(findRequest(lives, "x").stream, "engine0"); // where it was sent when its first engine had died
+  assert.equal(findRequest(lives, "n").life, 2);
+  assert.equal(findRequest(lives, "r1"), null);
 });
 
 // --- time --------------------------------------------------------------------------------------

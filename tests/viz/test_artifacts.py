@@ -48,7 +48,8 @@ def test_list_names_the_steps_and_their_arrays(http: tuple[FlaskClient, str]) ->
     assert [one["step"] for one in told] == [1, 2, 3]
     assert told[1]["requests"] == ["r1"]
     assert told[1]["arrays"][1] == {"name": "attention.r1", "dtype": "F16", "shape": [2, 3, 1, 4]}
-    assert client.get(f"{run_url}/artifacts?stream=engine7").get_json() == []
+    for nowhere in ("stream=engine7", "stream=engine0&life=9"):
+        assert client.get(f"{run_url}/artifacts?{nowhere}").status_code == 404
 
 
 def test_array_comes_as_json(http: tuple[FlaskClient, str]) -> None:

@@ -84,7 +84,8 @@ def test_a_reconnected_viewer_continues_where_it_stood(
     client.disconnect()
     head = finish(engine)  # these batches are lost to it
     client = connect(live_app)
-    received = hello(client, live_app, epoch="scripted-1", streams={"engine0": seen[-1]})
+    at = {"engine0": {"life": 1, "seq": seen[-1]}}
+    received = hello(client, live_app, epoch="scripted-1", streams=at)
     assert seqs(received)[: head - seen[-1]] == list(range(seen[-1] + 1, head + 1))
 
 

@@ -85,10 +85,16 @@ def test_a_file_with_two_lives_of_an_engine_shows_the_last_and_says_so(
     path = tmp_path / "two.jsonl"
     path.write_bytes(b"".join([header, *lines, *second]))
     choose(board, path)
-    board.wait_for_selector(".problem >> text=This is life 2 of its engine.")
-    board.click(".problem >> text=Go on")
+    board.wait_for_selector(".engines [aria-pressed=true] >> text=2")
     board.keyboard.press("End")
     at_step(board, 8)
+    assert board.locator(".problem").count() == 0
+    board.click(".engines >> text=1")
+    board.wait_for_url("**#/run/two/life/1/step/0")
+    board.keyboard.press("End")
+    board.wait_for_selector(".problem >> text=Here life 1 of engine 0 ends.")
+    board.click(".problem >> text=Go to life 2")
+    at_step(board, 0)
 
 
 def test_a_file_can_be_dropped_on_the_page(board: Page, tiny_pressure: Path) -> None:

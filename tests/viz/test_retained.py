@@ -20,7 +20,7 @@ def test_recording_is_handed_on_from_its_snapshot_on(tmp_path: Path) -> None:
     run = catalogue.get(catalogue.add_file(path))
     assert run is not None
     events = read_trace(path).engine_events
-    first, head = run.first("engine0"), run.heads()["engine0"]
+    ((_, _, first, head),) = run.lives()
     assert (first, head) == (events[0].seq, events[-1].seq) and first > 100
     lines = run.lines("engine0", first, head)
     assert lines == [msgspec.json.encode(event) for event in events]
@@ -35,7 +35,7 @@ def test_snapshot_for_a_late_page_is_right_though_most_events_are_gone() -> None
     for name, run in (("whole", whole), ("cut", cut)):
         live = LiveRun(name, run.recorder.log)
         catalogue.put_live(live)
-        states.append(catalogue.snapshots(live, "engine0").latest()["state"])
+        states.append(catalogue.snapshots(live, "engine0", 1).latest()["state"])
     assert states[0] == states[1]
     log = whole.recorder.log
     events = log.lines("engine0", 1, log.head_seq("engine0"))
@@ -46,11 +46,10 @@ def test_page_is_offered_each_life_whole(tmp_path: Path) -> None:
     two_lives = write_two_lives(tmp_path / "two.jsonl")
     catalogue = Catalogue()
     assert catalogue.add_file(two_lives) == "two"
-    assert [run.id for run in catalogue.all()] == ["two", "two-life-1"]
-    for run_id, steps in (("two", 13), ("two-life-1", 17)):
-        run = catalogue.get(run_id)
-        assert run is not None
-        head = run.heads()["engine0"]
-        lines = [msgspec.json.decode(line) for line in run.lines("engine0", 1, head)]
+    (run,) = catalogue.all()
+    assert [life.epoch for life in run.lives()] == [1, 2]
+    for (stream, life, _, head), steps in zip(run.lives(), (17, 13), strict=True):
+        lines = [msgspec.json.decode(line) for line in run.lines(stream, 1, head, life)]
         assert [line["seq"] for line in lines] == list(range(1, head + 1))
         assert max(line["step"] for line in lines) == steps
+    assert run.lines("engine0", 1, 9) == run.lines("engine0", 1, 9, life=2)

@@ -244,7 +244,7 @@ def test_polling_takes_many_packets_at_once_and_a_stranger_costs_no_traceback(
     sid = json.loads(opened.get_data(as_text=True)[1:])["sid"]
     url = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
     known: list[int] = []
-    app.hub.ack = lambda sid, stream, to: known.append(to)  # type: ignore[method-assign]
+    app.hub.ack = lambda sid, stream, to, life: known.append(to)  # type: ignore[method-assign]
     acks = [f'42["ack",{{"stream":"engine0","to":{i}}}]' for i in range(40)]
     assert client.post(url, data="\x1e".join(["40", *acks]), environ_base=local).status_code == 200
     deadline = time.monotonic() + 30

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 
-from minivllm.trace.events import REASONS
+from minivllm.trace.events import REASONS, ROUTE_WHYS
 from viz.server import STATIC
 
 VENDOR = STATIC / "vendor"
@@ -43,3 +43,10 @@ def test_the_page_knows_every_reason_in_the_same_words() -> None:
     table = text[text.index("export const REASONS") : text.index("};")]
     known = dict(re.findall(r'^  (\w+): "(.*)",$', table, re.MULTILINE))
     assert known == {reason.value: words for reason, words in REASONS.items()}
+
+
+def test_the_page_knows_every_reason_for_a_route_in_the_same_words() -> None:
+    text = (STATIC / "core" / "front.js").read_text(encoding="utf-8")
+    table = text[text.index("export const ROUTE_WHYS") :].partition("};")[0]
+    known = dict(re.findall(r'^  (\w+): "(.*)",$', table, re.MULTILINE))
+    assert known == {why.value: words for why, words in ROUTE_WHYS.items()}

@@ -119,6 +119,8 @@ board.refreshRuns = () => runs.refresh();
 
 board.openRun = (id, place) => runs.open(id, place);
 
+board.showEngine = (stream, life) => runs.show(stream, life);
+
 // The file is read here; nothing of it is sent anywhere.
 const chooser = document.getElementById("file");
 board.chooseFile = () => chooser.click();
@@ -201,7 +203,7 @@ async function start() {
 function followHash() {
   toldHash = location.hash;
   const place = parseHash(location.hash);
-  if (place.run && place.run !== board.run?.id) return runs.open(place.run, place);
+  if (!board.isAt(place)) return runs.open(place.run ?? board.run.id, place);
   board.focus.chosen = null;
   board.wanted = place;
   board.arrive(true);

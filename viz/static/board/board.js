@@ -8,6 +8,8 @@ import { plural } from "#core/reasons.js";
 import { buildScene } from "#core/scene.js";
 import { TraceStore } from "#core/store.js";
 import { story } from "#core/story.js";
+import { applyToFront, endOfLife, frontFrom, newFront } from "#core/front.js";
+import { engineStreams, livesOf, newestOf } from "#core/lives.js";
 import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
 import { EngineLink } from "#board/engine.js";
@@ -28,6 +30,9 @@ export class Board {
     this.knobs = new Knobs(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
+    this.lives = []; // of the run: {stream, life, first, head}
+    this.front = newFront(); // its engines, and where its requests went
+    this.at = { stream: "engine0", life: null }; // the engine that is shown, and which life of it
     this.store = null;
     this.tour = null; // a Tour, where the run has one
     this.wanted = null; // the place a link asks for, until its step is here
@@ -47,6 +52,7 @@ export class Board {
     this.say = () => {};
     this.cutBack = () => {};
     this.openRun = async () => {};
+    this.showEngine = async () => {};
     this.refreshRuns = async () => {};
     this.remember = () => {};
     this.recall = () => null;
@@ -57,28 +63,40 @@ export class Board {
 
   // --- the run ---------------------------------------------------------------------------------
 
-  // Begin with an empty store; the events come by `take`.
-  begin(run, base = null) {
+  // Open a run; what is known of its engines comes by `takeFront`.
+  begin(run) {
     this.run = run;
+    this.lives = [];
+    this.front = newFront();
+    this.tour = null;
+    this.beginLife({ stream: "engine0", life: null });
+  }
+
+  // Begin one life of one engine with an empty store; the events come by `take`.
+  beginLife(at, base = null) {
+    this.at = at;
     this.store = new TraceStore(base);
     this.player.open(this.store, this.store.firstStep);
     this.focus.clear();
     this.memos.clear();
     this.problem = null;
-    this.tour = null;
     this.engine.notice = "";
     this.idle = false;
   }
 
+  // A snapshot of the front end's state, or its next events.
+  takeFront(events, snapshot = null) {
+    if (snapshot) this.front = frontFrom(snapshot.state);
+    for (const event of events) applyToFront(this.front, event);
+  }
+
   take(events) {
-    const { life } = this.store;
     try {
       this.store.ingest(events);
     } catch (error) {
       this.fail("This trace cannot be read further.", error.message);
       return;
     }
-    if (this.store.life !== life) this.#anotherLife();
     for (const { kind, data } of events) {
       if (kind === "run.idle") this.idle = true;
       if (kind === "step.begin") this.idle = false;
@@ -94,19 +112,9 @@ export class Board {
     this.player.grown(this.clock.now());
   }
 
-  // The store was emptied for an engine that was started anew: so is what was made of it.
-  #anotherLife() {
-    this.player.open(this.store, this.store.firstStep);
-    this.focus.clear();
-    this.memos.clear();
-    const cause = "What it did before it was started anew is not part of this run.";
-    const action = { text: "Go on", run: () => this.settle() };
-    this.fail(`This is life ${this.store.life} of its engine.`, cause, false, action);
-  }
-
   #ended(steps) {
     const cause = this.lastError ? `Its loop failed: ${this.lastError}.` : "It was shut down.";
-    this.fail(`The engine has ended after ${plural(steps, "step")}.`, `${cause} What ran can still be read.`, false, {
+    this.fail(`${this.engines.length > 1 ? this.engineName : "The engine"} has ended after ${plural(steps, "step")}.`, `${cause} What ran can still be read.`, false, {
       text: "Look for a new one",
       run: () => this.openRun(this.run.id),
     });
@@ -122,6 +130,36 @@ export class Board {
   settle() {
     this.problem = null;
     this.changed();
+  }
+
+  // --- the engines -----------------------------------------------------------------------------
+
+  // Their streams, in order.
+  get engines() {
+    return engineStreams(this.lives, this.front);
+  }
+
+  get engineName() {
+    return `Engine ${this.at.stream.slice("engine".length)}`;
+  }
+
+  // How it stands now, in a run that goes on: ready | draining | dead | starting, or "".
+  stateOf(stream) {
+    return this.isLive ? (this.front.engines[stream.slice("engine".length)]?.state ?? "") : "";
+  }
+
+  // What the reader of its last step must know of the engine: {what, cause, action}, or null.
+  get news() {
+    const { stream, life } = this.at;
+    if (!this.store || life === null || this.step < this.lastStep) return null;
+    const newest = newestOf(this.lives, stream);
+    const end = endOfLife(this.front, stream, life, newest);
+    if (end) {
+      const action = newest > life ? { text: `Go to life ${newest}`, run: () => this.showEngine(stream, newest) } : null;
+      return { ...end, action };
+    }
+    if (this.stateOf(stream) !== "draining") return null;
+    return { what: `${this.engineName} is drained: it gets no new requests.`, cause: "" };
   }
 
   // --- the place -------------------------------------------------------------------------------
@@ -189,11 +227,28 @@ export class Board {
     if (!this.run) return "";
     const { req, block } = this.focus.chosen ?? {};
     const { step, event, following } = this.player;
-    return formatHash({ run: this.run.id, step: this.isLive && following ? null : step, event, req, block });
+    return this.#address({ step: this.isLive && following ? null : step, event, req, block });
   }
 
-  linkTo(step) {
-    return formatHash({ run: this.run.id, step, ...this.focus.chosen });
+  linkTo(step, chosen = this.focus.chosen) {
+    return this.#address({ step, ...chosen });
+  }
+
+  // Engine and life stand in it where there is a choice.
+  #address(place) {
+    const { stream, life } = this.at;
+    const engine = this.engines.length > 1 ? Number(stream.slice("engine".length)) : null;
+    const numbers = livesOf(this.lives, stream);
+    const which = numbers.length > 1 && life !== null && life !== numbers.at(-1) ? life : null;
+    return formatHash({ run: this.run.id, engine, life: which, ...place });
+  }
+
+  // Is this address one of the life that is shown?
+  isAt({ run, engine, life, request }) {
+    if (request || (run && run !== this.run?.id)) return false;
+    const stream = engine === null ? this.engines[0] : `engine${engine}`;
+    return (stream ?? this.at.stream) === this.at.stream
+      && (life ?? newestOf(this.lives, this.at.stream) ?? this.at.life) === this.at.life;
   }
 
   // --- the picture -----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 // What the reader looks at: pointed at, chosen, or under the cursor on cells; and the words for it.
 
+import { routeCard } from "#core/front.js";
 import { plural } from "#core/reasons.js";
 import { GLOSSARY, sayBlock, sayState } from "#core/say.js";
 import { blockWords, whyCard } from "#core/why.js";
@@ -136,6 +137,8 @@ export class Focus {
   card() {
     const { board } = this;
     if (!this.chosen || !board.store?.config) return null;
-    return whyCard(board.store, board.step, this.chosen, board.hueOf);
+    const card = whyCard(board.store, board.step, this.chosen, board.hueOf);
+    const request = board.state().requests[this.chosen.req];
+    return card && request ? { ...card, route: routeCard(board.front, request) } : card;
   }
 }

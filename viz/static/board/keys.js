@@ -47,6 +47,7 @@ function actionFor(board, event, root) {
     "?": () => board.open("help"),
     g: () => focusGoto(root),
     d: () => board.focus.readOut(),
+    e: () => nextEngine(board),
     j: () => board.travel.jump(1),
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
@@ -55,6 +56,12 @@ function actionFor(board, event, root) {
     x: () => board.knobs.open(),
   };
   return single[key.length === 1 ? key.toLowerCase() : key] ?? null;
+}
+
+function nextEngine(board) {
+  const { engines } = board;
+  if (engines.length < 2) return;
+  board.showEngine(engines[(engines.indexOf(board.at.stream) + 1) % engines.length]);
 }
 
 function focusGoto(root) {

@@ -1,15 +1,19 @@
 // Opening runs: a recording is fetched whole; a live run is followed, and its past fetched behind it.
 // A trace file of the reader's own is read in the page, and stays there.
 
-import { TraceStore } from "#core/store.js";
 import { nameOf, parseTrace, textOf } from "#core/file.js";
+import { newFront } from "#core/front.js";
+import { FRONT, engineStreams, findLife, findRequest, newestOf } from "#core/lives.js";
+import { plural } from "#core/reasons.js";
+import { TraceStore } from "#core/store.js";
 import { Tour } from "#board/tour.js";
-import { listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
+import { findRequest as askForRequest, listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
 
 export class Runs {
   constructor(board) {
     this.board = board;
     this.own = []; // runs read from the reader's own files
+    this.turn = 0; // raised at each run that is opened: late answers about an earlier one are dropped
     this.missed = null; // {id, place} of a run that was asked for before it was there
   }
 
@@ -31,22 +35,92 @@ export class Runs {
     const run = board.runs.find((item) => item.id === id);
     this.missed = run ? null : { id, place };
     if (!run) return this.#notThere(id);
+    this.turn += 1;
+    const { turn } = this;
     board.engine.channel.leave();
     board.begin(run);
     board.wanted = place;
     if (run.error) return board.fail("This trace cannot be read.", run.error);
-    if (run.events) {
-      board.take(run.events);
-    } else if (run.kind === "live") {
-      board.player.following = (place.step ?? null) === null;
-      board.engine.channel.follow(run.id);
-    } else {
-      await this.#fetchAll(run);
-    }
-    if (board.run !== run) return undefined; // another one was opened meanwhile
-    if (run.tour) await this.#offerTour(run, place);
+    const known = await this.#lives(run);
+    if (!known || turn !== this.turn) return undefined; // another one was opened meanwhile
+    board.lives = known;
+    const [found, unknown] = await this.#found(run, place);
+    if (turn !== this.turn) return undefined;
+    await this.#fetchFront(run);
+    const { at, missing } = this.#choose(found);
+    await this.#show(at, found);
+    if (turn !== this.turn || board.at.stream !== at.stream) return undefined;
+    if (run.tour) await this.#offerTour(run, found);
     board.arrive(true);
+    if (unknown ?? missing) {
+      const action = { text: "Go on", run: () => board.settle() };
+      board.fail(...(unknown ?? missing), false, action);
+    }
     return board.resized();
+  }
+
+  // Another engine of the run that is open, or another life of it; null: its newest.
+  async show(stream, life = null) {
+    const { board, turn } = this;
+    const newest = newestOf(board.lives, stream);
+    const ended = life !== null && life !== newest;
+    await this.#show({ stream, life: life ?? newest }, ended ? { step: 0 } : {}, true);
+    if (turn === this.turn) board.resized();
+  }
+
+  async #show(at, place, again = false) {
+    const { board } = this;
+    const { run } = board;
+    board.beginLife(at);
+    board.wanted = place;
+    if (run.kind === "live") {
+      board.player.following = (place.step ?? null) === null;
+      board.engine.channel.follow(run.id, at.stream, at.life, again);
+    } else if (run.lives) {
+      board.take(findLife(run.lives, at.stream, at.life)?.events ?? []);
+      board.arrive(true);
+    } else {
+      await this.#fetchLife(run, at);
+      if (again && board.at === at) board.arrive(true);
+    }
+  }
+
+  async #lives(run) {
+    if (run.lives) return run.lives;
+    try {
+      return (await loadRun(run.id)).lives;
+    } catch (error) {
+      const action = { text: "Try again", run: () => this.open(run.id) };
+      this.board.fail("The run cannot be read.", error.message, false, action);
+      return null;
+    }
+  }
+
+  // A link with a client's request id leads to the engine, the request and the step it came in.
+  // Answers [place, words for a request that is not there].
+  async #found(run, place) {
+    const id = place.request;
+    if (!id) return [place, null];
+    const nowhere = [`There is no request “${id}” here.`, "It never reached an engine, or what it did is no longer kept."];
+    const found = run.lives ? findRequest(run.lives, id) : await askForRequest(run.id, id).catch(() => null);
+    if (!found) return [{}, nowhere];
+    const { stream, life, req, step } = found;
+    return [{ engine: Number(stream.slice("engine".length)), life, req, step }, null];
+  }
+
+  // The life that an address names: that of the first engine, and the newest, where it names none.
+  #choose({ engine = null, life = null }) {
+    const { lives, front } = this.board;
+    const streams = engineStreams(lives, front);
+    const first = streams[0] ?? "engine0";
+    const stream = engine === null ? first : `engine${engine}`;
+    const newest = (name) => ({ stream: name, life: newestOf(lives, name) });
+    if (engine !== null && !streams.includes(stream)) {
+      const there = `There ${streams.length === 1 ? "is" : "are"} ${plural(streams.length, "engine")} in this run.`;
+      return { at: newest(first), missing: [`There is no engine ${engine}.`, there] };
+    }
+    if (life === null || findLife(lives, stream, life)) return { at: life === null ? newest(stream) : { stream, life } };
+    return { at: newest(stream), missing: [`There is no life ${life} of engine ${engine ?? 0}.`, "It is no longer kept, or never was."] };
   }
 
   #notThere(id) {
@@ -62,12 +136,12 @@ export class Runs {
   async openFile(file) {
     const { board } = this;
     try {
-      const { header, events } = parseTrace(await textOf(file));
+      const { header, lives } = parseTrace(await textOf(file));
       const taken = (id) => id === "live" || board.runs.some((run) => run.id === id);
       const name = nameOf(file.name);
       let id = name;
       for (let n = 2; taken(id); n += 1) id = `${name}-${n}`;
-      this.own.push({ id, kind: "recorded", header, events });
+      this.own.push({ id, kind: "recorded", header, lives });
       board.runs = [...board.runs, this.own.at(-1)];
       await this.open(id);
     } catch (error) {
@@ -80,20 +154,37 @@ export class Runs {
   async #offerTour(run, place) {
     const { board } = this;
     const script = await loadTour(run.id).catch(() => null);
-    if (!script || board.run !== run) return;
+    if (!script || board.run?.id !== run.id) return;
     board.tour = new Tour(board, script);
     if ((place.step ?? null) === null && !board.recall("tour")) board.tour.start();
   }
 
-  async #fetchAll(run) {
+  // The front end's events, of a run that has ended.
+  async #fetchFront(run) {
     const { board } = this;
+    if (run.kind === "live") return;
+    for (const { stream, life, first, head, events } of board.lives) {
+      if (stream !== FRONT) continue;
+      if (events) board.takeFront(events);
+      else await this.#fetch(run, { stream, life }, first, head, (some) => board.takeFront(some));
+    }
+  }
+
+  #fetchLife(run, at) {
+    const { board } = this;
+    const { first = 1, head = 0 } = findLife(board.lives, at.stream, at.life) ?? {};
+    return this.#fetch(run, at, first, head, (events) => {
+      if (board.at === at) board.take(events);
+      board.changed();
+    });
+  }
+
+  async #fetch(run, at, first, head, take) {
+    const { board, turn } = this;
     try {
-      const { streams, first } = await loadRun(run.id);
-      const stream = Object.keys(streams).find((name) => name.startsWith("engine")) ?? "engine0";
-      await loadRange(run.id, stream, first[stream] ?? 1, streams[stream] ?? 0, (events) => {
-        if (board.run !== run) return false;
-        board.take(events);
-        board.changed();
+      await loadRange(run.id, at, first, head, (events) => {
+        if (turn !== this.turn) return false;
+        take(events);
         return true;
       });
     } catch (error) {
@@ -102,13 +193,14 @@ export class Runs {
     }
   }
 
-  // A run that was joined late: fold its past apart, then put it before what is here.
+  // A life that was joined late: fold its past apart, then put it before what is here.
   async #fetchPast(store, upto) {
     const { board } = this;
+    const { run, at } = board;
     const older = new TraceStore();
     try {
-      const { first } = await loadRun(board.run.id);
-      await loadRange(board.run.id, "engine0", first.engine0 ?? 1, upto, (events) => {
+      const { first } = findLife((await loadRun(run.id)).lives, at.stream, at.life);
+      await loadRange(run.id, at, first, upto, (events) => {
         if (board.store !== store) return false;
         older.ingest(events);
         return true;
@@ -118,6 +210,7 @@ export class Runs {
     }
     if (board.store === store && older.seq === upto) {
       store.prepend(older);
+      board.arrive();
       board.changed();
     }
   }
@@ -127,18 +220,20 @@ export class Runs {
   listeners() {
     const { board } = this;
     const { engine } = board;
-    const set = (change) => (message) => {
-      change(message);
+    const set = (change) => (...message) => {
+      change(...message);
       board.changed();
     };
     return {
-      events: set((events) => board.take(events)),
+      events: set((stream, events) => (stream === FRONT ? board.takeFront(events) : board.take(events))),
       reset: set(() => this.#beginLive(null)),
+      lives: set((lives) => this.#told(lives)),
       // Somebody who reads the past is not moved: the missing events are fetched for them.
-      mayJump: () => board.player.following || board.lastStep === 0,
-      late: set((snapshot) => {
+      mayJump: (stream) => stream === FRONT || board.player.following || board.lastStep === 0,
+      late: set((stream, snapshot) => {
+        if (stream === FRONT) return board.takeFront([], snapshot);
         this.#beginLive(snapshot);
-        this.#fetchPast(board.store, snapshot.seq);
+        return this.#fetchPast(board.store, snapshot.seq);
       }),
       status: set((status) => (engine.status = status)),
       role: set(({ driver }) => (engine.driver = driver)),
@@ -153,8 +248,33 @@ export class Runs {
   }
 
   #beginLive(snapshot) {
-    this.board.begin(this.board.run, snapshot);
-    this.board.player.following = true;
+    const { board } = this;
+    const { wanted } = board;
+    if (!snapshot) board.front = newFront();
+    const at = snapshot ? { ...board.at, life: snapshot.life } : { ...board.at, life: null };
+    board.beginLife(at, snapshot);
+    board.wanted = wanted;
+    board.player.following = (wanted?.step ?? null) === null;
+  }
+
+  // The lives that there are now. Who stands at the head goes along to an engine's next life; who
+  // reads the past stays, and is offered it where the old one ends.
+  #told(lives) {
+    const { board } = this;
+    board.lives = lives;
+    const { stream, life } = board.at;
+    const newest = newestOf(lives, stream);
+    if (life === null) {
+      board.at.life = newest;
+      if (newest === null && board.engines.length && !board.engines.includes(stream)) this.show(board.engines[0]);
+    } else if (newest > life && board.player.following) {
+      const name = board.engineName;
+      this.show(stream);
+      board.fail(`${name} was started anew.`, `This is its life ${newest}.`, false, {
+        text: `See how life ${life} ended`,
+        run: () => this.show(stream, life),
+      });
+    }
   }
 
   #link(up) {

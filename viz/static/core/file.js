@@ -1,6 +1,8 @@
 // A trace file as text: a header line, then one event a line. Read in the page, from the reader's
 // own disk; minivllm/trace/file.py is the same for the server.
 
+import { splitLives } from "#core/lives.js";
+
 const SCHEMA = "minivllm.trace/1.";
 
 // `gallery/tiny-pressure.trace.jsonl.gz` → `tiny-pressure`
@@ -12,7 +14,7 @@ export async function textOf(file) {
   return new Response(unpacked).text();
 }
 
-// Header, and the events of the engine that spoke first. Throws an Error that names the line.
+// Header, and each life of each stream with its events. Throws an Error that names the line.
 export function parseTrace(text) {
   const lines = text.split("\n");
   while (lines.length && !lines.at(-1).trim()) lines.pop();
@@ -23,8 +25,7 @@ export function parseTrace(text) {
   }
   const bad = events.findIndex((event) => typeof event.kind !== "string" || typeof event.seq !== "number");
   if (bad >= 0) throw new Error(`Line ${bad + 2} is no event.`);
-  const stream = events.find((event) => event.stream?.startsWith("engine"))?.stream;
-  return { header, events: events.filter((event) => event.stream === stream) };
+  return { header, lives: splitLives(events.filter((event) => typeof event.stream === "string")) };
 }
 
 function parseLine(line, number) {

@@ -5,8 +5,8 @@
 // step belongs to the step that takes it. A page that came late begins at a snapshot (`base`) and
 // later puts the older part before it.
 //
-// An engine that was started anew in the same trace begins a new life: its steps and its `seq` count
-// from 1 again. The store then holds the newest life alone, and `life` tells which it is.
+// A store holds one life of one engine: of one that was started anew, steps and `seq` count from 1
+// again, and mean other events.
 
 import { stepFacts, summarise } from "#core/facts.js";
 import { apply, clone, newState } from "#core/fold.js";
@@ -18,11 +18,6 @@ const KEPT_STATES = 16; // those near the cursor, so that walking costs one step
 
 export class TraceStore {
   constructor(base = null) {
-    this.life = 1;
-    this.#empty(base);
-  }
-
-  #empty(base) {
     this.base = base ? { ...base, state: clone(base.state) } : null;
     this.firstStep = base ? base.step : 0; // the earliest step whose state can be had
     this.lastStep = this.firstStep; // the latest whole one
@@ -48,10 +43,6 @@ export class TraceStore {
   // Take the next events of the stream; those known already are passed over.
   ingest(events) {
     for (const event of events) {
-      if (event.kind === "run.start" && event.data.epoch > this.life) {
-        this.#empty(null);
-        this.life = event.data.epoch;
-      }
       if (event.seq <= this.seq) continue;
       if (event.kind === "run.snapshot" && this.seq === 0) {
         this.#beginAt(event);
@@ -75,7 +66,6 @@ export class TraceStore {
   // A trace that was cut to its last steps begins with the state before them.
   #beginAt(event) {
     apply(this.head, event);
-    this.life = event.data.epoch ?? 1;
     this.seq = event.seq;
     this.last = event;
     this.firstStep = this.lastStep = event.step;

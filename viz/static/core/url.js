@@ -1,13 +1,22 @@
-// What is looked at, as the part of the address behind '#': #/run/ID/step/8/req/r4
+// What is looked at, as the part of the address behind '#': #/run/ID/engine/1/step/8/req/r4
+//
+// `engine` and `life` are left out where a run has but one. An answer of the endpoint leads to its
+// request by the client's own id: #run=live&request=chatcmpl-…
+
+const NOWHERE = { run: null, engine: null, life: null, step: null, event: null, req: null, block: null, request: null };
 
 export function parseHash(hash) {
+  if (/^#?\/?[a-z]+=/.test(hash)) {
+    const asked = new URLSearchParams(hash.replace(/^#?\/?/, ""));
+    return { ...NOWHERE, run: asked.get("run") ?? "live", request: asked.get("request") };
+  }
   const [path] = hash.replace(/^#\/?/, "").split("?");
   const parts = path.split("/").map(decoded);
-  const place = { run: null, step: null, event: null, req: null, block: null };
+  const place = { ...NOWHERE };
   for (let i = 0; i + 1 < parts.length; i += 2) {
     const [key, value] = [parts[i], parts[i + 1]];
     if (key === "run" || key === "req") place[key] = value;
-    if (["step", "event", "block"].includes(key) && /^\d{1,9}$/.test(value)) {
+    if (["engine", "life", "step", "event", "block"].includes(key) && /^\d{1,9}$/.test(value)) {
       place[key] = Number(value);
     }
   }
@@ -23,8 +32,10 @@ function decoded(part) {
   }
 }
 
-export function formatHash({ run, step, event, req, block }) {
+export function formatHash({ run, engine, life, step, event, req, block }) {
   let hash = `#/run/${encodeURIComponent(run)}`;
+  if (engine !== null && engine !== undefined) hash += `/engine/${engine}`;
+  if (life !== null && life !== undefined) hash += `/life/${life}`;
   if (step !== null && step !== undefined) hash += `/step/${step}`;
   if (event !== null && event !== undefined) hash += `/event/${event}`;
   if (req) hash += `/req/${encodeURIComponent(req)}`;

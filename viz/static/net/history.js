@@ -14,19 +14,23 @@ export const listRuns = () => getJson("/api/runs");
 export const loadRun = (run) => getJson(`/api/runs/${encodeURIComponent(run)}`);
 export const loadTour = (run) => getJson(`/api/runs/${encodeURIComponent(run)}/tour`);
 
-export function loadEvents(run, stream, from, to) {
-  const query = `stream=${encodeURIComponent(stream)}&from=${from}&to=${to}`;
+export const findRequest = (run, id) =>
+  getJson(`/api/runs/${encodeURIComponent(run)}/find?request=${encodeURIComponent(id)}`);
+
+export function loadEvents(run, { stream, life }, from, to) {
+  const query = `stream=${encodeURIComponent(stream)}&life=${life ?? ""}&from=${from}&to=${to}`;
   return getJson(`/api/runs/${encodeURIComponent(run)}/events?${query}`);
 }
 
-export function loadSnapshot(run, stream) {
-  return getJson(`/api/runs/${encodeURIComponent(run)}/snapshot?stream=${encodeURIComponent(stream)}`);
+export function loadSnapshot(run, { stream, life }) {
+  const query = `stream=${encodeURIComponent(stream)}&life=${life ?? ""}`;
+  return getJson(`/api/runs/${encodeURIComponent(run)}/snapshot?${query}`);
 }
 
-// All events of a range, in chunks; `take(events)` gets each, and may end it by returning false.
-export async function loadRange(run, stream, from, to, take) {
+// All events of a range of one life of a stream, in chunks; `take(events)` gets each, and may end it by returning false.
+export async function loadRange(run, at, from, to, take) {
   for (let start = from; start <= to; start += CHUNK) {
-    const events = await loadEvents(run, stream, start, Math.min(start + CHUNK - 1, to));
+    const events = await loadEvents(run, at, start, Math.min(start + CHUNK - 1, to));
     if (!events.length || take(events) === false) return;
   }
 }

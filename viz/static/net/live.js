@@ -1,19 +1,21 @@
-// The live channel: hello, welcome, batch, ack, lag (viz/protocol.py tells the whole exchange).
-// Events arrive in order and without a gap here, or are fetched: the store never sees a hole.
+// The live channel: hello, welcome, lives, batch, ack, lag (viz/protocol.py tells the whole exchange).
+// Two streams are followed: that of one engine, in one of its lives, and the front end's. Events of
+// each arrive in order and without a gap here, or are fetched: the store never sees a hole.
 
 import { io } from "socket.io-client";
 
+import { FRONT } from "#core/lives.js";
 import { loadRange, loadSnapshot } from "#net/history.js";
 
 export class LiveChannel {
-  // `on`: {events(list), reset(), late(snapshot), mayJump(), status(s), role(r), runs(), link(up), problem(text)}
+  // `on`: {events(stream, list), reset(), late(stream, snapshot), mayJump(stream), lives(list), status(s),
+  // role(r), runs(), link(up), problem(text)}
   constructor(on, transports = ["websocket", "polling"]) {
     this.on = on;
     this.run = null;
-    this.stream = "engine0";
-    this.epoch = null;
-    this.seq = 0;
-    this.turn = 0; // raised at each change of run: late answers to an earlier one are dropped
+    this.epoch = null; // of the run
+    this.at = {}; // stream → {life, seq}: what is here
+    this.turn = 0; // raised at each change of what is followed: late answers are dropped
     this.chain = Promise.resolve(); // batches are taken one after another
     this.nextId = 1;
     this.waiting = new Map(); // command id → [resolve, reject]
@@ -35,15 +37,18 @@ export class LiveChannel {
     socket.on("gone", () => on.problem("the run is no longer there"));
     socket.on("result", (result) => this.#settle(result));
     socket.on("welcome", (message) => this.#welcome(message));
+    socket.on("lives", (about) => this.#queue(about, () => on.lives(about.lives)));
     socket.on("batch", (about, bytes) => this.#queue(about, () => this.#batch(about, bytes)));
     socket.on("lag", (about) => this.#queue(about, () => this.#catchUp(about)));
   }
 
-  // Follow a run from `seq` on; the earlier events are here already.
-  follow(run, seq = 0, epoch = null) {
+  // Follow one life of an engine (null: the newest) from its beginning, and the front end's stream:
+  // of the same run, from where that stands.
+  follow(run, stream, life, again = false) {
+    const front = (again && this.at[FRONT]) || { life: null, seq: 0 };
+    if (!again) this.epoch = null;
     this.run = run;
-    this.seq = seq;
-    this.epoch = epoch;
+    this.at = { [stream]: { life, seq: 0 }, [FRONT]: front };
     this.turn += 1;
     if (this.socket.connected) this.#hello();
   }
@@ -69,21 +74,18 @@ export class LiveChannel {
   }
 
   #hello() {
-    this.socket.emit("hello", {
-      run: this.run,
-      epoch: this.epoch,
-      streams: { [this.stream]: this.seq },
-    });
+    this.socket.emit("hello", { run: this.run, epoch: this.epoch, streams: this.at });
   }
 
   #welcome(message) {
     if (message.run !== this.run) return;
     if (message.reset) {
       this.turn += 1;
-      this.seq = 0;
+      for (const stream of Object.keys(this.at)) this.at[stream] = { life: null, seq: 0 };
       this.on.reset();
     }
     this.epoch = message.epoch;
+    this.on.lives(message.lives);
   }
 
   #queue(about, work) {
@@ -93,43 +95,56 @@ export class LiveChannel {
       .catch((error) => this.on.problem(error.message));
   }
 
+  // Is it of what is followed? The newest life is known by its number once something of it came.
+  #isOurs({ stream, life, epoch }) {
+    const at = this.at[stream];
+    if (!at || epoch !== this.epoch) return false;
+    at.life ??= life;
+    return at.life === life;
+  }
+
   async #batch(about, bytes) {
-    if (about.stream !== this.stream || about.epoch !== this.epoch) return this.#ack(about.stream, about.to);
-    if (about.from > this.seq + 1) await this.#fetch(this.seq + 1, about.from - 1);
-    this.#take(JSON.parse(new TextDecoder().decode(bytes)));
-    this.#ack(about.stream, about.to);
+    if (!this.#isOurs(about)) return this.#ack(about, about.to);
+    const at = this.at[about.stream];
+    if (about.from > at.seq + 1) await this.#fetch(about, at.seq + 1, about.from - 1);
+    this.#take(about, JSON.parse(new TextDecoder().decode(bytes)));
+    this.#ack(about, about.to);
   }
 
   async #catchUp(about) {
-    if (about.stream !== this.stream) return this.#ack(about.stream, about.head);
-    if (about.snapshot && this.on.mayJump()) {
-      const snapshot = await loadSnapshot(this.run, this.stream);
-      if (snapshot.seq > this.seq) {
-        this.seq = snapshot.seq;
-        this.on.late(snapshot);
+    if (!this.#isOurs(about)) return this.#ack(about, about.head);
+    const at = this.at[about.stream];
+    if (about.snapshot && this.on.mayJump(about.stream)) {
+      const turn = this.turn;
+      const snapshot = await loadSnapshot(this.run, about);
+      if (turn !== this.turn) return undefined;
+      if (snapshot.seq > at.seq) {
+        at.seq = snapshot.seq;
+        this.on.late(about.stream, snapshot);
       }
     }
-    await this.#fetch(this.seq + 1, about.head);
-    this.#ack(this.stream, this.seq);
+    await this.#fetch(about, at.seq + 1, about.head);
+    return this.#ack(about, at.seq);
   }
 
-  async #fetch(from, to) {
+  async #fetch(about, from, to) {
     const turn = this.turn;
-    await loadRange(this.run, this.stream, from, to, (events) => {
+    await loadRange(this.run, about, from, to, (events) => {
       if (turn !== this.turn) return false;
-      this.#take(events);
+      this.#take(about, events);
       return true;
     });
   }
 
-  #take(events) {
-    const fresh = events.filter((event) => event.seq > this.seq);
+  #take({ stream }, events) {
+    const at = this.at[stream];
+    const fresh = events.filter((event) => event.seq > at.seq);
     if (!fresh.length) return;
-    this.seq = fresh[fresh.length - 1].seq;
-    this.on.events(fresh);
+    at.seq = fresh[fresh.length - 1].seq;
+    this.on.events(stream, fresh);
   }
 
-  #ack(stream, to) {
-    this.socket.emit("ack", { stream, to });
+  #ack({ stream, life }, to) {
+    this.socket.emit("ack", { stream, life, to });
   }
 }

@@ -5,6 +5,7 @@ import { html, nothing, svg } from "lit-html";
 import { speedName } from "#core/clock.js";
 import { LEGEND_TOKENS } from "#core/say.js";
 import { MARKS } from "#core/facts.js";
+import { enginesNav } from "#view/engines.js";
 import { keyButton, sentence } from "#view/parts.js";
 import { tourButton, tourQuestion } from "#view/tour.js";
 
@@ -12,6 +13,7 @@ export function topBar(board) {
   return html`<header class="bar">
     <h1>mini<b>vllm</b></h1>
     ${runPicker(board)}
+    ${board.narrow ? nothing : enginesNav(board)}
     ${runPill(board)}
     <span class="space"></span>
     ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { text: html`<kbd>X</kbd> knobs` })}

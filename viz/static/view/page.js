@@ -2,6 +2,7 @@
 
 import { html, nothing } from "lit-html";
 
+import { enginesNav } from "#view/engines.js";
 import { detailLine, sentenceRegion, topBar, transport } from "#view/frame.js";
 import { doneLane, waitingLane } from "#view/lanes.js";
 import { linkPath } from "#view/motion.js";
@@ -22,6 +23,7 @@ export function page(board, scene) {
   const dimmed = board.engine.linked || !board.isLive ? "" : "stale";
   return html`
     ${topBar(board)}
+    ${board.narrow ? enginesNav(board) : nothing}
     ${sentenceRegion(board, told)}
     ${problemPanel(board)}
     <main class="board ${dimmed} ${board.enlarged ? "only-pool" : ""}" .style=${`--faded:${board.focus.faded}`}>

@@ -4,7 +4,6 @@ import { html, nothing } from "lit-html";
 
 import { MARKS } from "#core/facts.js";
 import { READY_MADE, find } from "#core/find.js";
-import { formatHash } from "#core/url.js";
 import { LEGEND_TOKENS, sayBlock } from "#core/say.js";
 import { hueClass, visible } from "#view/parts.js";
 
@@ -26,6 +25,7 @@ export function whyPanel(board, card) {
       ${card.why.length ? html`<dt>Why</dt><dd>${card.why.map(
         ({ text, name }) => html`<p>${visible(text)} <code>${name}</code></p>`,
       )}</dd>` : nothing}
+      ${card.route ? html`<dt>Route</dt><dd>${routeTable(card.route)}</dd>` : nothing}
       ${card.life ? html`<dt>Life</dt><dd class="life">${lifeList(card.life, board.step, link)}</dd>` : nothing}
       ${card.since || card.next ? html`<dt>When</dt><dd class="when">${card.since ? html`<span>since ${link(card.since.step)}: ${card.since.text}</span>` : nothing}
         ${card.next ? html`<span>next ${card.next.step === null ? card.next.text : html`${link(card.next.step)}: ${card.next.text}`}</span>` : nothing}</dd>` : nothing}
@@ -33,6 +33,16 @@ export function whyPanel(board, card) {
         <small>${card.source.function}, ${card.source.kind}</small></dd>` : nothing}
     </dl>
   </aside>`;
+}
+
+// Why this engine, and the numbers of all that could have been picked.
+function routeTable({ text, name, engine, candidates }) {
+  return html`<p>${text} <code>${name}</code></p>
+    ${candidates.length ? html`<table class="route"><thead><tr><th scope="col">engine</th><th scope="col">open</th>
+      <th scope="col">tokens to run</th><th scope="col">cached</th></tr></thead>
+      <tbody>${candidates.map((each) => html`<tr class=${each.engine === engine ? "picked" : ""}>
+        <th scope="row">${each.engine}${each.engine === engine ? " ✓" : ""}</th><td>${each.open_requests}</td>
+        <td>${each.load_tokens}</td><td>${each.cached_tokens}</td></tr>`)}</tbody></table>` : nothing}`;
 }
 
 function lifeList(life, step, link) {
@@ -57,7 +67,7 @@ export function dialog(board, title, body) {
 
 export function findPanel(board) {
   const { hits, more } = board.store ? find(board.store, board.query, (step) => board.headlineOf(step)) : { hits: [], more: 0 };
-  const at = (hit) => formatHash({ run: board.run.id, step: hit.step, req: hit.req, block: hit.block });
+  const at = (hit) => board.linkTo(hit.step, { req: hit.req, block: hit.block });
   return dialog(board, "Find", html`
     <input class="find" type="search" aria-label="a request, a block, a reason or a kind of event"
       placeholder="r4 · block 6 · no_free_blocks · evict" .value=${board.query}
@@ -83,6 +93,7 @@ const KEYS = [
   ["J K", "next, previous step of the chosen request"],
   ["D", "read out the whole state"],
   ["P", "the pool enlarged"],
+  ["E", "the next engine, where a run has several"],
   ["X", "experiment: the knobs"],
   ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],
   ["M", "theme: dark, light, light for the projector"],
@@ -139,7 +150,7 @@ export function tablesPanel(board, scene) {
 }
 
 export function problemPanel(board) {
-  const { problem } = board;
+  const problem = board.problem ?? board.news;
   if (!problem) return nothing;
   return html`<div class="problem ${problem.red ? "red" : ""}" role="alert"><p><b>${problem.what}</b> ${problem.cause}</p>
     ${problem.action ? html`<button class="tool" @click=${problem.action.run}>${problem.action.text}</button>` : nothing}</div>`;
