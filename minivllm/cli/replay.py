@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minivllm.cli.trace_show import EngineNumber, LifeNumber
 from minivllm.errors import ConfigError
 from minivllm.trace.words import count
 
@@ -29,19 +30,14 @@ def replay(
     last: Annotated[
         int | None, typer.Option("--to", help="The last step to print. Default: the run's last.")
     ] = None,
-    life: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Of an engine that was started more than once: which of its lives. Default: the "
-            "last.",
-        ),
-    ] = None,
+    engine: EngineNumber = None,
+    life: LifeNumber = None,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify",
-            help="Run its inputs again on a fresh engine instead, and compare event by event. "
+            help="Run its inputs again on a fresh engine instead, and compare event by event: of "
+            "all engines and lives, or of the one that is named. "
             "Status 0: all the same; 1: not; 2: the trace does not hold what it takes.",
         ),
     ] = False,
@@ -78,11 +74,12 @@ def replay(
     if verify:
         from minivllm.cli.verify import verify as verify_file
 
-        for option, value in (("--from", first), ("--to", last), ("--life", life)):
+        for option, value in (("--from", first), ("--to", last)):
             if value is not None:
-                raise ConfigError(option, value, "not with --verify, which runs the whole trace")
-        raise typer.Exit(verify_file(path, tokens, model))
-    history = RecordedRun(path, life).history
+                raise ConfigError(option, value, "not with --verify, which runs all steps")
+        raise typer.Exit(verify_file(path, tokens, model, engine, life))
+    run = RecordedRun(path, life, engine)
+    history = run.history
     end = history.last
     first = min(1, end) if first is None else first
     if first < 0 or first > end:
@@ -92,6 +89,8 @@ def replay(
     header = history.header
     what = "no model, given tokens" if header.fidelity == "given" else header.model
     typer.secho(f"{header.name} · {count(end, 'step')} · {what}", dim=True)
+    if run.others:
+        typer.secho(run.others, dim=True, err=True)
     for step in sorted(history.steps):
         if first <= step <= (end if last is None else last):
             tell(history.view(step))

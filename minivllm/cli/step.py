@@ -9,6 +9,7 @@ import typer
 
 from minivllm.cli.options import engine_flags
 from minivllm.cli.sampling import sampling_flags
+from minivllm.cli.trace_show import EngineNumber, LifeNumber
 from minivllm.errors import ConfigError, MiniVLLMError
 
 if TYPE_CHECKING:
@@ -34,14 +35,8 @@ def step(
         bool,
         typer.Option("--with-model", help="Run the scenario on the model, not on given tokens."),
     ] = False,
-    life: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Of a trace whose engine was started more than once: which of its lives. "
-            "Default: the last.",
-        ),
-    ] = None,
+    number: EngineNumber = None,
+    life: LifeNumber = None,
     command: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,8 +70,9 @@ def step(
     """
     if prompt and (target is not None or with_model):
         raise ConfigError("--prompt", prompt[0], "either prompts, or a scenario or trace")
-    if prompt and life is not None:
-        raise ConfigError("--life", life, "only for a recorded trace")
+    for option, value in (("--engine", number), ("--life", life)):
+        if prompt and value is not None:
+            raise ConfigError(option, value, "only for a recorded trace")
     run: Run
     if prompt:
         from minivllm.terminal.runs import LiveRun
@@ -86,7 +82,9 @@ def step(
     else:
         from minivllm.terminal.runs import open_run
 
-        run = open_run(target or "tiny-pressure", engine, with_model, life)
+        run = open_run(target or "tiny-pressure", engine, with_model, life, number)
+        if others := getattr(run, "others", ""):
+            typer.secho(f"{run.history.header.name}; {others}", dim=True, err=True)
     try:
         status = _show(run, command or [], live)
     finally:

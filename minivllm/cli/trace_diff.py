@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minivllm.trace.words import count, knob_value
+from minivllm.cli.trace_show import EngineNumber, LifeNumber
+from minivllm.trace.words import count, join, knob_value
 
 if TYPE_CHECKING:
     from minivllm.trace.diff import Comparison, Side
@@ -23,9 +24,14 @@ def diff(
         ),
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="Another, of the same requests.")],
+    engine: EngineNumber = None,
+    life: LifeNumber = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Where two runs first decide otherwise, and because of what.
+
+    Of several engines, each is held against the one with its number in the other trace, life by
+    life; --engine and --life pick one of them.
 
     A decision is who runs and how much, why others do not, who gives way, who ends. Which blocks
     were taken is none. Status 0: the same; 1: different; 2: not comparable.
@@ -37,8 +43,11 @@ def diff(
 
     from minivllm.trace.file import read_trace
     from minivllm.trace.gallery import find_recording
+    from minivllm.trace.pick import pick
 
     traces = [read_trace(find_recording(file)) for file in (a, b)]
+    if engine is not None or life is not None:
+        traces = [pick(trace, engine, life).trace for trace in traces]
     results = compare_engines(*traces)
     if as_json:
         document = {
@@ -49,7 +58,8 @@ def diff(
     else:
         for name, file, trace in zip("AB", (a, b), traces, strict=True):
             fork = f", forked from {trace.header.forked_from}" if trace.header.forked_from else ""
-            typer.echo(f"{name}  {file}  ({count(trace.last_step, 'step')}{fork})")
+            steps = [count(run.last_step, "step") for run in trace.lives().values()]
+            typer.echo(f"{name}  {file}  ({join(steps) if steps else '0 steps'}{fork})")
         for name, result in results.items():
             if len(results) > 1:
                 typer.echo(f"\n{name}")

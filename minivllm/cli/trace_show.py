@@ -26,14 +26,34 @@ TraceFile = Annotated[
         help="A trace: .jsonl, or packed as .jsonl.gz, or a gallery name.",
     ),
 ]
+EngineNumber = Annotated[
+    int | None,
+    typer.Option(
+        "--engine",
+        metavar="N",
+        help="Of a trace with several engines: which. Default: the first.",
+    ),
+]
+LifeNumber = Annotated[
+    int | None,
+    typer.Option(
+        "--life",
+        metavar="N",
+        help="Of an engine that was started more than once: which of its lives. Default: the last.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of a table.")]
 
 
 # --- stats -------------------------------------------------------------------------------------
 
 
-def stats(file: TraceFile, as_json: AsJson = False) -> None:
+def stats(
+    file: TraceFile, engine: EngineNumber = None, life: LifeNumber = None, as_json: AsJson = False
+) -> None:
     """Count what happened in a run: tokens, budget, waits, prefix cache, pool, victims.
+
+    Of one engine, in one of its lives: blocks, steps and names of requests are each engine's own.
 
     \b
     Example: minivllm trace stats run.jsonl --json | jq .budget.unused
@@ -41,14 +61,18 @@ def stats(file: TraceFile, as_json: AsJson = False) -> None:
     import msgspec
 
     from minivllm.trace.file import read_trace
+    from minivllm.trace.pick import pick
     from minivllm.trace.stats import make_stats
 
-    counted = make_stats(read_trace(file))
+    picked = pick(read_trace(file), engine, life)
+    counted = make_stats(picked.trace)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(counted), indent=1).decode())
         return
     name = counted.name or file.name
     typer.echo(f"{name}  {counted.schema}  {counted.engine_version}")
+    if picked.others:
+        typer.secho(f"{picked.which}; {picked.others}", dim=True)
     for title, rows in _tables(counted):
         if title:
             typer.echo(f"\n{title}")

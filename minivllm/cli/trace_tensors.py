@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from minivllm.cli.trace_show import TraceFile
+from minivllm.cli.trace_show import EngineNumber, LifeNumber, TraceFile
 from minivllm.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ def tensors(
         ),
     ] = -1,
     top: Annotated[int, typer.Option(metavar=N, min=1, help="Keys to print.")] = 10,
-    stream: Annotated[
-        str | None, typer.Option(help="Which engine, where the trace has several.")
-    ] = None,
+    engine: EngineNumber = None,
+    life: LifeNumber = None,
 ) -> None:
     """Print what was captured of a step: its arrays, or one token's attention over its keys.
 
@@ -52,12 +51,9 @@ def tensors(
     """
     from minivllm.trace.artifacts import artifact_events, no_such_step, open_artifact
     from minivllm.trace.file import read_trace
+    from minivllm.trace.pick import pick
 
-    lives = read_trace(file).lives()
-    stream = stream or next(iter(lives), "engine0")
-    if stream not in lives:
-        raise ConfigError("--stream", stream, "; ".join(lives) or "none: no engine spoke")
-    trace = lives[stream]
+    trace = pick(read_trace(file), engine, life).trace
     captured = artifact_events(trace.events)
     if step is None:
         _list(captured, file)

@@ -22,13 +22,16 @@ def check_tokens(tokens: str) -> None:
         raise ConfigError("--tokens", tokens, " | ".join(TOKENS))
 
 
-def verify(path: Path, tokens: str, model: str | None) -> int:
-    """Verify each engine's run in a trace; returns the exit status."""
+def verify(
+    path: Path, tokens: str, model: str | None, engine: int | None = None, life: int | None = None
+) -> int:
+    """Verify each engine's run in a trace, or the one that is named; returns the exit status."""
     from minivllm.errors import ReplayError
     from minivllm.replay.model import with_model
     from minivllm.replay.recording import read_recording
     from minivllm.replay.verify import verify as verify_recording
-    from minivllm.trace.file import read_trace
+    from minivllm.trace.file import life_name, read_trace
+    from minivllm.trace.pick import pick
 
     check_tokens(tokens)
     if model is not None and tokens != "recompute":
@@ -38,8 +41,11 @@ def verify(path: Path, tokens: str, model: str | None) -> int:
         raise ReplayError(f"{path} cannot be run again: it has no engine's events")
     status = 0
     lives = trace.lives()
-    for name, life in lives.items():
-        recording = read_recording(life, life.engines[0])
+    if engine is not None or life is not None:
+        picked = pick(trace, engine, life)
+        lives = {life_name(picked.stream, picked.life): picked.trace}
+    for name, run in lives.items():
+        recording = read_recording(run, run.engines[0])
         if tokens == "recompute":
             executor, text = with_model(recording, model)
             verdict = verify_recording(recording, executor, text, with_logprobs=False)
@@ -50,7 +56,8 @@ def verify(path: Path, tokens: str, model: str | None) -> int:
                 )
         else:
             verdict = verify_recording(recording)
-        _print(path.name if len(lives) == 1 else f"{path.name}, {name}", verdict, tokens)
+        alone = len(trace.lives()) == 1
+        _print(path.name if alone else f"{path.name}, {name}", verdict, tokens)
         status = max(status, 0 if verdict.difference is None else 1)
     return status
 

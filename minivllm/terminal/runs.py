@@ -19,7 +19,6 @@ from minivllm.errors import (
     EngineDeadError,
     MissingExtraError,
     ScenarioError,
-    TraceError,
 )
 from minivllm.executor.base import Executor
 from minivllm.scenario import ScenarioRun, load_scenario, shipped_scenarios, start
@@ -28,6 +27,7 @@ from minivllm.trace.events import Reason
 from minivllm.trace.file import decode_event, read_trace
 from minivllm.trace.gallery import find_recording, gallery
 from minivllm.trace.gate import Gate
+from minivllm.trace.pick import pick
 
 STREAM = "engine0"
 POLL_S = 0.5
@@ -48,30 +48,20 @@ class Run(Protocol):
 class RecordedRun:
     """A trace file; there is nothing to run."""
 
-    def __init__(self, path: Path, life: int | None = None) -> None:
-        """``life``: of an engine that was started more than once, which; None: the last.
+    def __init__(self, path: Path, life: int | None = None, engine: int | None = None) -> None:
+        """``engine``: which of several; None: the first. ``life``: of an engine that was started
+        more than once, which; None: the last.
 
-        Raises TraceError, and ConfigError for a life that it has not had.
+        Raises TraceError, and ConfigError for an engine or a life that there is not.
         """
-        trace = read_trace(path)
-        if not trace.engines:
-            raise TraceError(
-                f"{path} has no event of an engine: nothing ran, or all but its header was cut "
-                "off; record it again"
-            )
-        stream = trace.engines[0]
-        lives = [run for run in trace.lives().values() if run.engines == [stream]]
-        number = len(lives) if life is None else life
-        if not 1 <= number <= len(lives):
-            had = "1: its engine was started once" if len(lives) == 1 else f"1 to {len(lives)}"
-            raise ConfigError("--life", number, had)
-        name = trace.header.name or path.name
-        if len(trace.engines) > 1:
-            name += f", {stream} of {len(trace.engines)} engines"
-        if len(lives) > 1:
-            name += f", life {number} of {len(lives)}"
-        self.history = History(msgspec.structs.replace(trace.header, name=name))
-        self.history.extend(lives[number - 1].events)
+        self.trace = read_trace(path)
+        picked = pick(self.trace, engine, life)
+        header = self.trace.header
+        name = ", ".join(filter(None, (header.name or path.name, picked.which)))
+        self.others = picked.others
+        """How to see the rest of the trace; empty where this is all."""
+        self.history = History(msgspec.structs.replace(header, name=name))
+        self.history.extend(picked.trace.events)
         self.history.close()
 
     def advance(self) -> None:
@@ -194,11 +184,16 @@ class LiveRun:
 
 
 def open_run(
-    target: str, engine: dict[str, Any], with_model: bool = False, life: int | None = None
+    target: str,
+    engine: dict[str, Any],
+    with_model: bool = False,
+    life: int | None = None,
+    number: int | None = None,
 ) -> Run:
     """A trace by path or gallery name, or a scenario by path or name.
 
-    ``engine`` overrides the scenario's knobs; ``life`` is a trace's. Raises ScenarioError,
+    ``engine`` overrides the scenario's knobs; ``number`` and ``life`` say which engine of a trace,
+    and which life of it. Raises ScenarioError,
     TraceError, ConfigError, and with a model what loading one raises.
     """
     trace = find_trace(target)
@@ -209,9 +204,10 @@ def open_run(
                 f"{target} is a recording and shows what was; give a scenario "
                 f"({', '.join(shipped_scenarios())}) to run one with {knobs}"
             )
-        return RecordedRun(trace, life)
-    if life is not None:
-        raise ConfigError("--life", life, f"only for a recorded trace; {target} is run anew")
+        return RecordedRun(trace, life, number)
+    for option, value in (("--engine", number), ("--life", life)):
+        if value is not None:
+            raise ConfigError(option, value, f"only for a recorded trace; {target} is run anew")
     if not target.endswith(".toml") and target not in shipped_scenarios():
         raise ScenarioError(
             f"{target!r} is no file, no scenario ({', '.join(shipped_scenarios())}) "

@@ -59,6 +59,9 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     name: str
+    stream: str
+    life: int
+    """The engine that it is about, and which time it was started."""
     schema: str
     engine_version: str
     first_step: int
@@ -83,9 +86,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_stats(trace: Trace) -> Stats:
-    """All statistics of a trace, from the first step that it has."""
+    """All statistics of the trace's first engine in its last life, from the first step that it
+    has; of another, give that one of ``trace.lives()``."""
     of: dict[str, list[Event]] = {}
-    for event in trace.events:
+    for event in trace.engine_events:
         of.setdefault(event.kind, []).append(event)
 
     def data(*kinds: str) -> list[Any]:
@@ -96,6 +100,8 @@ def make_stats(trace: Trace) -> Stats:
     phases = ("schedule", "execute", "update")
     return Stats(
         name=trace.header.name,
+        stream=trace.engines[0] if trace.engines else "",
+        life=max(trace.epochs(trace.engines[0])) if trace.engines else 1,
         schema=trace.header.schema,
         engine_version=trace.header.engine_version,
         first_step=trace.first_step,

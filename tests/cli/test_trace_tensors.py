@@ -101,7 +101,7 @@ def test_earlier_query_of_a_prompt_looks_at_fewer_keys(path: Path) -> None:
         (("--step", "2", "--req", "r1", "--layer", "2"), "--layer: got 2; allowed: 0 to 1"),
         (("--step", "2", "--req", "r1", "--head", "-3"), "--head: got -3"),
         (("--step", "2", "--req", "r1", "--query", "1"), "--query: got 1; allowed: 0 to 0"),
-        (("--stream", "engine5"), "--stream: got 'engine5'; allowed: engine0"),
+        (("--engine", "5"), "--engine: got 5; allowed: 0"),
     ],
 )
 def test_what_is_not_there_is_a_named_error(
