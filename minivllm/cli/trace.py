@@ -91,6 +91,7 @@ def _model_parts(engine: dict[str, Any]) -> tuple[Any, Any]:
 
 app.command("stats")(trace_show.stats)
 app.command("cat")(trace_show.cat)
+app.command("life")(trace_show.life)
 app.command("diff")(diff)
 app.command("export")(trace_export.export)
 app.command("tensors")(trace_tensors.tensors)

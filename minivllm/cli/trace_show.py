@@ -161,6 +161,14 @@ def cat(
     stream: Annotated[
         str | None, typer.Option(help="Only this stream, such as engine0 or api.")
     ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Only what concerns the request with this id of its client's, in "
+            "all streams; `minivllm trace life` tells it in words.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="The lines as they stand in the file.")
     ] = False,
@@ -178,16 +186,83 @@ def cat(
 
     trace = read_trace(file)
     tests = _tests(trace, kind, req, step, reason, block, stream)
-    for event in trace.events:
+    events = trace.events if request is None else _of_request(trace, request)
+    several = len({event.stream for event in events}) > 1
+    for event in events:
         if not all(test(event) for test in tests):
             continue
         if as_json:
             typer.echo(msgspec.json.encode(event).decode())
             continue
         fields = msgspec.json.encode(event.data).decode()
+        where = f"{event.stream:<8} " if several else ""
         typer.echo(
-            f"{event.step:>4} {event.seq:>6} {event.kind:<16} {event.req or '-':<5} {fields}"
+            f"{where}{event.step:>4} {event.seq:>6} {event.kind:<16} {event.req or '-':<5} {fields}"
         )
+
+
+def _of_request(trace: Trace, request_id: str) -> list[Event]:
+    from minivllm.trace.life import events_of
+
+    if events := events_of(trace, request_id)[1]:
+        return events
+    raise _unknown_request("--request", trace, request_id)
+
+
+def _unknown_request(option: str, trace: Trace, given: str) -> ConfigError:
+    ids = dict.fromkeys(
+        event.data.parent or event.data.request_id
+        for event in trace.events
+        if event.kind == "req.arrive"
+    )
+    some = difflib.get_close_matches(given, list(ids), n=3) or list(ids)[:6]
+    return ConfigError(
+        option, given, f"a request of this trace: {', '.join(some) or 'it has none'}"
+    )
+
+
+# --- life --------------------------------------------------------------------------------------
+
+
+def life(
+    file: TraceFile,
+    request: Annotated[
+        str,
+        typer.Argument(
+            metavar="REQUEST", help="The id that its client has, or the engine's name for it: r3."
+        ),
+    ],
+    engine: EngineNumber = None,
+    life: LifeNumber = None,
+    as_json: AsJson = False,
+) -> None:
+    """The way of one request over all hops: http, tokenise, route, ipc, queue, …, sse.
+
+    Each with when it began, its bytes, and how long it took; put together from what the front end
+    and the engines told.
+
+    \b
+    Example: minivllm trace life run.jsonl r3
+    """
+    import msgspec
+
+    from minivllm.trace.file import read_trace
+    from minivllm.trace.life import lines_of, way_of, way_of_req
+    from minivllm.trace.pick import pick
+
+    trace = read_trace(file)
+    if re.fullmatch(r"r\d+", request):
+        picked = pick(trace, engine, life)
+        way = way_of_req(trace, picked.stream, picked.life, request)
+    else:
+        way = way_of(trace, request)
+    if not way.hops:
+        raise _unknown_request("REQUEST", trace, request)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(way), indent=1).decode())
+        return
+    for line in lines_of(way):
+        typer.echo(line)
 
 
 def _tests(

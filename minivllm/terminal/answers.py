@@ -12,6 +12,7 @@ from rich.text import Text
 from minivllm.terminal.text import clean, tail, wrap
 from minivllm.trace.events import Event
 from minivllm.trace.fold import RequestState
+from minivllm.trace.life import Way, lines_of
 from minivllm.trace.lives import BlockEvent, RequestStep
 from minivllm.trace.why import Answer
 from minivllm.trace.words import count
@@ -72,6 +73,14 @@ def life_lines(
         line += f"{tail(_blocks(row), blocks):<{blocks}}  {clean(words)}"
         lines.append(Text(line, style="bold" if here else ""))
     return lines
+
+
+def way_lines(way: Way | None) -> list[Text]:
+    """The hops outside the engine, too, where the trace tells of them."""
+    if way is None or all(hop.stream != "api" for hop in way.hops):
+        return []
+    head, *hops = lines_of(way)
+    return [Text(), Text(f"   {clean(head)}", style="dim"), *(Text(clean(hop)) for hop in hops)]
 
 
 def _times(n: int) -> str:

@@ -27,6 +27,7 @@ from minivllm.trace.events import Reason
 from minivllm.trace.file import decode_event, read_trace
 from minivllm.trace.gallery import find_recording, gallery
 from minivllm.trace.gate import Gate
+from minivllm.trace.life import Way, way_of_req
 from minivllm.trace.pick import pick
 
 STREAM = "engine0"
@@ -40,6 +41,10 @@ class Run(Protocol):
 
     def advance(self) -> None:
         """Run one more step, unless the history says that the run has ended."""
+        ...
+
+    def way(self, req: str) -> Way | None:
+        """The request's hops over all streams, where these are known."""
         ...
 
     def close(self) -> None: ...
@@ -58,6 +63,7 @@ class RecordedRun:
         picked = pick(self.trace, engine, life)
         header = self.trace.header
         name = ", ".join(filter(None, (header.name or path.name, picked.which)))
+        self._place = picked.stream, picked.life
         self.others = picked.others
         """How to see the rest of the trace; empty where this is all."""
         self.history = History(msgspec.structs.replace(header, name=name))
@@ -66,6 +72,9 @@ class RecordedRun:
 
     def advance(self) -> None:
         pass
+
+    def way(self, req: str) -> Way | None:
+        return way_of_req(self.trace, *self._place, req)
 
     def close(self) -> None:
         pass
@@ -83,6 +92,9 @@ class ScenarioSteps:
     def advance(self) -> None:
         self._run.step()
         self._take_in()
+
+    def way(self, req: str) -> Way | None:
+        return None
 
     def _take_in(self) -> None:
         recorder = self._run.recorder
@@ -143,6 +155,9 @@ class LiveRun:
             while not self._idle:  # an abort may have to be applied yet
                 self._wait()
             self.history.close()
+
+    def way(self, req: str) -> Way | None:
+        return None
 
     def _wait(self) -> None:
         try:

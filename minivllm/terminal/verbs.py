@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from rich.text import Text
 
 from minivllm.errors import MiniVLLMError
-from minivllm.terminal.answers import answer_lines, block_lines, event_line, life_lines
+from minivllm.terminal.answers import (
+    answer_lines,
+    block_lines,
+    event_line,
+    life_lines,
+    way_lines,
+)
 from minivllm.terminal.board import board
 from minivllm.terminal.cells import LEGEND, hue
 from minivllm.terminal.history import UNTOLD, View
@@ -162,6 +168,7 @@ class Session:
         req = self._request(words[0] if words else "", "request")
         life = request_life(self.history.steps, req)
         lines = life_lines(req, self.view.state.requests[req], life, self.step, self.width)
+        lines += way_lines(self.run.way(req))
         return Reply(lines, title=f"the life of {req}")
 
     def block(self, words: list[str]) -> Reply:

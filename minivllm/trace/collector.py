@@ -59,7 +59,9 @@ class TraceCollector:
         spool: Path,
         epoch: int = 1,
     ) -> None:
-        """``epoch``: which life of the stream comes here. ``tracer``: tells of gaps. ``spool``: where the engine puts arrays that go to memory."""
+        """``epoch``: which life of the stream comes here.
+
+        ``tracer``: tells of gaps. ``spool``: where the engine puts arrays that go to memory."""
         self._stream, self._log, self._tracer, self._spool = stream, log, tracer, spool
         self._epoch = epoch
         self._next = 1  # the seq that is due
@@ -167,7 +169,9 @@ class TraceCollector:
         """The events that are due have gone for ever, up to ``last`` at least."""
         self._broken_off = True
         self._ahead.clear()
-        self._tracer.emit(TraceGap, None, of_stream=self._stream, first=self._next, last=last)
+        self._tracer.emit(
+            TraceGap, None, of_stream=self._stream, epoch=self._epoch, first=self._next, last=last
+        )
         self._tracer.flush()
         self._next = last + 1
 

@@ -344,12 +344,14 @@ class TraceLeftOut(Data):
 
 class TraceGap(Data):
     """Events of a stream were lost on their way from the engine's process: it ended, or its replay
-    buffer no longer had them. ``first`` to ``last`` are their sequence numbers."""
+    buffer no longer had them. ``first`` to ``last`` are their sequence numbers; nothing of this
+    life comes after them."""
 
     KIND = "trace.gap"
     of_stream: str
     first: int
     last: int
+    epoch: int = 1
 
 
 class GateChange(Data):

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from minivllm.trace.events import ROUTE_WHYS, Event
-from minivllm.trace.file import Trace
+from minivllm.trace.events import ROUTE_WHYS, Event, GrantWhy
+from minivllm.trace.file import Trace, life_name
 from minivllm.trace.words import count, join
 
 
@@ -81,38 +81,41 @@ def way_of(trace: Trace, request_id: str) -> Way:
 
     Of a request with several samples, that of the first.
     """
+    places, events = events_of(trace, request_id)
+    walk = _Walk({place.req for place in places})
+    for event in events:
+        walk.take(event)
+    return Way(request_id, places, sorted(walk.hops, key=lambda hop: hop.t_ns))
+
+
+def events_of(trace: Trace, request_id: str) -> tuple[list[Place], list[Event]]:
+    """The engines that had a request, and what all streams tell of it, by clock."""
     ids = {request_id, f"0_{request_id}"}
-    places: list[tuple[int, Place]] = []
-    ended: list[Place] = []
-    mine: list[Event] = [
+    mine = [
         event
         for event in trace.events
         if event.stream == "api" and getattr(event.data, "request_id", None) in ids
     ]
+    found: list[tuple[int, Place]] = []
+    open_on: list[tuple[str, int]] = []
     for stream in trace.engines:
         for life, events in trace.epochs(stream).items():
             arrived = [e for e in events if e.kind == "req.arrive" and e.data.request_id in ids]
-            for event in arrived[-1:]:
-                places.append((event.t_ns, Place(stream, life, str(event.req))))
-                if any(e.kind == "req.finish" and e.req == event.req for e in events):
-                    ended.append(places[-1][1])
             names = {event.req for event in arrived[-1:]}
-            mine += [event for event in events if _concerns(event, names, ids)]
-    places.sort(key=lambda each: each[0])
-    had = [place for _, place in places]
-    open_on = [place for place in had if place not in ended]
+            own = [event for event in events if _concerns(event, names, ids)]
+            mine += own
+            if arrived:
+                found.append((arrived[-1].t_ns, Place(stream, life, str(arrived[-1].req))))
+                if all(event.kind != "req.finish" for event in own):
+                    open_on.append((stream, life))
     mine += [
         event
         for event in trace.events
         if event.kind == "engine.dead"
-        and (f"engine{event.data.engine}", event.data.epoch)
-        in [(p.stream, p.life) for p in open_on]
+        and (f"engine{event.data.engine}", event.data.epoch) in open_on
     ]
     mine.sort(key=lambda event: event.t_ns)  # stable: of one instant, in the order they were told
-    walk = _Walk({place.req for place in had})
-    for event in mine:
-        walk.take(event)
-    return Way(request_id, had, sorted(walk.hops, key=lambda hop: hop.t_ns))
+    return [place for _, place in sorted(found, key=lambda each: each[0])], mine
 
 
 def way_of_req(trace: Trace, stream: str, life: int, req: str) -> Way:
@@ -254,6 +257,8 @@ class _Walk:
         self._begin("prefill", event, tokens=0, words=reused)
 
     def grant(self, event: Event, d: Any) -> None:
+        if d.why is GrantWhy.DECODE and self._stage is not None and self._stage.name == "prefill":
+            self._begin("decode", event, tokens=0)  # it had said something before it resumed
         if self._stage is not None:
             self._stage.times += 1
             self._stage.tokens = (self._stage.tokens or 0) + d.n
@@ -305,11 +310,18 @@ _HANDLERS: dict[str, Callable[[_Walk, Event, Any], None]] = {
 
 
 def lines_of(way: Way) -> list[str]:
-    """A line for each hop: when it began, its name, its bytes and how long it took, in words."""
+    """A headline, and a line for each hop: when it began, its name, its bytes, how long it took."""
+    places = [f"{place.req} on {life_name(place.stream, place.life)}" for place in way.places]
+    where = ", then ".join(places) or "no engine had it"
+    begun = way.first_byte_ns
+    first = "" if begun is None else f" · first byte after {begun / 1e6:.3f} ms"
     return [
-        f"{(hop.t_ns - way.hops[0].t_ns) / 1e6:>10.3f} ms  {hop.name:<11}{_size(hop):>9}"
-        f"{_took(hop):>11}  {hop.words}{_held(hop)}"
-        for hop in way.hops
+        f"{way.request_id}: {where}{first} · {way.ns / 1e6:.3f} ms in all",
+        *(
+            f"{(hop.t_ns - way.hops[0].t_ns) / 1e6:>10.3f} ms  {hop.name:<11}{_size(hop):>9}"
+            f"{_took(hop):>13}  {hop.words}{_held(hop)}"
+            for hop in way.hops
+        ),
     ]
 
 

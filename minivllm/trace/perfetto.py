@@ -1,6 +1,9 @@
 """Export for Perfetto: a run as Chrome trace JSON, to be opened at ui.perfetto.dev.
 
-Each engine is a process there, with
+Each engine is a process there, and so is the front end where the trace tells of it: a slice for
+each request from its first byte to its last, with an arrow to the engine that was given it.
+
+An engine has
 
 * a thread *steps*: a slice for each step, in it one for each phase;
 * a track for each request, from its arrival to its end, in it *waiting*, *prefill*, *decode*,
@@ -27,16 +30,15 @@ from minivllm.trace.fold import State, apply, new_state
 Slice = dict[str, Any]
 """One entry of ``traceEvents``."""
 
-STEPS_TID = 1
+STEPS_TID, ROUTED_TID = 1, 2
 
 
 def chrome_trace(trace: Trace) -> dict[str, Any]:
     """The whole run in Chrome's trace event format."""
-    streams = sorted({e.stream for e in trace.events if e.stream.startswith("engine")})
     ids = _Ids()
     metadata: list[Slice] = []
     timed: list[Slice] = []
-    for pid, stream in enumerate(streams, start=1):
+    for pid, stream in enumerate(trace.engines, start=1):
         metadata += [
             _meta(pid, "process_name", name=stream),
             _meta(pid, "process_sort_index", sort_index=pid),
@@ -47,12 +49,71 @@ def chrome_trace(trace: Trace) -> dict[str, Any]:
             if event.stream == stream:
                 engine.take(event)
         timed += engine.close()
+    front = _front(trace, len(trace.engines) + 1, ids)
+    if front:
+        metadata += [
+            _meta(len(trace.engines) + 1, "process_name", name="api"),
+            _meta(len(trace.engines) + 1, "process_sort_index", sort_index=0),
+            *(
+                _meta(pid, "thread_name", ROUTED_TID, name="arrivals")
+                for pid in range(1, len(trace.engines) + 1)
+            ),
+        ]
+    timed += front
     timed.sort(key=lambda entry: entry["ts"])  # stable: what begins or ends together keeps order
     return {
         "traceEvents": metadata + timed,
         "displayTimeUnit": "ms",
         "otherData": _about(trace.header),
     }
+
+
+def _front(trace: Trace, pid: int, ids: _Ids) -> list[Slice]:
+    """The front end's slices, and the arrows from there to the engines.
+
+    Requests overlap, so each is an async slice; an arrow needs slices of a thread at both ends, so
+    where one leaves and where it arrives stands a slice of a microsecond.
+    """
+    made: list[Slice] = []
+    open_slices: dict[str, int] = {}  # request id → id of its slice
+    flows: dict[tuple[str, int], int] = {}  # request id and engine → id of the arrow on its way
+    engines = {stream: number for number, stream in enumerate(trace.engines, start=1)}
+    last = 0
+
+    def entry(ph: str, name: str, event: Event, **more: Any) -> None:
+        ts = event.t_ns // 1000
+        made.append({"ph": ph, "cat": "http", "pid": pid, "tid": 0, "name": name, "ts": ts, **more})
+
+    for event in sorted(trace.events, key=lambda e: e.t_ns):
+        kind, data = event.kind, event.data
+        if event.stream == "api":
+            last = event.t_ns // 1000
+        if kind == "http.request" and data.request_id not in open_slices:
+            number = open_slices[data.request_id] = ids.next()
+            entry("b", data.request_id, event, id=number, args={"bytes": data.bytes})
+        elif kind in ("http.done", "http.rejected") and data.request_id in open_slices:
+            args = {"status": data.status}
+            entry("e", data.request_id, event, id=open_slices.pop(data.request_id), args=args)
+        elif kind == "route.pick":
+            args = {"engine": data.engine, "why": data.why.value}
+            number = flows[data.request_id, data.engine] = ids.next()
+            mark = {"cat": "route", "tid": STEPS_TID}
+            entry("X", f"route {data.request_id}", event, dur=1, args=args, **mark)
+            entry("s", "request", event, id=number, **mark)
+        elif kind == "req.arrive" and event.stream in engines:
+            engine = int(event.stream.removeprefix("engine") or 0)
+            flow = flows.pop((data.request_id, engine), None)
+            flow = flow or flows.pop((data.parent or "", engine), None)
+            if flow is not None:
+                mark = {"cat": "route", "pid": engines[event.stream], "tid": ROUTED_TID}
+                entry("X", f"{event.req} arrives", event, dur=1, **mark)
+                entry("f", "request", event, id=flow, bp="e", **mark)
+    for request_id, number in open_slices.items():  # the trace ends before them
+        made.append(
+            {"ph": "e", "cat": "http", "pid": pid, "tid": 0, "name": request_id, "ts": last,
+             "id": number}
+        )  # fmt: skip
+    return made
 
 
 def _about(header: Header) -> dict[str, str]:

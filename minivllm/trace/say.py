@@ -72,6 +72,11 @@ def _sample(d: Any) -> str:
     return join(said) if said else "nobody says anything"
 
 
+def _message(d: Any) -> str:
+    of = f" for {d.request_id}" if d.request_id else ""
+    return f"{d.message}{of} of engine {d.engine}, {d.bytes} bytes,"
+
+
 def _config(d: Any) -> str:
     return "the run begins with " + ", ".join(
         f"{name} {knob_value(value)}" for name, value in msgspec.to_builtins(d).items()
@@ -82,6 +87,45 @@ WORDS: dict[str, Say] = {
     "run.config": lambda r, d: _config(d),
     "run.knob": lambda r, d: f"from here on {d.name} is {knob_value(d.value)}",
     "run.error": lambda r, d: f"the step fails with {d.error}: {d.message}",
+    "run.idle": lambda r, d: "nothing can run",
+    "gate.change": lambda r, d: (
+        f"the gate is set to {d.mode}" + (f", {d.rate:g} steps a second" if d.rate else "")
+    ),
+    "trace.gap": lambda r, d: f"events {d.first} to {d.last} of {d.of_stream} are lost",
+    "http.request": lambda r, d: f"{d.request_id}: {d.method} {d.path}, {d.bytes} bytes",
+    "http.rejected": lambda r, d: f"{d.request_id} is refused with {d.status}: {d.message}",
+    "http.first_byte": lambda r, d: f"the answer to {d.request_id} begins with status {d.status}",
+    "http.chunk": lambda r, d: (
+        f"{d.bytes} bytes with {count(d.tokens, 'token')} leave for {d.request_id}"
+    ),
+    "http.done": lambda r, d: (
+        f"the answer to {d.request_id} is complete: status {d.status}, {d.bytes} bytes"
+    ),
+    "req.tokenize": lambda r, d: (
+        f"{count(d.characters, 'character')} of {d.request_id} become {count(d.tokens, 'token')}"
+    ),
+    "req.detokenize": lambda r, d: (
+        f"{count(d.tokens, 'token')} of {d.request_id} become {count(d.characters, 'character')}"
+    ),
+    "req.held_back": lambda r, d: f"{d.text!r} of {d.request_id} is held back",
+    "req.released": lambda r, d: f"{d.text!r} of {d.request_id} goes out after all",
+    "engine.start": lambda r, d: (
+        f"engine {d.engine} is started, life {d.epoch}, process {d.pid} ({d.why.value})"
+    ),
+    "engine.ready": lambda r, d: f"engine {d.engine} is ready with {d.num_kv_blocks} blocks",
+    "engine.dead": lambda r, d: (
+        f"engine {d.engine} died: {d.message}; of its requests {d.retried} went elsewhere, "
+        f"{d.failed} failed"
+    ),
+    "engine.drain": lambda r, d: (
+        f"engine {d.engine} gets no new requests; {d.open_requests} are to be finished"
+    ),
+    "engine.resume": lambda r, d: f"engine {d.engine} gets requests again",
+    "route.pick": lambda r, d: (
+        f"{d.request_id} is sent to engine {d.engine} ({d.why.value}, {d.policy})"
+    ),
+    "ipc.send": lambda r, d: _message(d) + " leaves",
+    "ipc.recv": lambda r, d: _message(d) + " has come",
     "core.input": _input,
     "req.arrive": lambda r, d: f"{r} arrives with {count(len(d.prompt_token_ids), 'token')}",
     "req.enqueue": lambda r, d: f"{r} stands as number {d.position + 1} in waiting",

@@ -19,6 +19,7 @@ from minivllm.trace.file import Trace
 from minivllm.trace.fold import fold
 from minivllm.trace.perfetto import chrome_trace
 from tests.helpers import trace_of
+from tests.two_engines import TwoEngines
 from tests.vectors.make import TRACES, VECTORS
 
 Entry = dict[str, Any]
@@ -28,6 +29,7 @@ def traces() -> dict[str, Trace]:
     return {
         **{name: trace_of(make()) for name, make in VECTORS.items()},
         **{name: make() for name, make in TRACES.items()},
+        "two-engines": TwoEngines().run().trace(),
     }
 
 
@@ -126,9 +128,9 @@ def test_phases_follow_one_another_without_a_hole(trace: Trace) -> None:
 
 
 def test_steps_have_their_three_phases_and_counters(trace: Trace) -> None:
-    entries = chrome_trace(trace)["traceEvents"]
-    names = [entry["name"] for entry in entries if entry["ph"] == "X"]
-    ended = [e.step for e in trace.events if e.kind == "step.end"]
+    entries = [e for e in chrome_trace(trace)["traceEvents"] if e["pid"] == 1]
+    names = [e["name"] for e in entries if e["ph"] == "X" and e["cat"] == "step"]
+    ended = [e.step for e in trace.engine_events if e.kind == "step.end"]
     assert names[::4] == [f"step {step}" for step in ended]
     assert names[1:4] == ["schedule", "execute", "update"]
     blocks = [e["args"]["value"] for e in entries if e["name"] == "KV blocks in use"]
@@ -192,3 +194,23 @@ def test_export_overwrites_neither_the_trace_nor_the_other_form(tmp_path: Path) 
         with pytest.raises(ConfigError, match="another file than"):
             CliRunner().invoke(app, ["trace", "export", str(path), *flags], catch_exceptions=False)
     assert path.read_bytes() == before and not out.exists()
+
+
+def test_each_engine_and_the_front_end_is_a_process() -> None:
+    entries = chrome_trace(TRACE_OF["two-engines"])["traceEvents"]
+    named = [e for e in entries if e["name"] == "process_name"]
+    assert {e["pid"]: e["args"]["name"] for e in named} == {1: "engine0", 2: "engine1", 3: "api"}
+    asked = {e["name"] for e in entries if e["ph"] == "b" and e["pid"] == 3}
+    assert asked == {f"cmpl-{letter}" for letter in "abcde"}
+
+
+def test_an_arrow_leads_from_each_route_to_the_engine_that_was_picked() -> None:
+    entries = chrome_trace(TRACE_OF["two-engines"])["traceEvents"]
+    begins = {e["id"]: e for e in entries if e["ph"] == "s"}
+    ends = {e["id"]: e for e in entries if e["ph"] == "f"}
+    assert set(begins) == set(ends) and len(begins) == 6  # one request was sent twice
+    assert all(e["pid"] == 3 for e in begins.values())
+    assert [e["pid"] for e in ends.values()] == [1, 2, 1, 2, 1, 2]
+    assert all(begins[number]["ts"] <= end["ts"] for number, end in ends.items())
+    slices = {(e["pid"], e["tid"], e["ts"]) for e in entries if e["ph"] == "X"}
+    assert {(e["pid"], e["tid"], e["ts"]) for e in [*begins.values(), *ends.values()]} <= slices

@@ -500,6 +500,10 @@ test("the end of a life is told with its cause, and what became of its requests"
   assert.equal(endOfLife(front, "engine1", 2, 2), null);
   assert.equal(endOfLife(front, "engine0", 1, 2).what, "Here life 1 of engine 0 ends.");
   assert.equal(endOfLife(newFront(), "engine0", 1, 1), null);
+  const gap = { of_stream: "engine1", epoch: 2, first: 41, last: 60 };
+  applyToFront(front, { stream: "api", seq: 1000, kind: "trace.gap", data: gap });
+  const words = "Here the trace of engine 1 breaks off: events 41 to 60 were lost on their way.";
+  assert.equal(endOfLife(front, "engine1", 2, 2).what, words);
 });
 
 test("lives of a file: apart at each start, numbered as they say, found by a client's id", () => {

@@ -86,6 +86,11 @@ export function endOfLife(front, stream, life, newest) {
   const now = front.engines[engine];
   const then = now?.epoch > life || newest > life ? " It was started anew." : "";
   const death = front.deaths.findLast((item) => item.engine === engine && item.epoch === life);
+  const gap = front.gaps.find((item) => item.of_stream === stream && item.epoch === life);
+  if (!death && gap) {
+    const lost = `events ${gap.first} to ${gap.last} were lost on their way`;
+    return { what: `Here the trace of engine ${engine} breaks off: ${lost}.`, cause: then };
+  }
   if (!death) return then ? { what: `Here life ${life} of engine ${engine} ends.`, cause: then } : null;
   const fate = [
     death.retried ? `${plural(death.retried, "request")} went to another engine` : "",
