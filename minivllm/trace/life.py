@@ -82,7 +82,7 @@ def way_of(trace: Trace, request_id: str) -> Way:
     Of a request with several samples, that of the first.
     """
     places, events = events_of(trace, request_id)
-    walk = _Walk({place.req for place in places})
+    walk = _Walk()
     for event in events:
         walk.take(event)
     return Way(request_id, places, sorted(walk.hops, key=lambda hop: hop.t_ns))
@@ -138,9 +138,9 @@ def _concerns(event: Event, names: set[str | None], ids: set[str]) -> bool:
 class _Walk:
     """Makes hops of events that come in order."""
 
-    def __init__(self, names: set[str]) -> None:
+    def __init__(self) -> None:
         self.hops: list[Hop] = []
-        self._names = names
+        self._skipped: tuple[str, int] | None = None  # the last step in which it was passed over
         self._stage: Hop | None = None  # queue, prefill, decode or preempted: what goes on
         self._one: dict[str, Hop] = {}  # hops that are told in many pieces
         self._wire: dict[str, Hop] = {}  # message → its hop, until it has arrived
@@ -266,9 +266,10 @@ class _Walk:
     def skip(self, event: Event, d: Any) -> None:
         if self._stage is not None and self._stage.name in ("queue", "preempted"):
             self._stage.waited[d.reason.value] += 1
+        self._skipped = (event.stream, event.step)
 
     def stop(self, event: Event, d: Any) -> None:
-        if self._names.isdisjoint([d.head]):  # the head's own reason was told by its sched.skip
+        if self._skipped != (event.stream, event.step):  # its own reason was not told before
             self.skip(event, d)
 
     def first_token(self, event: Event, d: Any) -> None:
