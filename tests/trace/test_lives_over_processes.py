@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def ask(client: MPClient, request_id: str) -> None:
         done = any(output.finish_reason is not None for output in outputs.outputs)
 
 
+def until_told(log: TraceLog, words: bytes) -> None:
+    deadline = time.monotonic() + 60
+    while not any(words in line for line in log.lines("engine1", 1, 2**62)):
+        assert time.monotonic() < deadline, "the trace's channel stands still"
+        time.sleep(0.002)
+
+
 def test_killed_engine_and_its_next_life_are_apart_in_one_trace(tmp_path: Path) -> None:
     log = TraceLog(Header(run_id="t", created="", engine_version=""), str(tmp_path / "t.jsonl"))
     api = Recorder(log, "api")
@@ -45,6 +53,7 @@ def test_killed_engine_and_its_next_life_are_apart_in_one_trace(tmp_path: Path) 
     first = MPClient(config, 1, 1, trace_log=log, tracer=api, **SCRIPTED)
     try:
         ask(first, "a")
+        until_told(log, b'"kind":"req.finish"')  # what a killed process has not sent is lost
         os.kill(first.pid, signal.SIGKILL)
         with pytest.raises(EngineDeadError):
             while True:
