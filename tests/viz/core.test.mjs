@@ -414,7 +414,8 @@ test("an address names run, step, event and what is chosen, and survives nonsens
   assert.deepEqual(parseHash(formatHash(second)), { ...parseHash(""), ...second });
   const asked = parseHash("#run=live&request=chatcmpl-a%2Fb");
   assert.deepEqual(asked, { ...parseHash(""), run: "live", request: "chatcmpl-a/b" });
-  assert.deepEqual(parseHash("#/run=live&request=x").request, "x");
+  assert.deepEqual(parseHash("#/run/live?request=chatcmpl-a%2Fb"), asked);
+  assert.equal(parseHash("#/run=live&request=x").request, "x");
   assert.equal(parseHash("#/%E0%A4%A").run, null);
   assert.equal(parseHash("#/run/%E0%A4%A/step/3").run, "%E0%A4%A");
 });

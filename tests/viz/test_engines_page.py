@@ -100,7 +100,7 @@ def test_link_of_an_answer_leads_to_the_engine_and_the_request(
     browser: Browser, recorded: Server, size: tuple[int, int]
 ) -> None:
     with open_page(browser, size=size) as page:
-        page.goto(f"{recorded.url}#run=two&request=cmpl-e")
+        page.goto(f"{recorded.url}#/run/two?request=cmpl-e")
         shows(page, 1, 2, 1)
         page.wait_for_url("**#/run/two/engine/1/step/1/req/r1")
         assert page.inner_text(".why h2 small") == "cmpl-e"

@@ -1,7 +1,7 @@
 // What is looked at, as the part of the address behind '#': #/run/ID/engine/1/step/8/req/r4
 //
 // `engine` and `life` are left out where a run has but one. An answer of the endpoint leads to its
-// request by the client's own id: #run=live&request=chatcmpl-…
+// request by the client's own id: #/run/live?request=chatcmpl-… (or #run=live&request=chatcmpl-…)
 
 const NOWHERE = { run: null, engine: null, life: null, step: null, event: null, req: null, block: null, request: null };
 
@@ -10,9 +10,9 @@ export function parseHash(hash) {
     const asked = new URLSearchParams(hash.replace(/^#?\/?/, ""));
     return { ...NOWHERE, run: asked.get("run") ?? "live", request: asked.get("request") };
   }
-  const [path] = hash.replace(/^#\/?/, "").split("?");
+  const [path, query] = hash.replace(/^#\/?/, "").split("?");
   const parts = path.split("/").map(decoded);
-  const place = { ...NOWHERE };
+  const place = { ...NOWHERE, request: new URLSearchParams(query ?? "").get("request") };
   for (let i = 0; i + 1 < parts.length; i += 2) {
     const [key, value] = [parts[i], parts[i + 1]];
     if (key === "run" || key === "req") place[key] = value;
