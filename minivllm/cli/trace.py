@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minivllm.cli import trace_check, trace_export, trace_show, trace_tensors
+from minivllm.cli import trace_check, trace_export, trace_life, trace_show, trace_tensors
 from minivllm.cli.options import engine_flags
 from minivllm.cli.trace_diff import diff
 from minivllm.errors import ConfigError, MissingExtraError
@@ -91,7 +91,7 @@ def _model_parts(engine: dict[str, Any]) -> tuple[Any, Any]:
 
 app.command("stats")(trace_show.stats)
 app.command("cat")(trace_show.cat)
-app.command("life")(trace_show.life)
+app.command("life")(trace_life.life)
 app.command("diff")(diff)
 app.command("export")(trace_export.export)
 app.command("tensors")(trace_tensors.tensors)

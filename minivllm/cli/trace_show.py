@@ -206,10 +206,10 @@ def _of_request(trace: Trace, request_id: str) -> list[Event]:
 
     if events := events_of(trace, request_id)[1]:
         return events
-    raise _unknown_request("--request", trace, request_id)
+    raise unknown_request("--request", trace, request_id)
 
 
-def _unknown_request(option: str, trace: Trace, given: str) -> ConfigError:
+def unknown_request(option: str, trace: Trace, given: str) -> ConfigError:
     ids = dict.fromkeys(
         event.data.parent or event.data.request_id
         for event in trace.events
@@ -219,50 +219,6 @@ def _unknown_request(option: str, trace: Trace, given: str) -> ConfigError:
     return ConfigError(
         option, given, f"a request of this trace: {', '.join(some) or 'it has none'}"
     )
-
-
-# --- life --------------------------------------------------------------------------------------
-
-
-def life(
-    file: TraceFile,
-    request: Annotated[
-        str,
-        typer.Argument(
-            metavar="REQUEST", help="The id that its client has, or the engine's name for it: r3."
-        ),
-    ],
-    engine: EngineNumber = None,
-    life: LifeNumber = None,
-    as_json: AsJson = False,
-) -> None:
-    """The way of one request over all hops: http, tokenise, route, ipc, queue, …, sse.
-
-    Each with when it began, its bytes, and how long it took; put together from what the front end
-    and the engines told.
-
-    \b
-    Example: minivllm trace life run.jsonl r3
-    """
-    import msgspec
-
-    from minivllm.trace.file import read_trace
-    from minivllm.trace.life import lines_of, way_of, way_of_req
-    from minivllm.trace.pick import pick
-
-    trace = read_trace(file)
-    if re.fullmatch(r"r\d+", request):
-        picked = pick(trace, engine, life)
-        way = way_of_req(trace, picked.stream, picked.life, request)
-    else:
-        way = way_of(trace, request)
-    if not way.hops:
-        raise _unknown_request("REQUEST", trace, request)
-    if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(way), indent=1).decode())
-        return
-    for line in lines_of(way):
-        typer.echo(line)
 
 
 def _tests(
