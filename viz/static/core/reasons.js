@@ -25,6 +25,7 @@ export const REASONS = {
   client: "the caller cancelled it or went away",
   stop_string: "its text contains one of its stop strings",
   shutdown: "the engine shuts down",
+  timeout: "it took longer than one request may",
   tensors_limit: "the arrays of one step may have only so many bytes",
   tensors_full: "the arrays of the whole run have all the bytes they may have",
   not_written: "the disk takes no more arrays",
