@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_SECONDS = 0.033
 """Pause between two rounds: a screen shows nothing faster."""
+LONGEST_PAUSE = 0.25
+"""Seconds. With many viewers a round takes its time, which the requests' threads lack: the pause
+then grows with it, so that the publisher has a quarter of a core, and no more."""
 BATCH_BYTES = 64 * 1024
 WINDOW = 4
 """Batches a viewer may leave unanswered."""
@@ -124,11 +127,13 @@ class Hub:
     def _loop(self) -> None:
         going = True
         while going:
+            began = time.thread_time()
             try:
                 going = self.work()
             except Exception:  # one viewer's trouble must not end the channel of all others
                 logger.exception("the publisher met an error and goes on")
-            time.sleep(BATCH_SECONDS)
+            took = time.thread_time() - began
+            time.sleep(min(max(BATCH_SECONDS, 3 * took), LONGEST_PAUSE))
 
     def work(self, block: bool = True) -> bool:
         """Take what lies in the mailbox (wait for it if ``block``), then publish. False: stop."""
