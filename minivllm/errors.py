@@ -79,6 +79,10 @@ class SetupError(MiniVLLMError):
         super().__init__(f"{what}\nwhat to do: {remedy}")
 
 
+class EndpointError(MiniVLLMError):
+    """A server that is to be measured cannot be reached, or is no OpenAI-compatible one."""
+
+
 class TraceError(MiniVLLMError, ValueError):
     """A trace file cannot be read; the message names the file and the line."""
 

@@ -1,4 +1,7 @@
-"""``minivllm bench``: measure what is claimed: KV waste, the scheduler's cost, the trace's cost."""
+"""``minivllm bench``: measure what is claimed: KV waste, the scheduler's cost, the trace's cost.
+
+``bench serve`` has a file of its own: it measures any server, from outside.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minivllm.cli.bench_serve import serve
 from minivllm.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -18,8 +22,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace.",
+    help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace. "
+    "And measure a server, from outside.",
 )
+app.command("serve")(serve)
 
 
 @app.command("kv-waste")
