@@ -14,6 +14,7 @@ from typing import Any
 from minivllm.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16")
+ATTENTION_BACKENDS = ("auto", "torch", "triton")
 POLICIES = ("fcfs", "priority")
 ADMISSIONS = ("full", "strict")
 BATCHINGS = ("continuous", "static")
@@ -77,6 +78,9 @@ class ModelConfig:
     """Alias, directory with safetensors, ``.gguf`` file, or hub id."""
     dtype: str = "auto"
     """``float32`` | ``bfloat16`` | ``auto`` (bfloat16 on a GPU, float32 on a CPU)."""
+    attention_backend: str = "auto"
+    """``torch`` | ``triton`` | ``auto`` (triton on a GPU, torch on a CPU): whose kernels compute
+    attention and the operations between the matrix products."""
     max_model_len: int | None = None
     """Tokens of prompt + output that one request may hold. None: what the model was trained for."""
     seed: int = 0
@@ -88,6 +92,7 @@ class ModelConfig:
         if not isinstance(self.model, str) or not self.model:
             raise ConfigError("model", self.model, "an alias, a path or a hub id")
         _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("attention_backend", self.attention_backend, ATTENTION_BACKENDS)
         if self.max_model_len is not None:
             _check_int("max_model_len", self.max_model_len, 2)
         _check_int("seed", self.seed, 0, 2**63 - 1)

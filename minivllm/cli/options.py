@@ -23,6 +23,7 @@ import typer
 
 from minivllm.config import (
     ADMISSIONS,
+    ATTENTION_BACKENDS,
     BATCHINGS,
     DTYPES,
     KV_MANAGERS,
@@ -93,6 +94,15 @@ FLAGS = (
         "Numbers of weights and KV cache: float32 (exact, the reference), bfloat16 (half the "
         "memory; the last bits then depend on the batch), or auto (bfloat16 on a GPU).",
         metavar="|".join(DTYPES),
+    ),
+    Flag(
+        "attention_backend",
+        str,
+        "--attention-backend",
+        _MODEL,
+        "Whose kernels compute attention and norms: torch, triton (needs an NVIDIA GPU; or set "
+        "TRITON_INTERPRET=1, which runs them as slow Python), or auto (triton on a GPU).",
+        metavar="|".join(ATTENTION_BACKENDS),
     ),
     Flag(
         "max_model_len",

@@ -18,6 +18,7 @@ from torch import nn
 from minivllm.attention.metadata import AttentionStep
 from minivllm.errors import ModelFileError
 from minivllm.models.layers import FusedLinear, RMSNorm, RotaryEmbedding, empty_parameter
+from minivllm.models.operators import Operators
 from minivllm.models.spec import ModelSpec
 
 
@@ -36,6 +37,12 @@ class CausalLM(nn.Module):
             if spec.tie_word_embeddings
             else empty_parameter(spec.vocab_size, spec.hidden_size)
         )
+
+    def use(self, ops: Operators) -> None:
+        """Who computes what is between the matrix products, from now on; torch, unless said."""
+        for module in self.modules():
+            if hasattr(module, "ops"):
+                setattr(module, "ops", ops)  # noqa: B010 (mypy takes a module's attribute for a tensor)
 
     def forward(
         self,

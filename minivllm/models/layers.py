@@ -1,8 +1,9 @@
 """The parts a transformer layer is made of: linear maps, RMSNorm, rotary positions.
 
 Counterpart in vLLM: ``vllm/model_executor/layers/``. Left out: tensor-parallel shards, quantised
-kernels, fused CUDA ops. Parameters are created empty and filled by the loader, because the
-random initialisation of ``nn.Linear`` costs a second on 135M weights and is thrown away.
+kernels. Who computes a norm or a rotation is decided in ``operators.py``. Parameters are created
+empty and filled by the loader, because the random initialisation of ``nn.Linear`` costs a second on
+135M weights and is thrown away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from minivllm.models.operators import Operators, TorchOperators
 
 
 def empty_parameter(*shape: int) -> nn.Parameter:
@@ -41,7 +44,9 @@ class FusedLinear(Linear):
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root of the mean square, in float32 whatever the input; then scale."""
+    """Divide by the root of the mean square; then scale."""
+
+    ops: Operators = TorchOperators()
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -49,9 +54,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.float()  # (num_tokens, size)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return wide.to(x.dtype) * self.weight
+        return self.ops.rms_norm(x, self.weight, self.eps)  # (num_tokens, size)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(the norm of x + residual, x + residual), each (num_tokens, size)."""
+        return self.ops.add_rms_norm(x, residual, self.weight, self.eps)
 
 
 class RotaryEmbedding(nn.Module):
@@ -79,9 +86,3 @@ class RotaryEmbedding(nn.Module):
         """Cosine and sine for each token, (num_tokens, 1, head_dim/2): the 1 spans the heads."""
         angles = positions[:, None, None].float() * self.frequencies
         return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Apply the rotary turn to ``x`` (num_tokens, heads, head_dim). Source: arXiv 2104.09864."""
-    first, second = x.chunk(2, dim=-1)  # (num_tokens, heads, head_dim/2) each
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

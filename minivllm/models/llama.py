@@ -15,18 +15,20 @@ or three small ones: Q, K and V into ``qkv_proj``, gate and up into ``gate_up_pr
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from minivllm.attention.metadata import AttentionStep
 from minivllm.models.causal_lm import CausalLM
-from minivllm.models.layers import FusedLinear, Linear, RMSNorm, rotate
+from minivllm.models.layers import FusedLinear, Linear, RMSNorm
+from minivllm.models.operators import Operators, TorchOperators
 from minivllm.models.registry import Architecture
 from minivllm.models.spec import ModelSpec
 
 
 class LlamaAttention(nn.Module):
     """``qk_norm``: normalise each head of Q and of K before it is rotated."""
+
+    ops: Operators = TorchOperators()
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class LlamaAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk[:, : self.num_heads], qk[:, self.num_heads :]
             qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=1)
-        qk = rotate(qk, *cos_sin)  # V is not rotated
+        qk = self.ops.rotate(qk, *cos_sin)  # V is not rotated
         q = qk[:, : self.num_heads]  # (num_tokens, num_heads, head_dim)
         k = qk[:, self.num_heads :]  # (num_tokens, num_kv_heads, head_dim)
         out = attention.forward(q, k, v, kv_cache)  # (num_tokens, num_heads, head_dim)
@@ -68,6 +70,8 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMLP(nn.Module):
+    ops: Operators = TorchOperators()
+
     def __init__(self, spec: ModelSpec, *, bias: bool = False) -> None:
         super().__init__()
         rows = {"gate_proj": spec.intermediate_size, "up_proj": spec.intermediate_size}
@@ -75,8 +79,8 @@ class LlamaMLP(nn.Module):
         self.down_proj = Linear(spec.intermediate_size, spec.hidden_size, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)  # (num_tokens, intermediate) each
-        return self.down_proj(F.silu(gate) * up)  # (num_tokens, hidden)
+        gate_up = self.gate_up_proj(x)  # (num_tokens, 2 * intermediate)
+        return self.down_proj(self.ops.silu_mul(gate_up))  # (num_tokens, hidden)
 
 
 class LlamaLayer(nn.Module):
@@ -94,8 +98,9 @@ class LlamaLayer(nn.Module):
         kv_cache: torch.Tensor,
         attention: AttentionStep,
     ) -> torch.Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos_sin, kv_cache, attention)
-        return x + self.mlp(self.post_attention_layernorm(x))  # (num_tokens, hidden)
+        attended = self.self_attn(self.input_layernorm(x), cos_sin, kv_cache, attention)
+        normed, x = self.post_attention_layernorm.add(attended, x)
+        return x + self.mlp(normed)  # (num_tokens, hidden)
 
 
 def make_layer(spec: ModelSpec) -> LlamaLayer:

@@ -92,7 +92,7 @@ def with_model(
     steps = {n: events for n, events in recording.steps.items() if until is None or n < until}
 
     def make(config: EngineConfig) -> Executor:
-        exact: dict[str, Any] = {"model": named, "dtype": "float32"}
+        exact: dict[str, Any] = {"model": named, "dtype": "float32", "attention_backend": "auto"}
         inner = UniprocExecutor(make_config(config, **exact))
         return RecomputingExecutor(inner, steps, tokenizer)
 

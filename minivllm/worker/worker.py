@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from minivllm.attention.torch_backend import TorchAttention
+from minivllm.attention.selector import select_kernels
 from minivllm.config import EngineConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
@@ -23,8 +23,10 @@ class Worker:
     def __init__(self, config: EngineConfig, source: ModelSource) -> None:
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Before the weights are read: a refusal should not take as long as they do.
+        self.backend, operators = select_kernels(config.model.attention_backend, self.device)
         self.model = load_model(source, config.model.dtype, self.device)
-        self.backend = TorchAttention()
+        self.model.use(operators)
         self.runner = ModelRunner(
             self.model,
             self.backend,

@@ -17,6 +17,7 @@ BAD = {
     "max_model_len": [1, 0, -5, 2.5, True, "64"],
     "seed": [-1, 2**63, 1.5, "0"],
     "served_model_name": ["", 3],
+    "attention_backend": ["cuda", "Triton", 1],
     "block_size": [0, -1, 1025, 4.0, True, "16"],
     "num_kv_blocks": [1, 0, -3, 1.5, True, 2**22 + 1],
     "kv_cache_memory": [0, -1, 1.5],

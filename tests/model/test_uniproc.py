@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -58,6 +59,12 @@ def test_facts_for_the_header(path: str) -> None:
     assert facts["kernel_path"] == "torch"
     assert facts["fidelity"] == "live"
     assert facts["device"] in ("cpu", "cuda") and isinstance(facts["threads"], int)
+
+
+def test_triton_on_a_cpu_is_refused_before_the_weights_are_read(path: str) -> None:
+    with mock.patch("minivllm.worker.worker.load_model", side_effect=AssertionError("read")):
+        with pytest.raises(ConfigError, match="attention_backend: got 'triton'"):
+            executor(path, attention_backend="triton")
 
 
 @pytest.mark.parametrize("block_size", [4, 16])
