@@ -1,4 +1,4 @@
-"""``minivllm bench``: measure what is claimed: KV waste, the scheduler's cost, the trace's cost.
+"""``minivllm bench``: measure what is claimed: KV waste, scheduler, trace, GPU kernels.
 
 ``bench serve`` has a file of its own: it measures any server, from outside.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minivllm.cli.bench_kernels import kernels
 from minivllm.cli.bench_serve import serve
 from minivllm.errors import ConfigError, MissingExtraError
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace. "
-    "And measure a server, from outside.",
+    help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace, what "
+    "the GPU's kernels need. And measure a server, from outside.",
 )
+app.command("kernels")(kernels)
 app.command("serve")(serve)
 
 
@@ -61,7 +63,7 @@ def kv_waste(
     if not all(row.counted for row in results):
         raise ConfigError("--requests", requests, "more: with these lengths nobody had to wait")
     headings = "tokens", "reserved", "never\nused", "scattered", "too\nfew", "at\nonce", "steps"
-    table = _table("% of KV memory", *headings)
+    table = make_table("% of KV memory", *headings)
     for row in results:
         shares = (row.token_states, row.reserved, row.never_used, row.scattered, row.too_few)
         table.add_row(
@@ -112,7 +114,7 @@ def scheduler(
         ("by requests that run", by_batch, by_batch[0]),
         ("by blocks in the pool", by_pool, by_pool[0]),
     ):
-        table = _table(title, "requests", "blocks", "schedule", "update", "µs/request", "ratio")
+        table = make_table(title, "requests", "blocks", "schedule", "update", "µs/request", "ratio")
         for point in part:
             table.add_row(
                 "",
@@ -163,7 +165,7 @@ def trace(
         raise ConfigError("--model", model, "together with --with-model")
     console = Console(highlight=False)
     given = bench.run(steps)
-    table = _table("given tokens, CPU time", "step", "over removed", "half between", "ratio")
+    table = make_table("given tokens, CPU time", "step", "over removed", "half between", "ratio")
     for name in bench.VARIANTS:
         low, high = given.quartiles_ns(name)
         table.add_row(
@@ -197,7 +199,9 @@ def _with_model(console: Console, given: Cost, steps: int, model: str | None) ->
             "run `make setup`, or pip install 'minivllm[engine]'"
         ) from error
     live = bench.run(steps, UniprocExecutor, clock=time.perf_counter_ns, model=model)
-    table = _table("with the model, by the clock", "step", "over removed", "half between", "ratio")
+    table = make_table(
+        "with the model, by the clock", "step", "over removed", "half between", "ratio"
+    )
     for name in bench.VARIANTS:
         low, high = live.quartiles_ns(name)
         table.add_row(
@@ -220,7 +224,7 @@ def _with_model(console: Console, given: Cost, steps: int, model: str | None) ->
     console.print(f"goals: off within the noise, {goal}")
 
 
-def _table(title: str, *headings: str) -> Table:
+def make_table(title: str, *headings: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -32,6 +32,8 @@ def test_bench_kv_waste_prints_the_table_and_draws_it(
         (["scheduler", "--rounds", "0"], "1 or more"),
         (["trace", "--steps", "1"], "80 or more"),
         (["trace", "--model", "x"], "together with --with-model"),
+        (["kernels"], "to run the kernels takes a GPU"),
+        (["kernels", "--aot"], "bench kernels needs torch and Triton"),
     ],
 )
 def test_bench_refuses_with_one_line(
@@ -48,3 +50,17 @@ def test_benchmarks_run_without_torch(python_without: RunPython) -> None:
     trace = python_without(CLI, "bench", "trace", "--steps", "80")
     assert trace.returncode == 0, trace.stderr
     assert all(name in trace.stdout for name in ("removed", "off", "structure"))
+
+
+def test_bench_kernels_prints_a_table_with_the_peaks_it_counts_with(
+    python_without: RunPython,
+) -> None:
+    run = python_without(
+        CLI, "bench", "kernels", "--aot", "--target", "90", blocked=(), env={"COLUMNS": "140"}
+    )
+    assert run.returncode == 0, run.stderr
+    for told in ("heads of 128, bfloat16", "sm_90 H100", "paged_attention", "3.35 TB/s"):
+        assert told in run.stdout
+    refused = python_without(CLI, "bench", "kernels", "--aot", "--head-dim", "72", blocked=())
+    assert refused.returncode == 2
+    assert "--head-dim: got 72; allowed: 64 | 80 | 96 | 128 | 256" in refused.stderr

@@ -42,7 +42,7 @@ def test_the_commands_are_these() -> None:
         "",
         *COMMANDS,
         *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "schema"]),
-        *(f"bench {s}" for s in ["kv-waste", "scheduler", "trace"]),
+        *(f"bench {s}" for s in ["kv-waste", "scheduler", "trace", "kernels"]),
         *(f"admin {s}" for s in ["list", "drain", "resume", "restart"]),
     ],
 )
