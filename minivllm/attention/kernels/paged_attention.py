@@ -76,7 +76,9 @@ def widen(x, WIDEN: tl.constexpr):
     return x.to(tl.float32) if WIDEN else x
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_reqs", "num_splits"])
+# What differs from step to step must not be compiled in: Triton would make a kernel for 1, one for
+# multiples of 16, and one for the rest.
+@triton.jit(do_not_specialize=["num_tokens", "num_reqs", "num_splits", "table_stride"])
 def paged_attention_kernel(
     out_ptr,  # (num_tokens, num_heads, HEAD_DIM); with SPLIT (…, num_splits, HEAD_DIM) float32
     lse_ptr,  # with SPLIT: (num_tokens, num_heads, num_splits) float32, log2 of the weights' sum
@@ -149,8 +151,8 @@ def paged_attention_kernel(
         key = tile * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,) places in the sequence
         exists = key < end
         block = tl.load(table + key // BLOCK_SIZE, mask=exists, other=0).to(tl.int64)
-        slot = (key % BLOCK_SIZE).to(tl.int64)
-        at = block * cache_stride_block + slot * cache_stride_slot + kv_head * cache_stride_head
+        at = block * cache_stride_block + key % BLOCK_SIZE * cache_stride_slot
+        at = at + kv_head * cache_stride_head
         # Beyond `end` a block holds what an earlier owner left, a NaN even: it is not read.
         kv_mask = exists[:, None] & (dims < HEAD_DIM)[None, :]  # (BLOCK_N, HEAD_PAD)
         k = tl.load(key_cache_ptr + at[:, None] + dims[None, :], mask=kv_mask, other=0.0)

@@ -12,13 +12,14 @@ import torch
 from triton.runtime.interpreter import GridExecutor
 
 from minivllm.attention.kernels.configs import AttentionConfig
+from minivllm.attention.kernels.launch import Launch
 from minivllm.attention.kernels.merge_splits import merge_splits
 from minivllm.attention.kernels.paged_attention import paged_attention
 from minivllm.attention.kernels.reshape_and_cache import reshape_and_cache
 from tests.kernels.batches import TOLERANCE, Batch, Case, make, reference
 
 CONFIG = AttentionConfig(16, 16, num_warps=4, num_stages=1)
-CASE = Case([(37, 1), (0, 6), (90, 1)], num_kv_heads=1, share=3, head_dim=80, padding=2)
+CASE = Case([(37, 1), (12, 6), (90, 1)], num_kv_heads=1, share=3, head_dim=80, padding=2)
 EDGE = 100
 
 
@@ -32,11 +33,11 @@ def guarded(*shape: int, strides: tuple[int, ...] | None = None) -> tuple[torch.
     return (inside.as_strided(shape, strides) if strides else inside.view(shape)), memory
 
 
-def attend(batch: Batch, out: torch.Tensor, lse: torch.Tensor | None = None) -> None:
+def attention(batch: Batch, out: torch.Tensor, lse: torch.Tensor | None = None) -> Launch:
     m = batch.metadata
     where = m.query_start_loc, m.seq_lens, m.block_table
     reshape_and_cache(batch.k, batch.v, batch.kv_cache, m.slot_mapping).run()
-    paged_attention(out, lse, batch.q, batch.kv_cache, *where, CONFIG).run()
+    return paged_attention(out, lse, batch.q, batch.kv_cache, *where, CONFIG)
 
 
 def close(out: torch.Tensor, batch: Batch) -> None:
@@ -49,20 +50,32 @@ def test_attention_writes_each_cell_of_a_strided_output_and_no_gap() -> None:
     _, num_heads, head_dim = batch.q.shape
     strides = (num_heads * (head_dim + 7) + 5, head_dim + 7, 1)  # gaps behind heads and tokens
     out, memory = guarded(*batch.q.shape, strides=strides)
-    attend(batch, out)
+    attention(batch, out).run()
     close(out, batch)
     assert int(memory.isfinite().sum()) == out.numel(), "a gap was written"
 
 
+def test_a_program_writes_the_tokens_of_its_own_and_not_the_next_ones() -> None:
+    """Of 16 rows, 5 tokens of 3 heads use 15. A later program would write over what the last one
+    does, here where they run one after the other; on a GPU nobody says who is later."""
+    batch = make(Case([(0, 12)], num_kv_heads=1, share=3))
+    out, _ = guarded(*batch.q.shape)
+    launch = attention(batch, out)
+    launch.grid = (1, *launch.grid[1:])
+    launch.run()
+    assert out[:, 0, 0].isfinite().tolist() == [True] * 5 + [False] * 7
+
+
 @pytest.mark.parametrize("splits", [2, 8])
 def test_splits_merge_to_the_whole_and_keep_to_their_cells(splits: int) -> None:
-    """91 keys are 6 tiles of 16: of 8 splits the last have none."""
+    """91 keys are 6 tiles of 16: of 8 splits the last have none. And of 2 splits of the chunk's 18
+    keys the second has none that its first tokens may see."""
     batch = make(CASE)
     num_tokens, num_heads, head_dim = batch.q.shape
     parts, parts_memory = guarded(num_tokens, num_heads, splits, head_dim)
     lse, lse_memory = guarded(num_tokens, num_heads, splits)
     out, out_memory = guarded(num_tokens, num_heads, head_dim)
-    attend(batch, parts, lse)
+    attention(batch, parts, lse).run()
     assert not bool(lse.isnan().any()), "each split of each row says what it weighs"
     written = ~parts.isnan().all(-1)
     assert torch.equal(written, lse.isfinite()), "a part is written where there were keys"
