@@ -8,15 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
-TESTS = Path(__file__).parent / "interpreted"
+FILES = sorted((Path(__file__).parent / "interpreted").glob("test_*.py"))
+HALVES = FILES[:1], FILES[1:]
+"""The first takes as long as the others together; each process imports for four seconds."""
 
 
-def test_interpreted() -> None:
+@pytest.mark.parametrize("files", HALVES, ids=["attention", "the rest"])
+def test_interpreted(files: list[Path]) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(TESTS), "-q", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *map(str, files), "-q", "-p", "no:cacheprovider"],
         capture_output=True,
         text=True,
         cwd=ROOT,
