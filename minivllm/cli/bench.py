@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace, what "
-    "the GPU's kernels need. And measure a server, from outside.",
+    help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace, "
+    "what the GPU's kernels need. And measure a server, from outside.",
 )
 app.command("kernels")(kernels)
 app.command("serve")(serve)
