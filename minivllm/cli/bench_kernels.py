@@ -70,7 +70,9 @@ def kernels(
         dims = _among("--head-dim", head_dim or [128], dims)
         dtypes = _among("--dtype", dtype or ["bfloat16"], dtypes)
     archs = _among("--target", target or list(bench.TARGETS), tuple(bench.TARGETS))
-    console, progress = Console(highlight=False), Console(stderr=True, highlight=False)
+    progress, console = Console(stderr=True, highlight=False), Console(highlight=False)
+    if console.width < TABLE_WIDTH:  # a narrow screen wraps the lines: no number is cut off
+        console = Console(highlight=False, width=TABLE_WIDTH)
     rows: list[Row] = []
     for one_dim in dims:
         for one_dtype in dtypes:
@@ -90,6 +92,9 @@ def kernels(
     if problems:
         raise typer.Exit(1)
 
+
+TABLE_WIDTH = 124
+"""Columns of the table with its longest names."""
 
 NOTE = (
     "tile: rows × keys · regs: registers of a thread, 255 at most · shared memory of a program, of "
