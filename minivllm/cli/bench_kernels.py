@@ -93,7 +93,7 @@ def kernels(
         raise typer.Exit(1)
 
 
-TABLE_WIDTH = 124
+TABLE_WIDTH = 134
 """Columns of the table with its longest names."""
 
 NOTE = (
