@@ -403,6 +403,16 @@ test("the scrubber finds each step under its bar, also when a bar is many steps"
   }
 });
 
+test("the address names the view, an open drawer and what the view needs beside", () => {
+  const place = { ...parseHash("#/run/a/step/8/req/r4"), view: "compare", drawer: "source", params: { with: "b c&d" } };
+  const hash = formatHash(place);
+  assert.equal(hash, "#/run/a/step/8/req/r4?view=compare&drawer=source&with=b+c%26d");
+  assert.deepEqual(parseHash(hash), place);
+  const life = parseHash("#/run/live?request=chatcmpl-a&view=life");
+  assert.deepEqual([life.request, life.view, life.params], ["chatcmpl-a", "life", {}]);
+  assert.deepEqual(parseHash("#run=live&request=chatcmpl-a&view=life"), life);
+});
+
 test("an address names run, step, event and what is chosen, and survives nonsense", () => {
   const place = { run: "tiny-pressure", step: 8, event: 3, req: "r4", block: null };
   assert.deepEqual(parseHash(formatHash(place)), { ...parseHash(""), ...place });

@@ -1,4 +1,4 @@
-// The page: loads the palette and the runs, connects, and renders the Board whenever it changes.
+// The page: loads the palette and the runs, connects, and renders what is shown whenever it changes.
 
 import { render } from "lit-html";
 
@@ -12,6 +12,7 @@ import { chipPlaces, fade, slideChips } from "#view/motion.js";
 import { drawLinks, page } from "#view/page.js";
 import { poolProgress } from "#view/poolregion.js";
 import { THEMES, applyTheme, measure } from "#view/sizes.js";
+import "#views/all.js";
 
 const PLACE_MS = 200;
 
@@ -36,7 +37,8 @@ board.changed = () => {
 function draw() {
   const sliding = board.player.motion && board.player.beat === 1 && !clock.manual;
   const before = sliding ? chipPlaces(root) : null;
-  render(page(board, board.scene()), root);
+  render(page(board), root);
+  board.frame.update();
   if (before) slideChips(root, before);
   drawLinks(board, root);
   speak();
@@ -45,7 +47,8 @@ function draw() {
   if (board.player.moving || board.tour?.on) clock.next(frame);
 }
 
-// The address follows, but not each step of a fast run: browsers refuse that.
+// The address follows, but not each step of a fast run: browsers refuse that. A view that the
+// reader went to is an entry of its own, to which the browser's "back" leads.
 let placeTold = 0;
 let placeTimer = 0;
 let toldHash = "";
@@ -56,13 +59,15 @@ function tellPlace() {
   const hash = board.place();
   if (hash === toldHash) return;
   const wait = placeTold + PLACE_MS - performance.now();
-  if (wait > 0) {
+  if (wait > 0 && !board.frame.moved) {
     placeTimer = setTimeout(tellPlace, wait);
     return;
   }
   placeTold = performance.now();
   toldHash = hash;
-  history.replaceState(null, "", location.search + hash);
+  const tell = board.frame.moved ? "pushState" : "replaceState";
+  board.frame.moved = false;
+  history[tell](null, "", location.search + hash);
 }
 
 // While the tour is on, its button has the focus, unless the reader put it elsewhere.
@@ -195,6 +200,7 @@ async function start() {
   root.addEventListener("pointerleave", () => board.focus.point(null));
   await runs.refresh();
   const place = parseHash(location.hash);
+  board.frame.take(place);
   const first = place.run ?? board.runs[0]?.id;
   if (first) await runs.open(first, place);
   else board.fail("There is no run to show.", "Start with a trace file, or wait for the engine.");
@@ -203,6 +209,7 @@ async function start() {
 function followHash() {
   toldHash = location.hash;
   const place = parseHash(location.hash);
+  board.frame.take(place);
   if (!board.isAt(place)) return runs.open(place.run ?? board.run.id, place);
   board.focus.chosen = null;
   board.wanted = place;

@@ -16,6 +16,7 @@ import { EngineLink } from "#board/engine.js";
 import { Knobs } from "#board/knobs.js";
 import { Focus } from "#board/focus.js";
 import { Travel } from "#board/travel.js";
+import { Frame } from "#views/frame.js";
 
 const TITLES = { "smollm2-135m": "SmolLM2-135M" }; // the alias, as its makers write it
 const BEAT_OF = { schedule: 1, blocks: 2, run: 3, output: 4 };
@@ -26,6 +27,7 @@ export class Board {
     this.player = new Player();
     this.focus = new Focus(this);
     this.travel = new Travel(this);
+    this.frame = new Frame(this);
     this.engine = new EngineLink(this);
     this.knobs = new Knobs(this);
     this.runs = [];
@@ -230,8 +232,10 @@ export class Board {
     return this.#address({ step: this.isLive && following ? null : step, event, req, block });
   }
 
-  linkTo(step, chosen = this.focus.chosen) {
-    return this.#address({ step, ...chosen });
+  // `view`: another than the one that is shown, by its id.
+  linkTo(step, chosen = this.focus.chosen, view = undefined) {
+    const there = view === undefined ? {} : { view: view === "board" ? null : view, params: {} };
+    return this.#address({ step, ...chosen, ...there });
   }
 
   // Engine and life stand in it where there is a choice.
@@ -240,7 +244,7 @@ export class Board {
     const engine = this.engines.length > 1 ? Number(stream.slice("engine".length)) : null;
     const numbers = livesOf(this.lives, stream);
     const which = numbers.length > 1 && life !== null && life !== numbers.at(-1) ? life : null;
-    return formatHash({ run: this.run.id, engine, life: which, ...place });
+    return formatHash({ run: this.run.id, engine, life: which, ...this.frame.place, ...place });
   }
 
   // Is this address one of the life that is shown?

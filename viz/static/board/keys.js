@@ -9,6 +9,7 @@ export function listenToKeys(board, root) {
     if (event.key === "Escape") return escape(board, event, typing);
     if (typing) return;
     if (board.panel) return;
+    if (board.frame.takesKey(event)) return void event.preventDefault();
     if (board.focus.cells && moveCell(board, event, root)) return void event.preventDefault();
     const onButton = event.target.closest?.("button, a, summary");
     if (onButton && (event.key === "Enter" || event.key === " ")) return;
@@ -25,6 +26,7 @@ function escape(board, event, typing) {
   if (board.panel) return board.close();
   if (board.focus.cells) return leaveCells(board);
   if (board.tour?.on) return board.tour.finish();
+  if (board.frame.drawer) return board.frame.closeDrawer();
   if (board.enlarged) board.enlarge(false);
   else board.focus.chosen = null;
   board.focus.hover = null;
@@ -55,7 +57,11 @@ function actionFor(board, event, root) {
     p: () => board.enlarge(!board.enlarged),
     x: () => board.knobs.open(),
   };
-  return single[key.length === 1 ? key.toLowerCase() : key] ?? null;
+  const name = key.length === 1 ? key.toLowerCase() : key;
+  const leads = board.frame.ofKey(name);
+  if (leads?.view) return () => board.frame.show(leads.view.id);
+  if (leads?.drawer) return () => board.frame.toggle(leads.drawer.id);
+  return single[name] ?? null;
 }
 
 function nextEngine(board) {

@@ -1,18 +1,26 @@
 // What is looked at, as the part of the address behind '#': #/run/ID/engine/1/step/8/req/r4
 //
-// `engine` and `life` are left out where a run has but one. An answer of the endpoint leads to its
-// request by the client's own id: #/run/live?request=chatcmpl-… (or #run=live&request=chatcmpl-…)
+// `engine` and `life` are left out where a run has but one. Behind a '?' stand the view, where it is
+// not the Board, an open drawer, and what that view needs beside: …/step/8?view=compare&with=run-2 An answer of the endpoint leads to its
+// request by the client's own id: #/run/live?request=chatcmpl-…&view=life (or #run=live&request=…)
 
-const NOWHERE = { run: null, engine: null, life: null, step: null, event: null, req: null, block: null, request: null };
+const NOWHERE = { run: null, engine: null, life: null, step: null, event: null, req: null, block: null };
+
+// {request, view, drawer, params}: null where the query does not name it, the rest in `params`.
+function asked(query) {
+  const { request = null, view = null, drawer = null, ...params } = Object.fromEntries(new URLSearchParams(query));
+  delete params.run;
+  return { request, view, drawer, params };
+}
 
 export function parseHash(hash) {
   if (/^#?\/?[a-z]+=/.test(hash)) {
-    const asked = new URLSearchParams(hash.replace(/^#?\/?/, ""));
-    return { ...NOWHERE, run: asked.get("run") ?? "live", request: asked.get("request") };
+    const query = hash.replace(/^#?\/?/, "");
+    return { ...NOWHERE, ...asked(query), run: new URLSearchParams(query).get("run") ?? "live" };
   }
   const [path, query] = hash.replace(/^#\/?/, "").split("?");
   const parts = path.split("/").map(decoded);
-  const place = { ...NOWHERE, request: new URLSearchParams(query ?? "").get("request") };
+  const place = { ...NOWHERE, ...asked(query ?? "") };
   for (let i = 0; i + 1 < parts.length; i += 2) {
     const [key, value] = [parts[i], parts[i + 1]];
     if (key === "run" || key === "req") place[key] = value;
@@ -32,7 +40,7 @@ function decoded(part) {
   }
 }
 
-export function formatHash({ run, engine, life, step, event, req, block }) {
+export function formatHash({ run, engine, life, step, event, req, block, view, drawer, params }) {
   let hash = `#/run/${encodeURIComponent(run)}`;
   if (engine !== null && engine !== undefined) hash += `/engine/${engine}`;
   if (life !== null && life !== undefined) hash += `/life/${life}`;
@@ -40,5 +48,9 @@ export function formatHash({ run, engine, life, step, event, req, block }) {
   if (event !== null && event !== undefined) hash += `/event/${event}`;
   if (req) hash += `/req/${encodeURIComponent(req)}`;
   if (block !== null && block !== undefined) hash += `/block/${block}`;
-  return hash;
+  const query = new URLSearchParams();
+  if (view) query.set("view", view);
+  if (drawer) query.set("drawer", drawer);
+  for (const [name, value] of Object.entries(params ?? {})) query.set(name, value);
+  return query.size ? `${hash}?${query}` : hash;
 }

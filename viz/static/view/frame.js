@@ -1,4 +1,4 @@
-// What surrounds the Board: the bar at the top, the sentence, the detail line, the transport.
+// What surrounds a view: the bar at the top, the sentence, drawers, the detail line, the transport.
 
 import { html, nothing, svg } from "lit-html";
 
@@ -15,6 +15,7 @@ export function topBar(board) {
     ${runPicker(board)}
     ${board.narrow ? nothing : enginesNav(board)}
     ${runPill(board)}
+    ${board.narrow ? nothing : viewsNav(board)}
     <span class="space"></span>
     ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { text: html`<kbd>X</kbd> knobs` })}
     ${keyButton("open a trace file", "O", () => board.chooseFile(), { text: html`<kbd>O</kbd> open` })}
@@ -23,6 +24,29 @@ export function topBar(board) {
     ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd>◐</kbd> theme` })}
     ${enginePill(board)}
   </header>`;
+}
+
+// The views by name; each is a link, so that it can be opened beside this one.
+export function viewsNav(board) {
+  const { frame } = board;
+  return html`<nav class="views" aria-label="views">${frame.named.map(({ id, title, key }) => html`<a
+    href=${board.run ? board.linkTo(board.step, board.focus.chosen, id) : nothing} title=${key ? `${title} (${key.toUpperCase()})` : title}
+    aria-current=${id === frame.id ? "page" : nothing}
+    @click=${(event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      frame.show(id);
+    }}>${title}</a>`)}</nav>`;
+}
+
+export function drawerRegion(board) {
+  const { drawer } = board.frame;
+  if (!drawer) return nothing;
+  return html`<aside class="drawer ${drawer.side}" aria-label=${drawer.title}>
+    <header><h2>${drawer.title}</h2>
+      <button class="tool" aria-label="close (Esc)" @click=${() => board.frame.closeDrawer()}>✕</button></header>
+    ${board.frame.host(drawer, "div")}
+  </aside>`;
 }
 
 function runPicker(board) {
@@ -80,7 +104,7 @@ function alsoLine(board, told) {
 
 // At a fixed place, not at the pointer: what is under it in words; else the legend.
 export function detailLine(board) {
-  const words = board.focus.detail;
+  const words = board.frame.view.detail?.(board) || board.focus.detail;
   return html`<div class="detail" aria-hidden="true">${words
     ? html`<p>${words}</p>`
     : html`<p class="legend">${LEGEND_TOKENS.map(

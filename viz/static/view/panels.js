@@ -119,7 +119,7 @@ export function helpPanel(board) {
     <section class="wide"><p>Hue and hatch say which request, and nothing else. Fill says the state of a slot. Outline and mark say
       what happened in this step. Place says the phase of life.</p>
       <p>${board.tour ? html`<button class="tool" @click=${() => takeTour(board)}>Take the tour</button>` : nothing}
-      <button class="tool" @click=${() => board.open("tables")}>Show the Board as tables</button></p></section>
+      <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button></p></section>
   </div>`);
 }
 
@@ -131,22 +131,30 @@ function takeTour(board) {
 
 const BLOCKS_IN_TABLE = 500;
 
-// The same as the Board, for a screen reader or to copy from.
-export function tablesPanel(board, scene) {
+export const table = (caption, head, rows) => html`<table><caption>${caption}</caption>
+  <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
+  <tbody>${rows.map((row) => html`<tr>${row.map((cell, i) => (i ? html`<td>${cell}</td>` : html`<th scope="row">${cell}</th>`))}</tr>`)}</tbody></table>`;
+
+// The same as the view that is shown, for a screen reader or to copy from.
+export function tablesPanel(board) {
+  const { view } = board.frame;
+  const tables = view.table?.(board);
+  if (!tables) return nothing;
+  return dialog(board, `${view.title}: step ${board.step} as tables`, html`<div class="tables">${tables}</div>`);
+}
+
+export function tablesOf(board) {
+  const scene = board.scene();
   if (!scene) return nothing;
   const { waiting, running, pool } = scene;
-  const table = (caption, head, rows) => html`<table><caption>${caption}</caption>
-    <thead><tr>${head.map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
-    <tbody>${rows.map((row) => html`<tr>${row.map((cell, i) => (i ? html`<td>${cell}</td>` : html`<th scope="row">${cell}</th>`))}</tr>`)}</tbody></table>`;
   const notBlank = pool.faces.filter((face) => face.state !== "blank");
-  return dialog(board, `Step ${scene.step} as tables`, html`<div class="tables">
+  return html`
     ${table(`Waiting, ${waiting.length}`, ["request", "computed", "known", "why"], waiting.map((r) => [r.req, r.computed, r.known, r.why]))}
     ${table(`Running, ${running.length}`, ["request", "computed", "known", "ran now", "blocks"],
       running.map((r) => [r.req, r.computed, r.known, r.ranTo - r.ranFrom, r.table.join(" ")]))}
     ${table(`Blocks that are not blank, ${notBlank.length} of ${pool.total}`, ["block", "state", "held by", "marks"],
       notBlank.slice(0, BLOCKS_IN_TABLE).map((face) => [face.id, sayBlock(face), face.owners.map((o) => o.row.req).join(" "), face.marks]))}
-    <p>Free queue, next first: ${pool.free.slice(0, 200).join(" ")}${pool.free.length > 200 ? ` … ${pool.free.length - 200} more` : ""}</p>
-  </div>`);
+    <p>Free queue, next first: ${pool.free.slice(0, 200).join(" ")}${pool.free.length > 200 ? ` … ${pool.free.length - 200} more` : ""}</p>`;
 }
 
 export function problemPanel(board) {

@@ -24,9 +24,10 @@ export function measure(board, root, draw) {
   board.narrow = width < NARROW;
   document.documentElement.dataset.width = board.narrow ? "narrow" : width < WIDE ? "middle" : "wide";
   draw();
+  board.frame.view.resized?.(board);
   const rows = root.querySelector(".rows");
   const pool = root.querySelector(".pool");
-  if (!rows) return;
+  if (!rows) return draw(); // another view than the Board
   const middle = document.documentElement.dataset.width === "middle";
   board.low = middle && pool.parentElement.clientHeight / scale < LOW;
   const own = pool.clientHeight / scale - 168;

@@ -1,0 +1,3 @@
+// The views of the page; each registers itself with the frame.
+
+import "#views/board.js";

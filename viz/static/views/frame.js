@@ -1,0 +1,155 @@
+// The frame: which views and drawers there are, and which is shown. A view is a picture of the one
+// state that all share (`ctx`, the Board object): run, cursor (`ctx.step`), selection (`ctx.focus`),
+// engine and life (`ctx.at`). It never keeps a copy of any of these.
+//
+//     register({
+//       id, title, key,            // key: a single letter, or null
+//       named: true,               // has its name in the bar; else it is reached from elsewhere
+//       mount(el, ctx) {},         // once, before it is first shown; el: a <main> that stays
+//       update(ctx) {},            // after each change, while it is shown
+//       resized(ctx) {},           // optional: the window, the theme or the view has changed
+//       keys(event, ctx) {},       // optional: the first to see a key; true: taken
+//       detail(ctx) {},            // optional: its words for the detail line, "" for the usual ones
+//       table(ctx) {},             // optional: its twin as tables, see view/panels.js
+//     })
+//     registerDrawer({ id, title, key, side: "right" | "foot", mount, update, keys })
+//
+// The address ends in ?view=life&drawer=source; what a view needs there beside it is a param:
+// ctx.frame.param("with"), ctx.frame.setParams({ with: "run-2" }).
+
+const views = new Map();
+const drawers = new Map();
+const ORDER = ["board", "life", "pool", "compare"]; // of the names in the bar
+
+export function register(view) {
+  views.set(view.id, view);
+}
+
+export function registerDrawer(drawer) {
+  drawers.set(drawer.id, drawer);
+}
+
+export class Frame {
+  constructor(board) {
+    this.board = board;
+    this.id = "board";
+    this.drawerId = null;
+    this.params = {};
+    this.hosts = new Map(); // view or drawer → its element, once it was shown
+    this.moved = false; // by the reader, so that "back" leads here
+  }
+
+  get view() {
+    return views.get(this.id);
+  }
+
+  get drawer() {
+    return drawers.get(this.drawerId) ?? null;
+  }
+
+  get named() {
+    const at = (view) => (ORDER.indexOf(view.id) + 1 || ORDER.length + 1);
+    return [...views.values()].filter((view) => view.named).sort((a, b) => at(a) - at(b));
+  }
+
+  get drawers() {
+    return [...drawers.values()];
+  }
+
+  knows(id) {
+    return views.has(id) || drawers.has(id);
+  }
+
+  // The reader goes to another view; the cursor and the selection stay.
+  show(id, params = {}) {
+    if (id === this.id || !views.has(id)) return;
+    [this.id, this.params, this.moved] = [id, params, true];
+    this.board.focus.hover = null;
+    this.board.focus.cells = false;
+    this.board.changed();
+    this.board.resized();
+    this.board.say(this.view.title);
+  }
+
+  // Open or close a drawer. Of two, the later takes the earlier one's place.
+  toggle(id) {
+    if (!drawers.has(id)) return;
+    this.drawerId = this.drawerId === id ? null : id;
+    this.moved = true;
+    this.board.changed();
+    this.board.say(this.drawer ? this.drawer.title : "closed");
+  }
+
+  closeDrawer() {
+    if (this.drawerId) this.toggle(this.drawerId);
+  }
+
+  param(name) {
+    return this.params[name] ?? null;
+  }
+
+  // null takes one away.
+  setParams(params) {
+    this.params = Object.fromEntries(
+      Object.entries({ ...this.params, ...params }).filter(([, value]) => value !== null),
+    );
+    this.board.changed();
+  }
+
+  // What an address says. A view that is not here is told, and the Board is shown.
+  take({ view, drawer, params }) {
+    const known = views.has(view ?? "board");
+    const changed = this.id !== (known ? view ?? "board" : "board");
+    this.id = known ? view ?? "board" : "board";
+    this.drawerId = drawers.has(drawer) ? drawer : null;
+    this.params = params ?? {};
+    if (changed) this.board.resized();
+    if (known && (!drawer || this.drawerId)) return;
+    const there = this.named.map((item) => item.title).join(", ");
+    this.board.fail(`There is no view “${known ? drawer : view}”.`, `There are: ${there}.`, false, {
+      text: "Go on",
+      run: () => this.board.settle(),
+    });
+  }
+
+  // For the address.
+  get place() {
+    return { view: this.id === "board" ? null : this.id, drawer: this.drawerId, params: this.params };
+  }
+
+  // The one that a single key leads to: {view} | {drawer} | null.
+  ofKey(key) {
+    const by = (list) => [...list.values()].find((item) => item.key === key);
+    const [view, drawer] = [by(views), by(drawers)];
+    return view ? { view } : drawer ? { drawer } : null;
+  }
+
+  // Before the usual keys: the drawer, then the view.
+  takesKey(event) {
+    return Boolean(this.drawer?.keys?.(event, this.board) || this.view.keys?.(event, this.board));
+  }
+
+  // The element of a view or a drawer, made and mounted once.
+  host(item, tag) {
+    let host = this.hosts.get(item);
+    if (!host) {
+      host = document.createElement(tag);
+      host.className = `${tag === "main" ? "view" : "drawer-body"} ${item.id}`;
+      host.tabIndex = -1;
+      host.setAttribute("aria-label", item.title);
+      this.hosts.set(item, host);
+      item.mount(host, this.board);
+    }
+    return host;
+  }
+
+  // Draw what is shown; the page around it has been rendered.
+  update() {
+    this.view.update(this.board);
+    this.drawer?.update(this.board);
+    // Who stood in a view that has gone stands in the one that came.
+    const host = this.hosts.get(this.view);
+    if (this.shown && this.shown !== host && document.activeElement === document.body) host.focus();
+    this.shown = host;
+  }
+}
