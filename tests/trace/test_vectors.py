@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.vectors.make import FRONT, HERE, TRACES, VECTORS, make, make_front
+from tests.vectors.make import FRONT, HERE, TRACES, VECTORS, WAYS, make, make_front, make_ways
 
 
 @pytest.mark.parametrize("name", [*VECTORS, *TRACES])
@@ -15,3 +15,7 @@ def test_vector_is_up_to_date(name: str) -> None:
 
 def test_front_ends_vector_is_up_to_date() -> None:
     assert FRONT.read_text(encoding="utf-8") == make_front(), "run: python -m tests.vectors.make"
+
+
+def test_vector_of_the_ways_is_up_to_date() -> None:
+    assert WAYS.read_text(encoding="utf-8") == make_ways(), "run: python -m tests.vectors.make"

@@ -24,6 +24,8 @@ from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.fold import apply, new_state, to_json
 from minivllm.trace.front import Front
 from minivllm.trace.front import apply as apply_to_front
+from minivllm.trace.life import way_of
+from minivllm.trace.metrics import measure
 from minivllm.trace.story import story
 from tests.helpers import trace_of
 from tests.structured.fakes import AnyToken, ScriptedGrammars
@@ -282,7 +284,70 @@ def make_front() -> str:
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
+WAYS = HERE.parent / "data" / "ways.json"
+
+
+def make_ways() -> str:
+    """The way of each request of two servers over all streams; and what ``metrics.py`` counts of
+    each request of the vectors, which the page's picture of a life must count as well."""
+    scenarios = {
+        "two-engines": TwoEngines().run().trace(),
+        "tiny-pressure": trace_of(tiny_pressure()),
+    }
+    return (
+        json.dumps(
+            {
+                "ways": {name: ways(trace) for name, trace in scenarios.items()},
+                "metrics": {
+                    name: counted(trace_of(make_run())) for name, make_run in VECTORS.items()
+                },
+            },
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+        + "\n"
+    )
+
+
+def ways(trace: Trace) -> dict[str, Any]:
+    """With a clock that ticks once for each event, so that it is the same in every run."""
+    events = sorted((e for e in trace.events if e.kind != "run.source"), key=lambda e: e.t_ns)
+    ticked = []
+    for i, event in enumerate(events, start=1):
+        plain = wire(event) | {"t_ns": 1_000_000 * i}
+        if event.stream == "api" or event.kind == "ipc.recv":
+            plain["data"] = msgspec.to_builtins(event.data)  # these times were given
+        ticked.append(plain)
+    again = Trace(trace.header, [decode_event(msgspec.json.encode(e)) for e in ticked])
+    ids = {e.data.request_id for e in again.events if e.kind == "req.arrive"}
+    return {
+        "events": ticked,
+        "hops": {
+            request_id: {
+                "places": [msgspec.to_builtins(place) for place in way.places],
+                "hops": [msgspec.to_builtins(hop) for hop in way.hops],
+            }
+            for request_id in sorted(ids)
+            for way in [way_of(again, request_id)]
+        },
+    }
+
+
+def counted(trace: Trace) -> dict[str, Any]:
+    return {
+        req: {
+            "ttft": r.ttft,
+            "tpot": r.tpot,
+            "queue": r.queue,
+            "outputs": r.output_tokens,
+            "reused": r.reused_first,
+        }
+        for req, r in measure(trace).by_request.items()
+    }
+
+
 if __name__ == "__main__":
+    WAYS.write_text(make_ways(), encoding="utf-8")
     FRONT.write_text(make_front(), encoding="utf-8")
     for name in [*VECTORS, *TRACES]:
         (HERE / f"{name}.json").write_text(make(name), encoding="utf-8")
