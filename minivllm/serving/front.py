@@ -125,7 +125,7 @@ class FrontEnd:
             open_endpoints=PAGE_ENDPOINTS,
             max_body_bytes=settings.max_body_bytes,
             limits=limits,
-            life_page="/#/run/live?request=",
+            life_page="/#/run/live?view=life&request=",
         )
         return create_app(
             settings.open_traces,

@@ -345,14 +345,15 @@ def test_the_first_minute(
             turn(4)
             at_step(page, stop)
         assert "Run 8 prompts live · engine: installing" in page.inner_text(".end-card")
-        assert page.evaluate("document.activeElement.textContent") == "Follow r4"
+        assert page.evaluate("document.activeElement.textContent") == "Follow r4’s life"
         page.keyboard.press("Enter")
         at_step(page, 4)
-        assert page.inner_text(".why h2").startswith("r4")
+        assert page.inner_text(".life-head .chip") == "r4"
         # The address follows a little later: a browser takes only so many changes of it.
-        page.wait_for_function("() => location.hash.includes('/step/4/')")
+        page.wait_for_function("() => location.hash.includes('/step/4/req/r4?view=life')")
         page.reload()
         at_step(page, 4)
+        assert page.inner_text(".life-head .chip") == "r4"
         page.goto("about:blank")
         page.goto(server.url)
         at_step(page, 0)

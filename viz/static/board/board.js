@@ -19,6 +19,7 @@ import { Travel } from "#board/travel.js";
 import { Frame } from "#views/frame.js";
 
 const TITLES = { "smollm2-135m": "SmolLM2-135M" }; // the alias, as its makers write it
+const FRONT_KEPT = 100_000; // events
 const BEAT_OF = { schedule: 1, blocks: 2, run: 3, output: 4 };
 
 export class Board {
@@ -34,6 +35,7 @@ export class Board {
     this.run = null; // its row in the list of runs
     this.lives = []; // of the run: {stream, life, first, head}
     this.front = newFront(); // its engines, and where its requests went
+    this.frontEvents = []; // what the front end told, of a long run the latest
     this.at = { stream: "engine0", life: null }; // the engine that is shown, and which life of it
     this.store = null;
     this.tour = null; // a Tour, where the run has one
@@ -69,7 +71,7 @@ export class Board {
   begin(run) {
     this.run = run;
     this.lives = [];
-    this.front = newFront();
+    this.forgetFront();
     this.tour = null;
     this.beginLife({ stream: "engine0", life: null });
   }
@@ -86,10 +88,17 @@ export class Board {
     this.idle = false;
   }
 
+  forgetFront() {
+    this.front = newFront();
+    this.frontEvents = [];
+  }
+
   // A snapshot of the front end's state, or its next events.
   takeFront(events, snapshot = null) {
     if (snapshot) this.front = frontFrom(snapshot.state);
     for (const event of events) applyToFront(this.front, event);
+    if (this.frontEvents.length + events.length > FRONT_KEPT) this.frontEvents = this.frontEvents.slice(FRONT_KEPT / 2);
+    this.frontEvents = [...this.frontEvents, ...events];
   }
 
   take(events) {

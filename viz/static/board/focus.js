@@ -14,6 +14,7 @@ export class Focus {
   clear() {
     this.chosen = null; // {req} | {block} | {unused: true}; stands in the address
     this.hover = null; // the same, for as long as the pointer or the keyboard's focus is there
+    this.before = null; // the request a view went on following while a block is chosen
     this.term = null; // a line of the glossary, or the state read out
     this.cells = false; // the arrow keys move over the pool's blocks
     this.cell = null;

@@ -27,6 +27,7 @@ function escape(board, event, typing) {
   if (board.focus.cells) return leaveCells(board);
   if (board.tour?.on) return board.tour.finish();
   if (board.frame.drawer) return board.frame.closeDrawer();
+  if (board.frame.view.escape?.(board)) return undefined;
   if (board.enlarged) board.enlarge(false);
   else board.focus.chosen = null;
   board.focus.hover = null;

@@ -250,7 +250,7 @@ export class Runs {
   #beginLive(snapshot) {
     const { board } = this;
     const { wanted } = board;
-    if (!snapshot) board.front = newFront();
+    if (!snapshot) board.forgetFront();
     const at = snapshot ? { ...board.at, life: snapshot.life } : { ...board.at, life: null };
     board.beginLife(at, snapshot);
     board.wanted = wanted;

@@ -34,6 +34,7 @@ export class Tour {
     this.asked = false;
     this.verdict = "";
     board.player.place(0);
+    board.frame.show("board");
     this.#enter("ready");
   }
 
@@ -143,6 +144,7 @@ export class Tour {
     this.finish();
     board.travel.seek(board.store.index.get(req)?.[0] ?? board.step);
     board.focus.choose({ req });
+    board.frame.show("life");
   }
 
   finish() {

@@ -3,7 +3,7 @@
 //
 // One column for each step from its arrival to its end:
 //
-//     {step, ran, start, hit, computed, before, known, table, band, wait, victim, mark, end_ns}
+//     {step, ran, start, hit, computed, before, reused, known, table, band, wait, victim, mark, end_ns}
 //
 // and one band for each stretch of columns that pass in the same way: wait · prefill · decode ·
 // preempted · resume · idle (it runs, and was granted nothing). A step belongs to one band, so that
@@ -66,11 +66,13 @@ function newLife({ req, step, t_ns, data }) {
     tokens: data.texts.map((text) => ({ text, output: false, sampled: null, ran: [], hits: [] })),
     columns: [],
     table: [],
+    blocksTaken: 0,
+    blocksHit: 0,
     computed: 0,
     status: "waiting",
     again: false, // it is on its way back to where it had been
     preemptions: 0,
-    reused: 0,
+    reused: 0, // of what is computed now, tokens that it took over from the cache
     firstToken: null,
     lastToken: null,
     finish: null, // data of req.finish
@@ -88,6 +90,7 @@ function lifeFromState(req, r) {
     numPrompt: r.num_prompt_tokens,
     table: r.table.slice(),
     computed: r.num_computed_tokens,
+    reused: Math.min(r.num_cached_tokens, r.num_computed_tokens),
     status: r.status === "running" || r.status === "preempted" ? r.status : "waiting",
     preemptions: r.num_preemptions,
     firstToken: r.first_token_step,
@@ -95,7 +98,7 @@ function lifeFromState(req, r) {
 }
 
 function admit(life, { hit }, { step }) {
-  Object.assign(life, { status: "running", computed: hit, reused: life.reused + hit });
+  Object.assign(life, { status: "running", computed: hit, reused: hit });
   life.now.hit = hit;
   for (const token of life.tokens.slice(0, hit)) token.hits.push(step);
 }
@@ -112,12 +115,21 @@ const OWN = {
   "sched.skip": (life, data) => void (life.now.wait = { behind: null, ...data }),
   "sched.victim": (life, data) => void (life.now.victim = data),
   "req.preempt"(life, data) {
-    Object.assign(life, { status: "preempted", computed: 0, preemptions: life.preemptions + 1 });
+    Object.assign(life, { status: "preempted", computed: 0, reused: 0, preemptions: life.preemptions + 1 });
     life.now.victim = { ...life.now.victim, ...data };
   },
-  "kv.touch": (life, { block }) => void life.table.push(block),
-  "kv.alloc": (life, { blocks }) => void life.table.push(...blocks),
-  "kv.reserve": (life, { blocks }) => void (life.table = blocks.slice()),
+  "kv.touch"(life, { block }) {
+    life.table.push(block);
+    life.blocksHit += 1;
+  },
+  "kv.alloc"(life, { blocks }) {
+    life.table.push(...blocks);
+    life.blocksTaken += blocks.length;
+  },
+  "kv.reserve"(life, { blocks }) {
+    life.table = blocks.slice();
+    life.blocksTaken += blocks.length;
+  },
   "kv.free": (life) => void (life.now.freed = true),
   "spec.reject": (life, { n }) => void (life.computed -= n),
   "req.token"(life, { text, token_id: id }, { step }) {
@@ -169,6 +181,7 @@ function closeStep(life, step, { t_ns }) {
     hit: now.hit,
     before: now.hit ? now.hit : Math.min(before, life.computed),
     computed: life.computed,
+    reused: life.reused,
     known: life.tokens.length,
     table: life.table.slice(),
     band,
@@ -265,7 +278,7 @@ export function whyNot({ ran, wait, victim }) {
 }
 
 // Columns that may be folded into one: a long run of steps that pass alike. Answers what is drawn:
-// {column} or {from, to, count, first, last, band}.
+// {column} or {from, to, count, first, last, band, why}.
 export function foldColumns(columns, least = 8) {
   const shown = [];
   for (let i = 0; i < columns.length; ) {
@@ -279,7 +292,9 @@ export function foldColumns(columns, least = 8) {
     const inner = columns.slice(i + 1, end - 1); // the first and the last stay, to tell where it goes
     const [first, last] = [inner[0], inner.at(-1)];
     shown.push({ column: columns[i] });
-    shown.push({ from: first.step, to: last.step, count: inner.length, first, last, band: first.band });
+    const same = inner.every((column) => whyNot(column) === whyNot(first));
+    const why = same ? whyNot(first) : "behind others";
+    shown.push({ from: first.step, to: last.step, count: inner.length, first, last, band: first.band, why });
     shown.push({ column: columns[end - 1] });
     i = end;
   }
@@ -289,7 +304,8 @@ export function foldColumns(columns, least = 8) {
 function alike(a, b) {
   if (b.mark || b.hit || a.mark || a.hit) return false;
   if (a.ran || b.ran) return a.band === "decode" && b.band === "decode" && a.ran === b.ran;
-  return a.band === b.band && whyNot(a) === whyNot(b);
+  const why = (column) => (column.wait?.behind ? "behind" : whyNot(column));
+  return a.band === b.band && why(a) === why(b);
 }
 
 // --- what the front end told of its text -----------------------------------------------------------

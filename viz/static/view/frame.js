@@ -90,7 +90,7 @@ export function sentenceRegion(board, told) {
       <p class="also">${alsoLine(board, told)}</p>`}
     </div>
     ${tourButton(board)}
-    <button class="tool why-button" ?disabled=${!told.subject} @click=${() => board.focus.choose(told.subject)}>Why?</button>
+    <button class="tool why-button" ?disabled=${!told.subject} @click=${() => board.frame.why(told.subject)}>Why?</button>
   </section>`;
 }
 

@@ -23,7 +23,7 @@ export function page(board) {
     <div class="stage ${dimmed}">
       ${board.frame.host(board.frame.view, "main")}
       ${drawerRegion(board)}
-      ${whyPanel(board, board.focus.card())}
+      ${whyPanel(board, board.frame.card)}
     </div>
     ${detailLine(board)}
     ${transport(board)}

@@ -19,7 +19,12 @@ export function whyPanel(board, card) {
   return html`<aside class="why" aria-label="Why: ${card.title}">
     <header><h2><span class="chip ${hueClass(card.hue ?? -2)}"><span>${card.title}</span></span>
       <small>${card.subtitle}</small></h2>
-      <button class="tool" aria-label="close (Esc)" @click=${() => board.focus.choose(null)}>✕</button></header>
+      <nav>${board.frame.followers(board.focus.chosen).map((view) => html`<a href=${board.linkTo(board.step, board.focus.chosen, view.id)}
+        @click=${(event) => {
+          event.preventDefault();
+          board.frame.show(view.id);
+        }}>${view.title}</a>`)}</nav>
+      <button class="tool" aria-label="close (Esc)" @click=${() => board.frame.closeCard()}>✕</button></header>
     <dl>
       <dt>Now</dt><dd>${visible(card.now)}</dd>
       ${card.why.length ? html`<dt>Why</dt><dd>${card.why.map(
@@ -91,6 +96,7 @@ const KEYS = [
   ["O", "open a trace file, or drop one on the page; it is read here and sent nowhere"],
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
+  ["B L", "the views: Board, Life"],
   ["D", "read out the whole state"],
   ["P", "the pool enlarged"],
   ["E", "the next engine, where a run has several"],

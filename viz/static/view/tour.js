@@ -37,6 +37,6 @@ export function endCard(board) {
     <div><button class="tool primary" data-tour=${ready ? "next" : nothing} ?disabled=${!ready} @click=${() => tour.runLive()}>
         <span class="ring" ?hidden=${!tour.alone || !ready}></span>Run 8 prompts live${ready ? "" : ` · ${reason}`}</button>
       <button class="tool" ?disabled=${!ready} @click=${() => tour.ask()}>Ask it something</button>
-      <button class="tool" data-tour=${ready ? nothing : "next"} @click=${() => tour.follow()}>Follow ${tour.script.end.follow}</button></div>
+      <button class="tool" data-tour=${ready ? nothing : "next"} @click=${() => tour.follow()}>Follow ${tour.script.end.follow}’s life</button></div>
   </div>`;
 }

@@ -1,3 +1,4 @@
 // The views of the page; each registers itself with the frame.
 
 import "#views/board.js";
+import "#views/life.js";

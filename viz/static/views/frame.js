@@ -9,8 +9,11 @@
 //       update(ctx) {},            // after each change, while it is shown
 //       resized(ctx) {},           // optional: the window, the theme or the view has changed
 //       keys(event, ctx) {},       // optional: the first to see a key; true: taken
+//       escape(ctx) {},            // optional: closes the innermost that is open; true: there was one
 //       detail(ctx) {},            // optional: its words for the detail line, "" for the usual ones
 //       table(ctx) {},             // optional: its twin as tables, see view/panels.js
+//       follows(what) {},          // optional: may a Why card about {req} or {block} lead here?
+//       card: {shown(ctx), open(ctx), close(ctx)}, // optional: the view itself says whether the Why card is open
 //     })
 //     registerDrawer({ id, title, key, side: "right" | "foot", mount, update, keys })
 //
@@ -110,6 +113,32 @@ export class Frame {
       text: "Go on",
       run: () => this.board.settle(),
     });
+  }
+
+  // The Why card that is open.
+  get card() {
+    const { card } = this.view;
+    return card && !card.shown(this.board) ? null : this.board.focus.card();
+  }
+
+  // The Why card about this, wherever the reader is.
+  why(what) {
+    const { focus } = this.board;
+    const { req, block } = focus.chosen ?? {};
+    const { card } = this.view;
+    if (!card || req !== what.req || block !== what.block) focus.choose(what);
+    card?.open(this.board);
+    this.board.changed();
+  }
+
+  closeCard() {
+    if (this.view.card) this.view.card.close(this.board);
+    else this.board.focus.choose(null);
+  }
+
+  // The views that tell more of what is chosen.
+  followers(what) {
+    return [...views.values()].filter((view) => view !== this.view && view.follows?.(what));
   }
 
   // For the address.
