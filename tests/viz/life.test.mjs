@@ -11,6 +11,7 @@ const { TraceStore } = await core("store.js");
 const { wayOf } = await core("way.js");
 const { splitLives } = await core("lives.js");
 const { foldColumns, lifeOf, livesIn, textOf, whyNot } = await core("life.js");
+const { columnWords, stateWords, summaryOf, tokenState, tokenWords } = await core("lifewords.js");
 
 const readJson = (path) => JSON.parse(readFileSync(new URL(path, root), "utf8"));
 const { ways, metrics } = readJson("tests/data/ways.json");
@@ -130,4 +131,28 @@ test("text knows where a chunk begins, and what was held back until when", () =>
   assert.deepEqual(chunks, [0, 1, 2, 5, 6, 7]);
   assert.deepEqual([...held], [[2, 4], [3, 4]]);
   assert.deepEqual(textOf(life, []), { chunks: [], held: new Map() });
+});
+
+test("a life, a step and a token in words", () => {
+  const store = storeOf("tiny-pressure");
+  const life = lifeOf(store, "r4");
+  assert.match(summaryOf(life), /^r4: 13 steps: wait 1, prefill 1, decode 2, preempted 4, resume 1 and decode 4\. 15 of 16 tokens/);
+  const column = (step, row) => columnWords(life, { step, row }, store.config);
+  assert.equal(column(9), "step 9: needs 3 blocks, 2 are free · 0 of 11 computed");
+  assert.equal(column(8), "step 8: preempted for r3 in this step · 0 of 11 computed");
+  assert.match(column(12, 1), /^step 12: 7 tokens ran, 4 reused \(resume\) · 11 of 12 computed · block 10 holds “/);
+  assert.equal(column(3), "");
+  const token = { ...life.tokens[8], row: { logprob: -0.3337, rank: 1, before: [{ text: " five", logprob: -0.3337 }, { text: "\n", logprob: -2 }] } };
+  const words = tokenWords({ ...life, tokens: life.tokens.with(8, token) }, 8, new Map([[0, 1]]));
+  assert.match(words, /slot 0 · sampled in step 5 · computed in step 6 \(block 6\) and again in step 12 \(block 5\)/);
+  assert.match(words, /logprob -0\.33, rank 1 · likeliest “ five” -0\.33, “⏎” -2\.00 · held back until/);
+  assert.match(tokenWords(life, 0, new Map()), /of the prompt · computed in step 5 \(block 14\) and reused in step 12 \(block 14\)$/);
+  const state = (step, index, held = new Map()) => {
+    const at = life.columns.find((item) => item.step === step);
+    return stateWords(tokenState(life, at, held, step, index));
+  };
+  assert.deepEqual([0, 4, 10, 11].map((index) => state(12, index)), ["reused", "ran now", "ran now", "not computed"]);
+  assert.deepEqual([0, 8, 11].map((index) => state(9, index)), ["not computed", "not computed", "not said yet"]);
+  assert.equal(state(5, 8, new Map([[0, 1]])), "not computed, held back");
+  assert.equal(state(6, 8, new Map([[0, 1]])), "ran now");
 });

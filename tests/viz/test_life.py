@@ -81,6 +81,7 @@ def test_r4_is_told_as_the_board_says(life: Page) -> None:
         at_step(life, step)
         pictures.add(life.evaluate(PIXELS))
     assert len(pictures) == 4
+    assert "r4, step 12: 7 tokens ran, 4 reused (resume)" in life.inner_text("#say")
     assert lit(life) == ["schedule", "blocks", "batch", "forward", "sample"]
     assert tokens(life, "reused") == ["One", ",", "two", ","] and len(tokens(life, "ran")) == 7
     assert life.locator(".text .name").all_inner_texts() == ["14", "10", "5", "–"]

@@ -107,7 +107,7 @@ function speak() {
   const words = `Step ${board.step}. ${board.told().headline}`;
   if (words === spoken) return;
   spoken = words;
-  board.say(words);
+  board.say(`${words} ${board.frame.view.says?.(board) ?? ""}`.trim());
 }
 
 board.say = (words) => {

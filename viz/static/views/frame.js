@@ -9,6 +9,7 @@
 //       update(ctx) {},            // after each change, while it is shown
 //       resized(ctx) {},           // optional: the window, the theme or the view has changed
 //       keys(event, ctx) {},       // optional: the first to see a key; true: taken
+//       says(ctx) {},              // optional: what is read out of it at each step, behind the headline
 //       escape(ctx) {},            // optional: closes the innermost that is open; true: there was one
 //       detail(ctx) {},            // optional: its words for the detail line, "" for the usual ones
 //       table(ctx) {},             // optional: its twin as tables, see view/panels.js

@@ -3,7 +3,7 @@
 import { html, nothing, render } from "lit-html";
 
 import { foldColumns, lifeOf, livesIn, textOf } from "#core/life.js";
-import { explain, listed, plural, waitText } from "#core/reasons.js";
+import { BANDS, columnWords, endWords, stateWords, summaryOf, tokenState, tokenWords, whyWords } from "#core/lifewords.js";
 import { eventsOf, wayOf } from "#core/way.js";
 import { chip, visible } from "#view/parts.js";
 import { table } from "#view/panels.js";
@@ -11,11 +11,12 @@ import { theme } from "#view/theme.js";
 import { register } from "#views/frame.js";
 import { lifeList } from "#views/life/list.js";
 import { HEAD, RAN, WHY, stairLayout } from "#views/life/stair.js";
-import { textSection, tokenState } from "#views/life/text.js";
-import { BANDS, whereSection } from "#views/life/where.js";
+import { textSection } from "#views/life/text.js";
+import { whereSection } from "#views/life/where.js";
 import { waySection } from "#views/life/way.js";
 
 const FOLD_FROM = 40; // columns
+const REST_MS = 400; // what looks at all events of a live run is made anew only so often
 
 class LifeView {
   board = null;
@@ -28,6 +29,8 @@ class LifeView {
   cell = null; // the token under the cursor on cells
   point = null; // {step, row} under the pointer
   words = ""; // for the detail line
+  late = {};
+  timer = null;
   kept = {}; // what was made of the store, until it has more
   room = 1000;
 
@@ -43,6 +46,23 @@ class LifeView {
     const old = this.kept[name];
     if (!old?.key.every((part, i) => part === key[i])) this.kept[name] = { key, value: make() };
     return this.kept[name].value;
+  }
+
+  // The same for what costs more: of a run that grows it may be a little late.
+  keepLate(name, about, make) {
+    const { store, isLive } = this.board;
+    const old = this.late[name];
+    const young = old?.store === store && old.about === about && performance.now() - old.at < REST_MS;
+    if (isLive && young) {
+      this.timer ??= setTimeout(() => {
+        this.timer = null;
+        this.board.changed();
+      }, REST_MS);
+      return old.value;
+    }
+    const value = this.keep(name, about, make);
+    this.late[name] = { store, about, value, at: performance.now() };
+    return value;
   }
 
   get life() {
@@ -65,11 +85,11 @@ class LifeView {
   }
 
   get way() {
-    return this.keep("way", this.req, () => wayOf(this.streams, this.clientId));
+    return this.keepLate("way", this.req, () => wayOf(this.streams, this.clientId));
   }
 
   get events() {
-    return this.keep("events", this.req, () => {
+    return this.keepLate("events", this.req, () => {
       const { events } = eventsOf(this.streams, this.clientId);
       return [...events, ...this.#shared()].sort((a, b) => a.t_ns - b.t_ns);
     });
@@ -151,53 +171,12 @@ class LifeView {
 
   pointAt(point) {
     this.point = point;
-    this.words = point ? this.columnWords(point) : "";
+    this.words = point ? columnWords(this.life, point, this.board.store.config) : "";
     this.board.changed();
   }
 
-  // --- words ---------------------------------------------------------------------------------
-
   tokenWords(index) {
-    const { life } = this;
-    const token = life.tokens[index];
-    const logical = Math.floor(index / life.size);
-    const blockAt = (step) => life.blocks[logical]?.find(({ from, to }) => step >= from && step <= to)?.block;
-    const places = [
-      ...token.hits.map((step) => [step, "reused"]),
-      ...token.ran.map((step, i) => [step, i ? "again" : "computed"]),
-    ].sort(([a], [b]) => a - b);
-    const where = places.map(([step, what]) => {
-      const block = blockAt(step);
-      return `${what} in step ${step}${block === undefined ? "" : ` (block ${block})`}`;
-    });
-    const out = index - life.numPrompt;
-    const held = this.text.held.get(out);
-    const row = token.row;
-    const parts = [
-      `token ${index + 1} “${visible(token.text)}”, slot ${index % life.size}`,
-      token.output ? `sampled in step ${token.sampled ?? "?"}` : "of the prompt",
-      listed(where, 5) || "not computed",
-      row?.logprob !== null && row?.logprob !== undefined ? `logprob ${row.logprob.toFixed(2)}${row.rank ? `, rank ${row.rank}` : ""}` : "",
-      row?.before?.length ? `might have been ${row.before.slice(0, 4).map((c) => `“${visible(c.text)}” ${c.logprob?.toFixed(2) ?? ""}`).join(" ")}` : "",
-      held === undefined ? "" : held === null ? "held back" : `held back until “${visible(life.tokens[life.numPrompt + held].text)}”`,
-    ];
-    return parts.filter(Boolean).join(" · ");
-  }
-
-  columnWords({ step, row }) {
-    const column = this.life.columns.find((item) => item.step === step);
-    if (!column) return "";
-    const { size, tokens } = this.life;
-    const facts = { preempted: new Map(column.victim ? [[this.req, column.victim]] : []) };
-    const ran = column.ran
-      ? `${plural(column.ran, "token")} ran${column.hit ? `, ${column.hit} reused` : ""} (${BANDS[column.band][0]})`
-      : waitText(this.req, column.wait, this.board.store.config, facts);
-    const parts = [`step ${step}: ${ran}`, `${column.computed} of ${column.known} computed`];
-    if (row !== null && column.table[row] !== undefined) {
-      const held = tokens.slice(row * size, Math.min((row + 1) * size, column.computed));
-      parts.push(`block ${column.table[row]} holds “${visible(held.map(({ text }) => text).join(""))}”`);
-    }
-    return parts.join(" · ");
+    return tokenWords(this.life, index, this.text.held);
   }
 
   // --- the picture -----------------------------------------------------------------------------
@@ -216,7 +195,7 @@ class LifeView {
   }
 
   #list() {
-    const lives = this.keep("lives", "", () => livesIn(this.board.store));
+    const lives = this.keepLate("lives", "", () => livesIn(this.board.store));
     const gone = this.req === null ? nothing : html`<p class="empty">Nothing of ${this.req} is here: it ended before step ${this.board.firstStep + 1}, and those steps were not kept.</p>`;
     return html`${gone}${lifeList(lives, this)}`;
   }
@@ -333,21 +312,6 @@ function closeCard(view) {
   view.board.changed();
 }
 
-function endWords({ ended, finish, outputs, preemptions, columns, status }) {
-  const times = preemptions ? ` · preempted ${preemptions === 1 ? "once" : `${preemptions} times`}` : "";
-  if (ended !== null) return `finished: ${finish.reason} · ${plural(outputs, "token")}${times}`;
-  const now = columns.length ? status : "arrived";
-  return `${now}, unfinished · ${plural(outputs, "token")} so far${times}`;
-}
-
-// The picture in one sentence, for who does not see it.
-function summaryOf(life) {
-  const bands = life.bands.map(({ band, steps }) => `${BANDS[band][0]} ${steps}`);
-  const waits = Object.entries(life.waited).map(([reason, n]) => `${n} × ${explain(reason)}`);
-  const last = life.columns.at(-1);
-  return `${life.req}: ${plural(life.steps, "step")}${life.ended === null ? " so far" : ""}: ${listed(bands, 12)}. ${last ? `${last.computed} of ${plural(last.known, "token")} computed.` : ""} ${waits.length ? `Did not run: ${listed(waits, 6)}.` : ""}`.trim();
-}
-
 // At the left of each row: its tokens, and the physical blocks that held it, in their order.
 function rowLabels(life, { rows, rowHeight }, { board }) {
   const every = Math.max(Math.ceil(14 / rowHeight), 1);
@@ -368,21 +332,16 @@ function tables(board) {
     const lives = [...livesIn(board.store).values()];
     return table("Requests", ["request", "steps", "TTFT", "TPOT", "preempted", "end"], lives.map((item) => [item.req, item.steps, item.ttft ?? "", item.tpot?.toFixed(2) ?? "", item.preemptions, item.finish?.reason ?? "open"]));
   }
-  const step = ({ step: k, ran, hit, computed, known, table: blocks, band, wait, victim }) => {
-    const facts = { preempted: new Map(victim ? [[life.req, victim]] : []) };
-    return [k, BANDS[band][0], ran, hit, `${computed} of ${known}`, blocks.join(" "), ran ? "" : waitText(life.req, wait, board.store.config, facts)];
+  const step = (column) => {
+    const { step: k, band, ran, hit, computed, known, table: blocks } = column;
+    return [k, BANDS[band][0], ran, hit, `${computed} of ${known}`, blocks.join(" "), whyWords(life, column, board.store.config)];
   };
+  const state = (i) => stateWords(tokenState(life, view.column, view.text.held, board.step, i));
   return html`<p>${summaryOf(life)}</p>
     ${table("The way", ["hop", "ms after arrival", "took, ms", "bytes", "what"], view.way.hops.map((hop) => [hop.name, ((hop.t_ns - view.way.hops[0].t_ns) / 1e6).toFixed(3), hop.ns === null ? "" : (hop.ns / 1e6).toFixed(3), hop.bytes ?? "", hop.words]))}
     ${table("The stair", ["step", "band", "ran", "reused", "computed", "blocks", "why not"], life.columns.map(step))}
-    ${table("The text", ["token", "text", "at the cursor", "what became of it"], life.tokens.map((token, i) => [i + 1, visible(token.text), stateWords(i), view.tokenWords(i)]))}
+    ${table("The text", ["token", "text", "at the cursor", "what became of it"], life.tokens.map((token, i) => [i + 1, visible(token.text), state(i), view.tokenWords(i)]))}
     ${table("Where it went", ["band", "steps", "from", "to"], life.bands.map(({ band, steps, from, to }) => [BANDS[band][0], steps, from, to]))}`;
-}
-
-function stateWords(index) {
-  const { said, reused, ran, computed, held } = tokenState(view.life, view.column, view.text.held, view.board.step, index);
-  if (!said) return "not said yet";
-  return [ran ? "ran now" : reused ? "reused" : computed ? "computed" : "not computed", held ? "held back" : ""].filter(Boolean).join(", ");
 }
 
 function measureRoom(board) {
@@ -420,6 +379,7 @@ register({
   keys: (event) => view.keys(event),
   escape: () => view.escape(),
   detail: () => view.words,
+  says: () => (view.req && view.life && view.column ? `${view.req}, ${columnWords(view.life, view.column, view.board.store.config)}.` : ""),
   table: tables,
   follows: ({ req }) => Boolean(req),
   card: { shown: () => view.why, open: () => (view.why = true), close: () => closeCard(view) },

@@ -2,6 +2,7 @@
 
 import { html, nothing } from "lit-html";
 
+import { times } from "#core/lifewords.js";
 import { listed, plural } from "#core/reasons.js";
 import { chip, visible } from "#view/parts.js";
 
@@ -44,7 +45,7 @@ function mini(life, hue, from, to, most) {
 
 const whereWords = ({ preemptions, bands }) => {
   const waits = bands.filter(({ band }) => band === "wait" || band === "preempted").reduce((sum, { steps }) => sum + steps, 0);
-  const parts = [waits ? `${waits} waiting` : "", preemptions ? `preempted ${preemptions === 1 ? "once" : `${preemptions} times`}` : ""].filter(Boolean);
+  const parts = [waits ? `${waits} waiting` : "", preemptions ? `preempted ${times(preemptions)}` : ""].filter(Boolean);
   return parts.length ? ` (${listed(parts)})` : "";
 };
 

@@ -2,28 +2,12 @@
 
 import { html, nothing } from "lit-html";
 
+import { tokenState } from "#core/lifewords.js";
 import { plural } from "#core/reasons.js";
 import { visible } from "#view/parts.js";
 
 const PROMPT_OPEN = 48; // tokens; a longer prompt is folded to one cell for each block
 const BLOCKS_SHOWN = 120;
-
-// What one token is at the cursor.
-export function tokenState(life, column, held, step, index) {
-  const token = life.tokens[index];
-  const out = index - life.numPrompt;
-  const said = !token.output || token.sampled === null || token.sampled <= step;
-  const until = held.get(out);
-  const letGo = until === undefined ? null : until === null ? Infinity : life.tokens[life.numPrompt + until].sampled;
-  const computed = column && index < column.computed;
-  return {
-    said,
-    held: said && letGo !== null && step < letGo,
-    reused: computed && index < column.reused,
-    computed: Boolean(computed),
-    ran: Boolean(computed && column.ran && index >= column.computed - column.ran && column.step === step),
-  };
-}
 
 export function textSection(life, view) {
   const { board, column, text } = view;

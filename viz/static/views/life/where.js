@@ -2,17 +2,9 @@
 
 import { html, nothing } from "lit-html";
 
+import { BANDS } from "#core/lifewords.js";
 import { explain, plural } from "#core/reasons.js";
 import { duration } from "#core/stations.js";
-
-export const BANDS = {
-  wait: ["wait", "It waits to be admitted."],
-  prefill: ["prefill", "Its prompt is computed, whole or in chunks."],
-  decode: ["decode", "One token for one token."],
-  preempted: ["preempted", "It gave way and waits again."],
-  resume: ["resume", "What it had lost is computed again, where the cache did not keep it."],
-  idle: ["granted nothing", "It runs, and this step had nothing for it."],
-};
 
 export function whereSection(life, view) {
   const { board } = view;
