@@ -1,7 +1,8 @@
-"""The README's picture: a recorded run on the Board, at one step, as headless Chromium shows it.
+"""The README's picture: a recorded run on the dashboard, as headless Chromium shows it.
 
     python -m viz.screenshot                 # docs/board.png: tiny-pressure at step 8
     python -m viz.screenshot --step 14 --theme light -o other.png
+    python -m viz.screenshot --view life --step 12 -o life.png
 
 Needs the extra ``dev`` (Playwright) and a Chromium on the PATH.
 """
@@ -28,6 +29,7 @@ SETTLED_MS = 1500
 def take(
     step: Annotated[int, typer.Option(help="The step to show.")] = 8,
     req: Annotated[str, typer.Option(help="The request to select; empty: none.")] = "r4",
+    view: Annotated[str, typer.Option(help="The view, as in the page's address.")] = "board",
     theme: Annotated[str, typer.Option(help=" | ".join(THEMES))] = "dark",
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG.")] = Path("docs/board.png"),
 ) -> None:
@@ -50,7 +52,7 @@ def take(
             )
             run = RECORDING.name.removesuffix(".trace.jsonl")
             selected = f"/req/{req}" if req else ""
-            page.goto(f"{server.url}#/run/{run}/step/{step}{selected}")
+            page.goto(f"{server.url}#/run/{run}/step/{step}{selected}?view={view}")
             page.wait_for_timeout(SETTLED_MS)
             out.parent.mkdir(parents=True, exist_ok=True)
             page.screenshot(path=str(out))

@@ -16,6 +16,7 @@ from viz.server import BoardApp, Server, create_app
 pytestmark = pytest.mark.browser
 
 R4 = "#/run/tiny-pressure/step/{step}/req/r4?view=life"
+PICTURES = Path(__file__).parents[2] / "screenshots"
 PIXELS = "document.querySelector('vz-stair canvas').toDataURL()"
 
 
@@ -220,6 +221,13 @@ def test_life_fits_its_screen(size: tuple[int, int], browser: Browser, url: str)
         page.goto(url + R4.format(step=12))
         at_step(page, 12)
         width = "document.documentElement.scrollWidth"
+        for theme in ("dark", "light"):  # for the eye; the folder is ignored
+            shown = page.get_attribute("html", "data-theme")
+            assert shown == theme
+            page.screenshot(path=PICTURES / f"life-{size[0]}-{theme}.png", full_page=size[0] < 700)
+            page.keyboard.press("m")
+        page.keyboard.press("m")  # past the projector's
+        page.wait_for_selector("html[data-theme=dark]")
         assert page.evaluate(width) <= size[0]
         if size[0] == 1440:  # the whole life without scrolling
             fits = "e => e.scrollHeight <= e.clientHeight"

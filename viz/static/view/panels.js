@@ -96,7 +96,6 @@ const KEYS = [
   ["O", "open a trace file, or drop one on the page; it is read here and sent nowhere"],
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
-  ["B L", "the views: Board, Life"],
   ["D", "read out the whole state"],
   ["P", "the pool enlarged"],
   ["E", "the next engine, where a run has several"],
@@ -114,7 +113,7 @@ export function helpPanel(board) {
     ["blank", "free and blank: dashed border"],
   ];
   return dialog(board, "Help", html`<div class="help">
-    <section><h3>Keys</h3><table>${KEYS.map(([key, text]) => html`<tr><th><kbd>${key}</kbd></th><td>${text}</td></tr>`)}</table>
+    <section><h3>Keys</h3><table>${[...KEYS, ...board.frame.keyRows].map(([key, text]) => html`<tr><th><kbd>${key}</kbd></th><td>${text}</td></tr>`)}</table>
       <p><label><input type="checkbox" .checked=${!board.keysOff}
         @change=${(event) => board.setKeys(event.target.checked)}> single keys are on</label></p></section>
     <section><h3>Tokens</h3><ul class="marks">${LEGEND_TOKENS.map(

@@ -154,6 +154,13 @@ export class Frame {
     return view ? { view } : drawer ? { drawer } : null;
   }
 
+  // For the table of keys: [keys, words].
+  get keyRows() {
+    const keyed = (list) => [...list.values()].filter(({ key }) => key);
+    const row = (list, what) => [list.map(({ key }) => key.toUpperCase()).join(" "), `${what}: ${list.map(({ title }) => title).join(", ")}`];
+    return [[keyed(views), "the views"], [keyed(drawers), "drawers"]].filter(([list]) => list.length).map(([list, what]) => row(list, what));
+  }
+
   // Before the usual keys: the drawer, then the view.
   takesKey(event) {
     return Boolean(this.drawer?.keys?.(event, this.board) || this.view.keys?.(event, this.board));

@@ -2,20 +2,20 @@
 
 import { html, nothing, render } from "lit-html";
 
-import { foldColumns, lifeOf, livesIn, textOf } from "#core/life.js";
-import { BANDS, columnWords, endWords, stateWords, summaryOf, tokenState, tokenWords, whyWords } from "#core/lifewords.js";
+import { lifeOf, livesIn, textOf } from "#core/life.js";
+import { columnWords, endWords, summaryOf, tokenWords } from "#core/lifewords.js";
 import { eventsOf, wayOf } from "#core/way.js";
 import { chip, visible } from "#view/parts.js";
-import { table } from "#view/panels.js";
 import { theme } from "#view/theme.js";
 import { register } from "#views/frame.js";
 import { lifeList } from "#views/life/list.js";
-import { HEAD, RAN, WHY, stairLayout } from "#views/life/stair.js";
+import { stairSection } from "#views/life/stairbox.js";
+import { lifeTables } from "#views/life/tables.js";
 import { textSection } from "#views/life/text.js";
 import { whereSection } from "#views/life/where.js";
 import { waySection } from "#views/life/way.js";
 
-const FOLD_FROM = 40; // columns
+const ASKED_SHOWN = 56; // characters of the prompt's end, so that the answer has room beside it
 const REST_MS = 400; // what looks at all events of a live run is made anew only so often
 
 class LifeView {
@@ -201,7 +201,7 @@ class LifeView {
   }
 
   #page(life) {
-    return html`${this.#head(life)}${waySection(life, this)}${this.#stair(life)}${textSection(life, this)}${whereSection(life, this)}`;
+    return html`${this.#head(life)}${waySection(life, this)}${stairSection(life, this)}${textSection(life, this)}${whereSection(life, this)}`;
   }
 
   #head(life) {
@@ -210,7 +210,7 @@ class LifeView {
     const asked = life.tokens.slice(0, life.numPrompt).map(({ text }) => text).join("");
     return html`<header class="life-head">
       ${chip(board, life.req, board.hueOf(life.req), { flip: false })}
-      <h2><q>${visible(asked.slice(-120))}</q> → <q class="said">${visible(said.slice(0, 160))}</q></h2>
+      <h2><q>${asked.length > ASKED_SHOWN ? "…" : ""}${visible(asked.slice(-ASKED_SHOWN))}</q> → <q class="said">${visible(said.slice(0, 160))}</q></h2>
       <p>${endWords(life)}</p>
       <button class="tool" @click=${() => this.set({ why: !this.why })} aria-pressed=${this.why}>Why?</button>
       <button class="tool" @click=${() => this.all()}>all requests</button>
@@ -222,39 +222,6 @@ class LifeView {
     this.board.focus.chosen = null;
     this.board.changed();
     this.main.focus();
-  }
-
-  #stair(life) {
-    const { board } = this;
-    const folds = life.columns.length > FOLD_FROM;
-    const rows = Math.max(Math.ceil(life.tokens.length / life.size), 1);
-    const room = this.room - (board.narrow ? 116 : 168);
-    const layout = this.keep("stair", `${this.req} ${this.unfolded} ${room}`, () => {
-      const shown = folds && !this.unfolded ? foldColumns(life.columns) : life.columns.map((column) => ({ column }));
-      return stairLayout(shown, rows, life.tokens.length, life.size, room);
-    });
-    const point = this.point?.step ?? null;
-    const key = [layout, board.step, point, board.hueOf(life.req)];
-    if (!this.stairData?.key.every((part, i) => part === key[i])) {
-      this.stairData = { key, layout, hue: board.hueOf(life.req), step: board.step, point, periods: life.blocks };
-    }
-    return html`<section class="stair" aria-labelledby="stair-title">
-      <h3 id="stair-title">The stair <span class="aside">computed tokens after each step; dashed: what there is to compute</span>
-        ${folds ? html`<button class="tool" aria-pressed=${this.unfolded} @click=${() => this.set({ unfolded: !this.unfolded })}>every step</button>` : nothing}</h3>
-      <div class="stair-box">
-        <div class="labels" .style=${`padding-top:calc(${HEAD}px * var(--scale))`}>
-          <div class="rows-of-blocks" .style=${`height:calc(${layout.plot}px * var(--scale))`}>${rowLabels(life, layout, this)}</div>
-          <span class="label" .style=${`height:calc(${RAN}px * var(--scale))`}>ran</span>
-          <span class="label" .style=${`height:calc(${WHY}px * var(--scale))`}>why not</span>
-        </div>
-        <div class="stair-scroll">${life.columns.length
-          ? html`<vz-stair role="img" aria-label=${summaryOf(life)} .data=${this.stairData}
-              .style=${`width:calc(${layout.width}px * var(--scale));height:calc(${layout.height}px * var(--scale))`}
-              @stair-point=${(event) => this.pointAt(event.detail)}
-              @stair-pick=${(event) => event.detail && board.travel.seek(event.detail.step)}></vz-stair>`
-          : html`<p class="quiet">It has come; no step was taken since.</p>`}</div>
-      </div>
-    </section>`;
   }
 
   #keepCursorInSight() {
@@ -312,38 +279,6 @@ function closeCard(view) {
   view.board.changed();
 }
 
-// At the left of each row: its tokens, and the physical blocks that held it, in their order.
-function rowLabels(life, { rows, rowHeight }, { board }) {
-  const every = Math.max(Math.ceil(14 / rowHeight), 1);
-  return Array.from({ length: rows }, (_, i) => rows - 1 - i).map((logical) => {
-    const [from, to] = [logical * life.size + 1, Math.min((logical + 1) * life.size, life.tokens.length)];
-    const names = (life.blocks[logical] ?? []).map(({ block }) => block);
-    const shown = logical % every === 0;
-    const short = names.length > 3 ? ["…", ...names.slice(-2)] : names;
-    return html`<span class="row-label" .style=${`height:calc(${rowHeight}px * var(--scale))`}>${shown ? html`
-      <span class="range">${from === to ? from : `${from}–${to}`}</span> <span class="names">${board.narrow ? "" : "block "}${short.join(" → ") || "–"}</span>` : nothing}</span>`;
-  });
-}
-
-function tables(board) {
-  view.board = board;
-  const { life } = view;
-  if (!life) {
-    const lives = [...livesIn(board.store).values()];
-    return table("Requests", ["request", "steps", "TTFT", "TPOT", "preempted", "end"], lives.map((item) => [item.req, item.steps, item.ttft ?? "", item.tpot?.toFixed(2) ?? "", item.preemptions, item.finish?.reason ?? "open"]));
-  }
-  const step = (column) => {
-    const { step: k, band, ran, hit, computed, known, table: blocks } = column;
-    return [k, BANDS[band][0], ran, hit, `${computed} of ${known}`, blocks.join(" "), whyWords(life, column, board.store.config)];
-  };
-  const state = (i) => stateWords(tokenState(life, view.column, view.text.held, board.step, i));
-  return html`<p>${summaryOf(life)}</p>
-    ${table("The way", ["hop", "ms after arrival", "took, ms", "bytes", "what"], view.way.hops.map((hop) => [hop.name, ((hop.t_ns - view.way.hops[0].t_ns) / 1e6).toFixed(3), hop.ns === null ? "" : (hop.ns / 1e6).toFixed(3), hop.bytes ?? "", hop.words]))}
-    ${table("The stair", ["step", "band", "ran", "reused", "computed", "blocks", "why not"], life.columns.map(step))}
-    ${table("The text", ["token", "text", "at the cursor", "what became of it"], life.tokens.map((token, i) => [i + 1, visible(token.text), state(i), view.tokenWords(i)]))}
-    ${table("Where it went", ["band", "steps", "from", "to"], life.bands.map(({ band, steps, from, to }) => [BANDS[band][0], steps, from, to]))}`;
-}
-
 function measureRoom(board) {
   const style = view.main.isConnected ? getComputedStyle(view.main) : null;
   if (style) view.room = (view.main.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)) / theme.scale;
@@ -380,7 +315,7 @@ register({
   escape: () => view.escape(),
   detail: () => view.words,
   says: () => (view.req && view.life && view.column ? `${view.req}, ${columnWords(view.life, view.column, view.board.store.config)}.` : ""),
-  table: tables,
+  table: () => lifeTables(view),
   follows: ({ req }) => Boolean(req),
   card: { shown: () => view.why, open: () => (view.why = true), close: () => closeCard(view) },
 });

@@ -54,7 +54,7 @@ function stationCard(view, { id, title, kinds, text, vllm, ns, note }) {
   const at = Math.max(events.findIndex(({ step }) => step >= board.step), 0);
   const from = Math.max(Math.min(at - 2, events.length - EVENTS_SHOWN), 0);
   const source = view.sourceOf(events.find(({ src }) => view.sourceOf({ src })));
-  return html`<aside class="station-card" aria-label=${title}>
+  return html`<section class="station-card" aria-label=${title}>
     <header><h4>${title}</h4><span class="quiet">${[duration(ns), note].filter(Boolean).join(" · ")}</span>
       <button class="tool" aria-label="close (Esc)" @click=${() => view.openStation(id)}>✕</button></header>
     <p>${text}</p>
@@ -63,7 +63,7 @@ function stationCard(view, { id, title, kinds, text, vllm, ns, note }) {
       ${events.slice(from, from + EVENTS_SHOWN).map((event) => eventLine(view, event))}
       ${events.length > from + EVENTS_SHOWN ? html`<li class="quiet">… ${events.length - from - EVENTS_SHOWN} more</li>` : nothing}</ol>`
     : html`<p class="quiet">No event of this run tells of it.</p>`}
-  </aside>`;
+  </section>`;
 }
 
 function eventLine({ board }, { stream, step, kind, data }) {
