@@ -79,7 +79,7 @@ function loopTimes(ran, store) {
 
 const grants = ({ columns }) => {
   const chunks = columns.filter(({ ran, band }) => ran && band !== "decode").length;
-  return chunks > 1 ? `${chunks} for the prompt` : "";
+  return chunks > 1 ? `${chunks} × prefill` : "";
 };
 
 function blockNote({ blocksTaken: taken, blocksHit: hit }) {

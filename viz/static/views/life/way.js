@@ -33,7 +33,8 @@ export function waySection(life, view) {
 // What no stream told, and where the request was before.
 function waysNotes({ board, way, life }, { front }, timed) {
   const notes = [];
-  if (!front) notes.push("This run has no front end's stream: it was made without a server, so the hollow stations were not told.");
+  if (!front && board.front.seq) notes.push("What the front end told of this request is no longer here.");
+  else if (!front) notes.push("This run has no front end's stream: it was made without a server, so the hollow stations were not told.");
   if (!timed) notes.push("No model ran: what the steps took means nothing.");
   const route = board.front.routes.get(life.requestId);
   if (route?.tried.length) notes.push(`Engine ${route.tried.join(", ")} had it first, and died; here is what engine ${route.engine} did.`);
