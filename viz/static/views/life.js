@@ -145,6 +145,7 @@ class LifeView {
 
   openStation(id) {
     this.set({ station: this.station === id ? null : id });
+    queueMicrotask(() => this.main.querySelector(".station-card")?.scrollIntoView({ block: "nearest" })); // once it is drawn
   }
 
   togglePrompt() {

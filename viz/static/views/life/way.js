@@ -54,7 +54,8 @@ function stationCard(view, { id, title, kinds, text, vllm, ns, note }) {
   const events = view.eventsOf(kinds);
   const at = Math.max(events.findIndex(({ step }) => step >= board.step), 0);
   const from = Math.max(Math.min(at - 2, events.length - EVENTS_SHOWN), 0);
-  const source = view.sourceOf(events.find(({ src }) => view.sourceOf({ src })));
+  const told = events.findLast((event) => event.step === board.step && view.sourceOf(event)) ?? events.find((event) => view.sourceOf(event));
+  const source = view.sourceOf(told);
   return html`<section class="station-card" aria-label=${title}>
     <header><h4>${title}</h4><span class="quiet">${[duration(ns), note].filter(Boolean).join(" · ")}</span>
       <button class="tool" aria-label="close (Esc)" @click=${() => view.openStation(id)}>✕</button></header>
@@ -79,7 +80,7 @@ function eventLine({ board }, { stream, step, kind, data }) {
 // The payload's short fields: all that fits on a line.
 function summary(data) {
   return Object.entries(data ?? {})
-    .filter(([, value]) => value !== null && (typeof value !== "object" || (Array.isArray(value) && value.length && value.length <= 8 && typeof value[0] !== "object")))
+    .filter(([name, value]) => name !== "request_id" && value !== null && (typeof value !== "object" || (Array.isArray(value) && value.length && value.length <= 8 && typeof value[0] !== "object")))
     .map(([name, value]) => `${name} ${value}`)
     .join(" · ");
 }
