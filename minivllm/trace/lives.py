@@ -118,17 +118,33 @@ class BlockEvent:
 
 
 def block_life(steps: Mapping[int, Sequence[Event]], block: int) -> list[BlockEvent]:
-    """Who took, filled, shared, gave back and evicted it, in order."""
+    """Who took, filled, shared, gave back and evicted it, in order.
+
+    ``viz/static/core/biography.js`` tells the same in the same words.
+    """
     life: list[BlockEvent] = []
-    size = 1
+    size, hashed = 1, False
     for step in sorted(steps):
         for event in steps[step]:
             if event.kind == "run.config":
                 size = event.data.block_size
+            if event.kind == "run.snapshot" and event.data.state:
+                size = event.data.state["config"]["block_size"]
+                hashed = event.data.state["blocks"][block]["hash"] is not None
+            if event.kind == "kv.reset" and not hashed:
+                continue
             words = _block_words(event, block, size)
             if words:
                 life.append(BlockEvent(event, words))
+            if getattr(event.data, "block", None) == block and event.kind in _HASHED:
+                hashed = _HASHED[event.kind]
+            elif event.kind == "kv.reset":
+                hashed = False
     return life
+
+
+_HASHED = {"kv.cache": True, "kv.evict": False, "kv.uncache": False}
+"""Whether a block has a hash after an event of this kind."""
 
 
 def _block_words(event: Event, block: int, size: int) -> str | None:

@@ -1,6 +1,7 @@
 // The Why card: what is chosen, in words. Now, why (with the numbers and the name of the reason),
 // since when, what is next, and the source line that decided it. Pure: store and step in, text out.
 
+import { blockLife, whoMissed } from "#core/biography.js";
 import { stepFacts } from "#core/facts.js";
 import { explain, listed, plural, unusedText, waitText } from "#core/reasons.js";
 
@@ -187,12 +188,14 @@ function aboutBlock({ store, step, state, events }, id) {
       ? `Free, number ${state.free.indexOf(id) + 1} in the queue; its content can still be hit. `
       : `Free and blank, number ${state.free.indexOf(id) + 1} in the queue. `;
   const coming = life.find((entry) => entry.step > step);
+  const evictions = life.filter((entry) => entry.kind === "kv.evict" && entry.step <= step);
   return {
     title: `Block ${id}`,
     subtitle: block.hash ? `hash ${block.hash}` : "no hash",
     now: now + blockWords(state, id),
-    why: [],
+    why: forgotten(store, evictions.at(-1)),
     life,
+    begins: store.firstStep, // what came before is not known
     since: null,
     next: coming
       ? { step: coming.step, text: coming.text }
@@ -202,33 +205,21 @@ function aboutBlock({ store, step, state, events }, id) {
   };
 }
 
+// What the last eviction cost: nothing, or somebody's hit.
+function forgotten(store, eviction) {
+  if (!eviction) return [];
+  const missed = whoMissed(store, eviction.hash, eviction.step);
+  const [first] = missed;
+  const text = missed.length
+    ? `What was evicted in step ${eviction.step} was missed: ${listed(missed.map(({ req, step }) => `${req} looked for it in step ${step}`))}.`
+    : `What was evicted in step ${eviction.step} ${store.ended ? "was never looked for again" : "has not been looked for since"}.`;
+  return [{ text, name: "kv.evict", step: first?.step ?? null }];
+}
+
 function touches(event, id) {
   const { data, kind } = event;
   if (!kind.startsWith("kv.")) return false;
   return data.block === id || (kind !== "kv.hit" && (data.blocks?.includes(id) ?? false));
-}
-
-const LIFE = {
-  "kv.reserve": (e) => `reserved by ${e.req}`,
-  "kv.alloc": (e) => `taken by ${e.req}`,
-  "kv.touch": (e) => `hit by ${e.req} (×${e.data.ref})`,
-  "kv.evict": (e) => `evicted for ${e.req}`,
-  "kv.uncache": () => "hash withdrawn",
-};
-
-// Everything that happened to a block, each with its step: its biography.
-export function blockLife(store, id) {
-  const life = [];
-  for (const [step, { events }] of store.steps) {
-    for (const event of events) {
-      if (!touches(event, id)) continue;
-      if (event.kind === "kv.free") {
-        const back = [...event.data.front, ...event.data.back].includes(id);
-        life.push({ step, text: back ? `given back by ${event.req}` : `left by ${event.req}, still shared` });
-      } else if (LIFE[event.kind]) life.push({ step, text: LIFE[event.kind](event) });
-    }
-  }
-  return life;
 }
 
 // What a block holds: the computed tokens of its owner, or what was left in it.

@@ -1,0 +1,69 @@
+// The cached blocks as a tree, each under the block that its content follows. A block's hash has
+// its parent's in it, so a sequence is a path from a root, and those that begin alike share its
+// beginning. Blocks of one content (twins) are one node. A look-up goes down from the root and ends
+// where a node is missing: one whose parent is cached no more is `lost`, nobody can hit it.
+// Twin of minivllm/trace/prefixes.py; tests/data/views.json holds both to the same results.
+
+import { indexOver } from "#core/indexed.js";
+
+// Hash → {parent, req, logical, at}: who filled a block of this content first.
+export const originsOf = indexOver(
+  () => new Map(),
+  (origins, { kind, data, req }) => {
+    if (kind !== "kv.cache" || origins.has(data.hash)) return;
+    origins.set(data.hash, { parent: data.parent, req, logical: data.logical, at: origins.size });
+  },
+);
+
+// Rows from the top: [{hash, blocks, depth, lost, last, line}]. `last`: no sibling comes below it;
+// `rails`: for each depth above, whether a line goes on there.
+export function prefixTree(state, origins) {
+  const { cached } = state;
+  const order = (hash) => origins.get(hash)?.at ?? origins.size;
+  const hashes = Object.keys(cached).sort((a, b) => order(a) - order(b));
+  const children = new Map();
+  const roots = [];
+  for (const hash of hashes) {
+    const parent = origins.get(hash)?.parent ?? null;
+    if (parent !== null && parent in cached) {
+      const list = children.get(parent);
+      if (list) list.push(hash);
+      else children.set(parent, [hash]);
+    } else roots.push({ hash, depth: 0, lost: parent !== null, last: true });
+  }
+  const rows = [];
+  const stack = roots.reverse();
+  while (stack.length) {
+    const { hash, depth, lost, last } = stack.pop();
+    rows.push({ hash, blocks: cached[hash], depth, lost, last });
+    const below = children.get(hash) ?? [];
+    for (let i = below.length - 1; i >= 0; i -= 1) {
+      stack.push({ hash: below[i], depth: depth + 1, lost, last: i === below.length - 1 });
+    }
+  }
+  return rows;
+}
+
+// The words of a node.
+export function prefixText(state, origins, hash) {
+  const origin = origins.get(hash) ?? holder(state, state.cached[hash]?.[0]);
+  const size = state.config.block_size;
+  const request = origin && state.requests[origin.req];
+  if (!request) return "";
+  const first = origin.logical * size;
+  return request.texts.slice(first, first + size).join("");
+}
+
+function holder(state, block) {
+  for (const [req, { table }] of Object.entries(state.requests)) {
+    if (table.includes(block)) return { req, logical: table.indexOf(block) };
+  }
+  return state.blocks[block]?.held ?? null;
+}
+
+// The first block of each of a node's ancestors, the node's own last: the path of a look-up.
+export function pathOf(state, origins, hash) {
+  const path = [];
+  for (let at = hash; at && at in state.cached; at = origins.get(at)?.parent) path.unshift(state.cached[at][0]);
+  return path;
+}
