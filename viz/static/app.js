@@ -90,9 +90,9 @@ function frame(now) {
     root.querySelector(".ring")?.style.setProperty("--left", board.tour.left(now));
   }
   if (board.player.beat !== beat || board.player.step !== step) return draw();
-  for (const element of root.querySelectorAll("vz-pool, vz-budget, vz-strip")) {
+  for (const element of root.querySelectorAll("vz-pool, vz-queue, vz-budget, vz-strip")) {
     const { tagName } = element;
-    if (tagName === "VZ-POOL") element.progress = poolProgress(board);
+    if (tagName === "VZ-POOL" || tagName === "VZ-QUEUE") element.progress = poolProgress(board);
     else element.progress = board.progressOf(tagName === "VZ-STRIP" ? "run" : "schedule");
   }
   if (more) clock.next(frame);
@@ -149,11 +149,6 @@ board.cutBack = () => {
 };
 
 board.resized = () => measure(board, root, draw);
-
-board.enlarge = (on) => {
-  board.enlarged = on;
-  board.resized();
-};
 
 board.setKeys = (on) => {
   board.keysOff = !on;
@@ -226,7 +221,7 @@ function touched(event) {
 // What is under the pointer, or has the focus, is shown everywhere.
 function pointAt(event) {
   const element = event.target.closest("[data-req], [data-block]");
-  if (event.target.closest("vz-strip, vz-pool, vz-budget")) return;
+  if (event.target.closest("vz-strip, vz-pool, vz-budget, vz-tables, vz-queue, vz-prefixes")) return;
   if (event.type === "focusin" && !event.target.matches(":focus-visible")) return;
   if (!element) return board.focus.point(null);
   const { req, block } = element.dataset;

@@ -45,7 +45,6 @@ export class Board {
     this.problem = null; // {what, cause, red, action}
     this.idle = false;
     this.lastError = "";
-    this.enlarged = false;
     this.keysOff = false;
     this.narrow = false;
     this.low = false;
@@ -296,12 +295,17 @@ export class Board {
     return buildScene(this.store.stateAfter(this.step - 1), stepFacts([]), this.hueOf).pool;
   }
 
-  // The faces that cross-fade into those of this beat.
-  facesBefore() {
+  // The pool as it stood before this beat, where the beat changes it.
+  poolBeforeBeat() {
     const { beat, motion } = this.player;
     if (!motion || motion.plan.kind === "tween" || this.step <= this.firstStep) return null;
-    if (beat === BEAT_OF.blocks) return this.#poolBefore().faces;
-    return beat === BEAT_OF.output ? this.#sceneAt(BEAT_OF.run).pool.faces : null;
+    if (beat === BEAT_OF.blocks) return this.#poolBefore();
+    return beat === BEAT_OF.output ? this.#sceneAt(BEAT_OF.run).pool : null;
+  }
+
+  // The faces that cross-fade into those of this beat.
+  facesBefore() {
+    return this.poolBeforeBeat()?.faces ?? null;
   }
 
   // 0…1 through a beat that a view animates: 0 before it, 1 after it.
@@ -317,7 +321,7 @@ export class Board {
   memo(name, make, about = this.focus.key) {
     const { step, event, beat } = this.player;
     const { rows, pool, poolWidth } = this.sizes;
-    const size = `${rows} ${pool} ${poolWidth} ${this.enlarged}`;
+    const size = `${rows} ${pool} ${poolWidth}`;
     const key = `${about} ${step} ${event} ${beat} ${this.isLive ? this.store?.seq : this.lastStep} ${size}`;
     const old = this.memos.get(name);
     if (old?.key === key) return old.value;

@@ -28,8 +28,7 @@ function escape(board, event, typing) {
   if (board.tour?.on) return board.tour.finish();
   if (board.frame.drawer) return board.frame.closeDrawer();
   if (board.frame.view.escape?.(board)) return undefined;
-  if (board.enlarged) board.enlarge(false);
-  else board.focus.chosen = null;
+  board.focus.chosen = null;
   board.focus.hover = null;
   return board.changed();
 }
@@ -55,7 +54,6 @@ function actionFor(board, event, root) {
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
     o: () => board.chooseFile(),
-    p: () => board.enlarge(!board.enlarged),
     x: () => board.knobs.open(),
   };
   const name = key.length === 1 ? key.toLowerCase() : key;

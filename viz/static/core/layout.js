@@ -109,7 +109,7 @@ const BLOCK_SIZES = [
 ];
 
 // Blocks as large as they all fit: {detail, size, pitch, columns, rows, width, height}.
-// `large`: what to try first (60 on a phone, 144 enlarged) instead of 72.
+// `large`: what to try first (60 on a phone) instead of 72.
 export function poolLayout(count, width, height, large = 72) {
   const first = { size: large, gap: large < 72 ? 6 : 8, detail: "slots" };
   for (const { size, gap, detail } of [first, ...BLOCK_SIZES.filter((spec) => spec.size < large)]) {
@@ -129,15 +129,16 @@ function grid(detail, size, gap, columns, rows) {
   return { detail, size, pitch, columns, rows, width: columns * pitch - gap, height: rows * pitch - gap };
 }
 
-// Top left corner of the block that stands at `index` (0 = the first usable one).
-export function blockXY(index, { columns, pitch }) {
-  return { x: (index % columns) * pitch, y: Math.floor(index / columns) * pitch };
+// Top left corner of the block that stands at `index` (0 = the first usable one). Blocks are square
+// unless a layout says how tall they are.
+export function blockXY(index, { columns, pitch, pitchY = pitch }) {
+  return { x: (index % columns) * pitch, y: Math.floor(index / columns) * pitchY };
 }
 
-export function blockAt(x, y, count, { columns, pitch, size }) {
-  const [column, row] = [Math.floor(x / pitch), Math.floor(y / pitch)];
+export function blockAt(x, y, count, { columns, pitch, size, pitchY = pitch, sizeY = size }) {
+  const [column, row] = [Math.floor(x / pitch), Math.floor(y / pitchY)];
   const index = row * columns + column;
-  const inside = x >= 0 && y >= 0 && column < columns && x - column * pitch < size && y - row * pitch < size;
+  const inside = x >= 0 && y >= 0 && column < columns && x - column * pitch < size && y - row * pitchY < sizeY;
   return inside && index < count ? index : null;
 }
 

@@ -15,10 +15,10 @@ export const originsOf = indexOver(
   },
 );
 
-// Rows from the top: [{hash, blocks, depth, lost, last, line}]. `last`: no sibling comes below it;
-// `rails`: for each depth above, whether a line goes on there.
-export function prefixTree(state, origins) {
-  const { cached } = state;
+// Rows from the top: [{hash, blocks, depth, lost, last, gone}]. `last`: no sibling comes below it.
+// `gone`: hash → block of what was evicted in this step, shown once more where it stood.
+export function prefixTree(state, origins, gone = new Map()) {
+  const cached = gone.size ? { ...state.cached, ...Object.fromEntries([...gone.keys()].map((hash) => [hash, []])) } : state.cached;
   const order = (hash) => origins.get(hash)?.at ?? origins.size;
   const hashes = Object.keys(cached).sort((a, b) => order(a) - order(b));
   const children = new Map();
@@ -35,13 +35,23 @@ export function prefixTree(state, origins) {
   const stack = roots.reverse();
   while (stack.length) {
     const { hash, depth, lost, last } = stack.pop();
-    rows.push({ hash, blocks: cached[hash], depth, lost, last });
+    const block = gone.get(hash) ?? null;
+    rows.push({ hash, blocks: block === null ? cached[hash] : [block], depth, lost, last, gone: block !== null });
     const below = children.get(hash) ?? [];
     for (let i = below.length - 1; i >= 0; i -= 1) {
-      stack.push({ hash: below[i], depth: depth + 1, lost, last: i === below.length - 1 });
+      stack.push({ hash: below[i], depth: depth + 1, lost: lost || block !== null, last: i === below.length - 1 });
     }
   }
   return rows;
+}
+
+// What was evicted in a step and is cached nowhere else: hash → block.
+export function goneIn(state, marks) {
+  const gone = new Map();
+  for (const [block, list] of marks) {
+    for (const { mark, hash } of list) if (mark === "✕" && !(hash in state.cached)) gone.set(hash, block);
+  }
+  return gone;
 }
 
 // The words of a node.

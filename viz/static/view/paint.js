@@ -88,7 +88,7 @@ export function bandColours(face) {
   return face.owners.slice(0, 8).map((owner) => hueColour(owner.row.hue));
 }
 
-function fillBands(context, colours, x, y, w, h, share) {
+export function fillBands(context, colours, x, y, w, h, share) {
   const width = w / colours.length;
   colours.forEach((colour, i) => {
     context.fillStyle = share < 1 ? tint(colour, share) : colour;
@@ -97,14 +97,14 @@ function fillBands(context, colours, x, y, w, h, share) {
 }
 
 // Border: solid in use, double if shared, thin if free and cached, dashed if blank.
-function border(context, face, x, y, s, colours) {
+export function border(context, face, x, y, s, colours, h = s) {
   const line = (inset, width, colour, dash = []) => {
     context.setLineDash(dash);
     context.strokeStyle = colour;
     context.lineWidth = width;
     const d = inset + width / 2;
     context.beginPath();
-    context.roundRect(x + d, y + d, s - 2 * d, s - 2 * d, s >= 60 ? 4 : 2);
+    context.roundRect(x + d, y + d, s - 2 * d, h - 2 * d, s >= 60 ? 4 : 2);
     context.stroke();
     context.setLineDash([]);
   };
@@ -121,7 +121,7 @@ function border(context, face, x, y, s, colours) {
   line(width + 1.5, 1, stripe);
 }
 
-function write(context, text, x, y, colour, font, align = "left") {
+export function write(context, text, x, y, colour, font, align = "left") {
   context.font = font;
   context.textAlign = align;
   context.textBaseline = "alphabetic";
@@ -201,7 +201,7 @@ function drawSlots(context, face, x, y, s, progress) {
 }
 
 // A shared slot: a band for each owner.
-function drawShared(context, flag, x, y, cell, colours) {
+export function drawShared(context, flag, x, y, cell, colours) {
   context.save();
   shape(context, flag & OUTPUT, x, y, cell, cell);
   context.clip();

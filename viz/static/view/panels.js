@@ -97,7 +97,7 @@ const KEYS = [
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
   ["D", "read out the whole state"],
-  ["P", "the pool enlarged"],
+  ["P", "the KV pool: tables, blocks, free queue, prefixes"],
   ["E", "the next engine, where a run has several"],
   ["X", "experiment: the knobs"],
   ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],

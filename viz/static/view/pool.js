@@ -4,6 +4,7 @@ import { blockAt, blockXY } from "#core/layout.js";
 import { parseHex } from "#core/palette.js";
 import { CanvasElement } from "#view/canvas.js";
 import { drawBlock, pixelColour } from "#view/paint.js";
+import { drawWithWords } from "#view/words.js";
 import { theme } from "#view/theme.js";
 
 const LENS = 9; // blocks a side, under the pointer, when blocks are pixels
@@ -25,7 +26,8 @@ class Pool extends CanvasElement {
     });
   }
 
-  // data: {faces, layout, before: faces | null, dim: (face) → bool, faded, cursor: id | null}
+  // data: {faces, layout, before: faces | null, dim: (face) → bool, faded, cursor: id | null,
+  // words: (face) → pieces of text, where the layout shows them}
   // `before`: how the blocks looked before this beat; those that changed cross-fade. Without it,
   // progress fills the slots that ran.
   paint(context, width, height) {
@@ -38,15 +40,21 @@ class Pool extends CanvasElement {
         const fades = before && this.progress < 1 && looks(face) !== looks(before[i]);
         if (fades) {
           context.globalAlpha = strength * (1 - this.progress);
-          drawBlock(context, before[i], x, y, layout.detail, layout.size);
+          this.#draw(context, before[i], x, y, 1);
         }
         context.globalAlpha = strength * (fades ? this.progress : 1);
-        drawBlock(context, face, x, y, layout.detail, layout.size, before ? 1 : this.progress);
+        this.#draw(context, face, x, y, before ? 1 : this.progress);
       });
       context.globalAlpha = 1;
     }
     if (cursor !== null && cursor !== undefined) this.#ring(context, cursor - 1, layout);
     if (layout.detail === "pixel" && this.hover) this.#lens(context, layout, width, height);
+  }
+
+  #draw(context, face, x, y, progress) {
+    const { layout, words } = this.data;
+    if (layout.detail === "words") drawWithWords(context, face, words(face), x, y, layout, progress);
+    else drawBlock(context, face, x, y, layout.detail, layout.size, progress);
   }
 
   #paintPixels(context, layout) {
@@ -108,7 +116,7 @@ class Pool extends CanvasElement {
     context.strokeStyle = theme.colours.focus;
     context.lineWidth = 2;
     context.beginPath();
-    context.roundRect(x - 2, y - 2, layout.size + 4, layout.size + 4, 5);
+    context.roundRect(x - 2, y - 2, layout.size + 4, (layout.sizeY ?? layout.size) + 4, 5);
     context.stroke();
   }
 
@@ -133,8 +141,9 @@ class Pool extends CanvasElement {
   // The middle of a block, in page pixels.
   anchor(id, scale) {
     const { x, y } = blockXY(id - 1, this.layout);
+    const { size, sizeY = size } = this.layout;
     const box = this.getBoundingClientRect();
-    return { x: box.left + (x + this.layout.size / 2) * scale, y: box.top + (y + this.layout.size / 2) * scale };
+    return { x: box.left + (x + size / 2) * scale, y: box.top + (y + sizeY / 2) * scale };
   }
 }
 

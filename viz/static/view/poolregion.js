@@ -11,18 +11,18 @@ export function poolRegion(board, scene) {
   const pool = scene?.pool;
   return html`<section class="pool" aria-labelledby="pool-title">
     <h2 id="pool-title">KV pool ${pool ? html`<b>${pool.used}</b><span class="of">of ${pool.total} in use</span>` : nothing}
-      ${keyButton("enlarge the pool", "P", () => board.enlarge(!board.enlarged), { text: board.enlarged ? "smaller" : "larger", pressed: board.enlarged })}
+      ${keyButton("the pool by itself", "P", () => board.frame.show("pool"), { text: "larger" })}
       <span class="aside">${pool ? `${plural(scene.config.block_size, "token")} a block` : ""}</span></h2>
     ${pool ? grid(board, scene) : nothing}
     ${pool ? freeQueue(board, pool) : nothing}
   </section>`;
 }
 
-const SIZES = { narrow: 60, usual: 72, enlarged: 144 };
+const SIZES = { narrow: 60, usual: 72 };
 
 function grid(board, scene) {
   const { pool } = scene;
-  const large = SIZES[board.enlarged ? "enlarged" : board.narrow || board.low ? "narrow" : "usual"];
+  const large = SIZES[board.narrow || board.low ? "narrow" : "usual"];
   const data = board.memo("pool", () => ({
     faces: pool.faces,
     layout: poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, large),

@@ -32,7 +32,7 @@ export function measure(board, root, draw) {
   board.low = middle && pool.parentElement.clientHeight / scale < LOW;
   const own = pool.clientHeight / scale - 168;
   const below = pool.parentElement.clientHeight / scale / 2 - 96; // half the Board, with its queue
-  const tall = board.enlarged ? own : board.narrow ? 320 : middle ? below : own;
+  const tall = board.narrow ? 320 : middle ? below : own;
   board.sizes = {
     rows: (rows.clientWidth - 12) / scale,
     rowsHeight: (rows.clientHeight - 12) / scale,

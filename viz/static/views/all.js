@@ -2,3 +2,4 @@
 
 import "#views/board.js";
 import "#views/life.js";
+import "#views/pool.js";

@@ -25,7 +25,6 @@ register({
 
   update(board) {
     const scene = board.scene();
-    main.classList.toggle("only-pool", board.enlarged);
     main.style.setProperty("--faded", board.focus.faded);
     render(
       html`<div class="lanes">${waitingLane(board, scene)}${doneLane(board, scene)}</div>
