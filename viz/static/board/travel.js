@@ -67,11 +67,12 @@ export class Travel {
     this.#move(() => this.player.walk(direction));
   }
 
-  seek(step) {
+  // `event`: within the step, how many of its events are shown.
+  seek(step, event = null) {
     const { board, player } = this;
     this.#move(() => {
-      player.following = board.isLive && step >= board.lastStep;
-      player.place(step);
+      player.following = board.isLive && step >= board.lastStep && event === null;
+      player.place(step, event);
     });
   }
 

@@ -59,5 +59,5 @@ export function stepsOfLine(store, srcs) {
 
 // The events that a line told in one step, with their place in it (1 = the first).
 export function eventsOfLine(store, srcs, step) {
-  return store.eventsOf(step).flatMap((event, i) => (srcs.includes(event.src) ? [{ event, place: i + 1 }] : []));
+  return store.eventsOf(step).flatMap((event, i) => (srcs.includes(event.src) && event.kind !== "run.source" ? [{ event, place: i + 1 }] : []));
 }

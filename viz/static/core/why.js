@@ -265,7 +265,7 @@ function aboutBudget({ store, step, state, events, facts }) {
 
 const WEIGHT = ["trace.violation", "sched.victim", "req.error", "req.abort", "sched.skip", "req.resume", "req.admit", "req.finish", "sched.chunk", "sched.grant"];
 
-function decisive(events) {
+export function decisive(events) {
   for (const kind of WEIGHT) {
     const event = events.find((item) => item.kind === kind);
     if (event) return event;

@@ -27,6 +27,12 @@ export function loadSnapshot(run, { stream, life }) {
   return getJson(`/api/runs/${encodeURIComponent(run)}/snapshot?${query}`);
 }
 
+// One array of a captured step: {name, dtype, shape, values}.
+export function loadArray(run, { stream, life }, step, name) {
+  const query = `stream=${encodeURIComponent(stream)}&life=${life ?? ""}`;
+  return getJson(`/api/runs/${encodeURIComponent(run)}/artifacts/${step}/${encodeURIComponent(name)}?${query}`);
+}
+
 // All events of a range of one life of a stream, in chunks; `take(events)` gets each, and may end it by returning false.
 export async function loadRange(run, at, from, to, take) {
   for (let start = from; start <= to; start += CHUNK) {

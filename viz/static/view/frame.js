@@ -17,6 +17,7 @@ export function topBar(board) {
     ${runPill(board)}
     ${board.narrow ? nothing : viewsNav(board)}
     <span class="space"></span>
+    ${drawerButtons(board)}
     ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { text: html`<kbd>X</kbd> knobs` })}
     ${keyButton("open a trace file", "O", () => board.chooseFile(), { text: html`<kbd>O</kbd> open` })}
     ${keyButton("find", "/", () => board.open("find"), { text: html`<kbd>/</kbd> find` })}
@@ -37,6 +38,15 @@ export function viewsNav(board) {
       event.preventDefault();
       frame.show(id);
     }}>${title}</a>`)}</nav>`;
+}
+
+// Beside its key each drawer has a button; on a phone, in the help.
+export function drawerButtons(board) {
+  const { frame } = board;
+  return frame.drawers.map(({ id, title, short, key }) => keyButton(title, key.toUpperCase(), () => frame.toggle(id), {
+    text: html`<kbd>${key.toUpperCase()}</kbd> ${short}`,
+    pressed: frame.drawerId === id,
+  }));
 }
 
 export function drawerRegion(board) {

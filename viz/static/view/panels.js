@@ -28,13 +28,13 @@ export function whyPanel(board, card) {
     <dl>
       <dt>Now</dt><dd>${visible(card.now)}</dd>
       ${card.why.length ? html`<dt>Why</dt><dd>${card.why.map(
-        ({ text, name }) => html`<p>${visible(text)} <code>${name}</code></p>`,
+        ({ text, name, step }) => html`<p>${visible(text)} <code>${name}</code>${step ? html` ${link(step)}` : nothing}</p>`,
       )}</dd>` : nothing}
       ${card.route ? html`<dt>Route</dt><dd>${routeTable(card.route)}</dd>` : nothing}
       ${card.life ? html`<dt>Life</dt><dd class="life">${lifeList(card.life, board.step, link)}</dd>` : nothing}
       ${card.since || card.next ? html`<dt>When</dt><dd class="when">${card.since ? html`<span>since ${link(card.since.step)}: ${card.since.text}</span>` : nothing}
         ${card.next ? html`<span>next ${card.next.step === null ? card.next.text : html`${link(card.next.step)}: ${card.next.text}`}</span>` : nothing}</dd>` : nothing}
-      ${card.source ? html`<dt>Source</dt><dd><code class="source">${card.source.file}:${card.source.line}</code>
+      ${card.source ? html`<dt>Source</dt><dd><button class="source" title="its source (S)" @click=${() => board.frame.drawerId !== "source" && board.frame.toggle("source")}><code>${card.source.file}:${card.source.line}</code></button>
         <small>${card.source.function}, ${card.source.kind}</small></dd>` : nothing}
     </dl>
   </aside>`;
@@ -97,6 +97,8 @@ const KEYS = [
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
   ["D", "read out the whole state"],
+  ["T", "the batch of this step, token by token, and how tokens were drawn"],
+  ["S", "the source that ran, the current line lit"],
   ["P", "the KV pool: tables, blocks, free queue, prefixes"],
   ["E", "the next engine, where a run has several"],
   ["X", "experiment: the knobs"],
@@ -124,6 +126,10 @@ export function helpPanel(board) {
     <section class="wide"><p>Hue and hatch say which request, and nothing else. Fill says the state of a slot. Outline and mark say
       what happened in this step. Place says the phase of life.</p>
       <p>${board.tour ? html`<button class="tool" @click=${() => takeTour(board)}>Take the tour</button>` : nothing}
+      ${board.frame.drawers.map(({ id, title }) => html`<button class="tool" @click=${() => {
+        board.close();
+        board.frame.toggle(id);
+      }}>${title}</button> `)}
       <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button></p></section>
   </div>`);
 }

@@ -3,3 +3,5 @@
 import "#views/board.js";
 import "#views/life.js";
 import "#views/pool.js";
+import "#views/batch.js";
+import "#views/source.js";

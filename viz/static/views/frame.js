@@ -16,7 +16,7 @@
 //       follows(what) {},          // optional: may a Why card about {req} or {block} lead here?
 //       card: {shown(ctx), open(ctx), close(ctx)}, // optional: the view itself says whether the Why card is open
 //     })
-//     registerDrawer({ id, title, key, side: "right" | "foot", mount, update, keys })
+//     registerDrawer({ id, title, short, key, side: "right" | "foot", mount, update, keys })
 //
 // The address ends in ?view=life&drawer=source; what a view needs there beside it is a param:
 // ctx.frame.param("with"), ctx.frame.setParams({ with: "run-2" }).
