@@ -22,11 +22,14 @@ from minivllm.terminal.answers import (
     life_lines,
     way_lines,
 )
+from minivllm.terminal.arrays import batch_lines, decisive, source_lines
 from minivllm.terminal.board import board
 from minivllm.terminal.cells import LEGEND, hue
 from minivllm.terminal.history import UNTOLD, View
 from minivllm.terminal.runs import Run
 from minivllm.terminal.text import clean
+from minivllm.trace.batch import batch_of
+from minivllm.trace.events import Event
 from minivllm.trace.lives import block_life, request_life
 from minivllm.trace.why import why_block, why_budget, why_request, why_step
 
@@ -181,17 +184,38 @@ class Session:
 
     def events(self, words: list[str]) -> Reply:
         """Only those whose kind, group or request is named, if one is."""
-        lines = []
-        for event in self.view.events:
-            named = (event.kind, event.kind.split(".")[0], event.req)
-            if event.kind not in UNTOLD and (not words or set(words) & set(named)):
-                lines.append(event_line(event, hue(self.view, event.req) if event.req else None))
-        if not lines:
-            kinds = sorted({e.kind for e in self.view.events if e.kind not in UNTOLD})
+        lines = [
+            event_line(event, hue(self.view, event.req) if event.req else None)
+            for event in self._named(words)
+        ]
+        return Reply(lines, title=f"the events of step {self.step}")
+
+    def _named(self, words: list[str]) -> list[Event]:
+        """The step's events of that kind, group or request. Raises VerbError if there is none."""
+        told = [event for event in self.view.events if event.kind not in UNTOLD]
+        named = [
+            e for e in told if not words or set(words) & {e.kind, e.kind.split(".")[0], e.req}
+        ]
+        if not named:
+            kinds = sorted({e.kind for e in told})
             raise VerbError(
                 f"no such event in step {self.step}; there are: {', '.join(kinds) or 'none'}"
             )
-        return Reply(lines, title=f"the events of step {self.step}")
+        return named
+
+    def tensors(self, words: list[str]) -> Reply:
+        batch = batch_of(self.view.before, self.view.events)
+        if batch is None:
+            raise VerbError(f"no token ran in step {self.step}: it has no batch")
+        size = int((self.view.state.config or {}).get("block_size", 1))
+        return Reply(batch_lines(batch, size, self.width), title=f"the batch of step {self.step}")
+
+    def where(self, words: list[str]) -> Reply:
+        event = decisive(self._named(words))
+        if event is None:
+            raise VerbError("the trace does not tell which source lines its events come from")
+        lines = source_lines(event, self.view.events, self.history.sources, self.width)
+        return Reply(lines, title=f"the source of step {self.step}")
 
     def board(self, words: list[str]) -> Reply:
         return Reply(board(self.view, self.width, PLAIN_HEIGHT))
@@ -250,6 +274,12 @@ VERBS = {
     "request": Verb(Session.request, "r4", "its life, step by step (also: r)", "request r4"),
     "block": Verb(Session.block, "6", "its history: taken, hashed, shared, evicted", "block 6"),
     "events": Verb(Session.events, "[KIND|r4]", "the events of this step (also: e)", "events kv"),
+    "tensors": Verb(
+        Session.tensors, "", "the flat batch: ids, positions, slots, tables (also: t)", "tensors"
+    ),
+    "where": Verb(
+        Session.where, "[KIND|r4]", "the source line that decided (also: s)", "where sched.victim"
+    ),
     "board": Verb(Session.board, "", "print the board (for -c and logs)", "board"),
     "help": Verb(Session.help, "[VERB]", "this, or one verb with an example (also: ?)", "help why"),
     "quit": Verb(Session.quit, "", "leave (also: q, Ctrl-D)", "quit"),
@@ -261,6 +291,8 @@ ALIASES = {
     "w": "why",
     "r": "request",
     "e": "events",
+    "t": "tensors",
+    "s": "where",
     "h": "help",
     "?": "help",
     "q": "quit",

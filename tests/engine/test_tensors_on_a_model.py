@@ -15,7 +15,10 @@ import pytest
 from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
 from minivllm.trace.artifacts import artifact_events
+from minivllm.trace.batch import batch_of
+from minivllm.trace.events import Event
 from minivllm.trace.file import read_trace, structural
+from minivllm.trace.fold import apply, new_state
 from minivllm.trace.recorder import Recorder, TraceLog
 from tests.core.builders import HEADER, Engine
 from tests.helpers import events_of
@@ -133,6 +136,30 @@ def arrays(e: Engine, step: int) -> tuple[list[str], dict[str, np.ndarray]]:
         name: np.array(artifact.part(name).values()).reshape(info.shape)
         for name, info in artifact.arrays.items()
     }
+
+
+BATCH = ("input_ids", "positions", "query_start_loc", "seq_lens", "slot_mapping", "block_table")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_worker_s_arrays_are_those_that_the_events_tell(captured: Any, case: str) -> None:
+    e = captured(case)
+    steps: dict[int, list[Event]] = {}
+    for event in events_of(e.trace):
+        steps.setdefault(event.step, []).append(event)
+    state, seen = new_state(), 0
+    for step, events in steps.items():
+        if any(event.kind == "exec.tensors" for event in events):
+            batch = batch_of(state, events)
+            assert batch is not None
+            requests, recorded = arrays(e, step)
+            assert batch.requests == requests
+            for name in BATCH:
+                assert getattr(batch, name) == recorded[name].tolist(), (step, name)
+            seen += 1
+        for event in events:
+            apply(state, event)
+    assert seen == len(e.events("exec.tensors")) > 0
 
 
 def steps_of(e: Engine) -> list[tuple[int, list[tuple[Any, Any, Any]]]]:

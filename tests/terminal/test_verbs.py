@@ -168,3 +168,30 @@ def test_a_view_is_taken_anew_only_when_something_changed(session: Session) -> N
     session.execute("next")
     assert session.view.step == 6
     assert calls == [6]
+
+
+def test_tensors_prints_the_flat_batch_token_by_token(session: Session) -> None:
+    session.execute("goto 12")
+    lines = text(session.execute("tensors")).splitlines()
+    assert "r4  resume  query_start_loc 1 … 8  seq_len 11" in lines
+    assert "    block_table   14 10 5 0 0 0 0 0" in lines
+    assert "    slot_mapping     40   41   42   43   20  21   22" in lines
+    session.width = 40
+    assert any(line.endswith("more") for line in text(session.execute("t")).splitlines())
+
+
+def test_tensors_of_a_step_without_tokens_says_so(session: Session) -> None:
+    with pytest.raises(VerbError, match="no token ran in step 0"):
+        session.execute("tensors")
+
+
+def test_where_shows_the_line_that_decided(session: Session) -> None:
+    session.execute("goto 8")
+    shown = text(session.execute("where"))
+    assert shown.startswith("minivllm/core/scheduler.py:")
+    assert "sched.victim r4" in shown
+    lit = [line for line in shown.splitlines() if line.startswith("▸")]
+    assert len(lit) == 1 and "1×" in lit[0] and "self.trace.emit(" in lit[0]
+    assert "block_pool.py" in text(session.execute("where kv.alloc"))
+    with pytest.raises(VerbError, match="no such event in step 8; there are: batch.compose"):
+        session.execute("where kv.evict")

@@ -6,12 +6,12 @@
 
 import { indexOver } from "#core/indexed.js";
 
-// Hash → {parent, req, logical, at}: who filled a block of this content first.
+// Hash → {parent, req, logical}: who filled a block of this content first, in the order of the run.
 export const originsOf = indexOver(
   () => new Map(),
   (origins, { kind, data, req }) => {
     if (kind !== "kv.cache" || origins.has(data.hash)) return;
-    origins.set(data.hash, { parent: data.parent, req, logical: data.logical, at: origins.size });
+    origins.set(data.hash, { parent: data.parent, req, logical: data.logical });
   },
 );
 
@@ -19,11 +19,9 @@ export const originsOf = indexOver(
 // `gone`: hash → block of what was evicted in this step, shown once more where it stood.
 export function prefixTree(state, origins, gone = new Map()) {
   const cached = gone.size ? { ...state.cached, ...Object.fromEntries([...gone.keys()].map((hash) => [hash, []])) } : state.cached;
-  const order = (hash) => origins.get(hash)?.at ?? origins.size;
-  const hashes = Object.keys(cached).sort((a, b) => order(a) - order(b));
   const children = new Map();
   const roots = [];
-  for (const hash of hashes) {
+  for (const hash of inOrder(cached, origins)) {
     const parent = origins.get(hash)?.parent ?? null;
     if (parent !== null && parent in cached) {
       const list = children.get(parent);
@@ -43,6 +41,16 @@ export function prefixTree(state, origins, gone = new Map()) {
     }
   }
   return rows;
+}
+
+// The hashes in the order in which they first came. A Map keeps that order: none is sorted.
+function inOrder(cached, origins) {
+  const hashes = [];
+  for (const hash of origins.keys()) if (hash in cached) hashes.push(hash);
+  if (hashes.length < Object.keys(cached).length) {
+    for (const hash of Object.keys(cached)) if (!origins.has(hash)) hashes.push(hash);
+  }
+  return hashes;
 }
 
 // What was evicted in a step and is cached nowhere else: hash → block.

@@ -5,12 +5,13 @@ import { MONO, SANS, write } from "#view/paint.js";
 import { ScrollCanvas } from "#view/scrollcanvas.js";
 import { drawMarks, drawTag } from "#view/tag.js";
 import { theme, tint } from "#view/theme.js";
-import { shorten } from "#view/words.js";
+import { cut } from "#view/words.js";
 
 const LEFT = 4; // room for a ring
 const INDENT = 11;
 const DEEPEST = 9; // a deeper node is indented no further: a line goes down from one to the next
 const MOST_TWINS = 3;
+const WORDS = `12px ${SANS}`;
 
 class Prefixes extends ScrollCanvas {
   // data: {rows, faces, text: (hash) → words, digits, row: height of one, lit, faded}
@@ -71,10 +72,9 @@ class Prefixes extends ScrollCanvas {
     const right = gone ? node.missed : refs ? `×${refs}` : "";
     if (right) write(context, right, width - 2, middle + 4.5, colours.text, `600 11px ${MONO}`, "right");
     const room = width - end - 8 - (right ? context.measureText(right).width + 8 : 0);
-    context.font = `12px ${SANS}`;
-    const words = shorten(text(hash), (part) => context.measureText(part).width <= room);
+    const words = cut(context, text(hash), room, WORDS);
     const quiet = gone || lost || !refs;
-    write(context, words, end + 4, middle + 4.5, quiet ? colours.dim : colours.text, `12px ${SANS}`);
+    write(context, words, end + 4, middle + 4.5, quiet ? colours.dim : colours.text, WORDS);
     if (gone || lost) this.#strike(context, end + 4, middle, context.measureText(words).width, gone);
     context.globalAlpha = 1;
   }

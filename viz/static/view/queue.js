@@ -6,10 +6,11 @@ import { SANS, write } from "#view/paint.js";
 import { ScrollCanvas } from "#view/scrollcanvas.js";
 import { drawMarks, drawTag } from "#view/tag.js";
 import { theme, tint } from "#view/theme.js";
-import { shorten } from "#view/words.js";
+import { cut } from "#view/words.js";
 
 const PLACE = 36; // the number in line
 const SHIFT = 28;
+const WORDS = `12px ${SANS}`;
 
 class Queue extends ScrollCanvas {
   // data: {free, before: ids | null, faces, words: (face) → text, row: height of one, lit, faded}
@@ -49,9 +50,8 @@ class Queue extends ScrollCanvas {
     drawTag(context, face, x, middle - 10, tag, 20, { ring: looked });
     const end = drawMarks(context, face, x + tag + 6, middle + 4.5);
     const left = Math.max(end + 4, x + tag + 22);
-    context.font = `12px ${SANS}`;
-    const text = shorten(words(face), (part) => context.measureText(part).width <= width - left);
-    write(context, text, left, middle + 4.5, theme.colours.dim, `12px ${SANS}`);
+    const text = cut(context, words(face), width - left, WORDS);
+    write(context, text, left, middle + 4.5, theme.colours.dim, WORDS);
     context.globalAlpha = 1;
   }
 

@@ -6,15 +6,20 @@ import { MONO, SANS, write } from "#view/paint.js";
 import { ScrollCanvas } from "#view/scrollcanvas.js";
 import { drawRing, drawTag } from "#view/tag.js";
 import { hueColour, pattern, theme, tint } from "#view/theme.js";
-import { shorten } from "#view/words.js";
+import { cut } from "#view/words.js";
 
+const WORDS = `12px ${SANS}`;
 const CHIP = { full: 22, compact: 18, dense: 8 };
 
 class Tables extends ScrollCanvas {
   // data: {rows: [{req, hue, table}], faces, digits, whole, words: (row) → text, lit, faded}
   paint(context, width, height) {
     const { rows, digits, whole } = this.data;
-    const layout = (this.layout = tablesLayout(rows, width, height, digits, whole));
+    if (this.laid !== this.data || this.room !== `${width} ${height}`) {
+      [this.laid, this.room] = [this.data, `${width} ${height}`];
+      this.layout = tablesLayout(rows, width, height, digits, whole);
+    }
+    const { layout } = this;
     this.stretch(layout.height, height);
     layout.entries.forEach((entry, i) => {
       const y = entry.y - this.top;
@@ -29,6 +34,11 @@ class Tables extends ScrollCanvas {
     const strong = !lit || lit.requests.has(row.req);
     context.globalAlpha = strong ? 1 : faded;
     this.#drawName(context, row, y + index, mode, box);
+    if (mode === "dense") {
+      this.#drawBars(context, row, entry, layout, y, strong);
+      context.globalAlpha = 1;
+      return;
+    }
     entry.shown.forEach((logical, k) => {
       const at = tableCellXY(layout, entry, k);
       const top = at.y - this.top;
@@ -39,7 +49,6 @@ class Tables extends ScrollCanvas {
       const id = row.table[logical];
       const face = faces[id - 1];
       context.globalAlpha = strong || lit.blocks.has(id) ? 1 : faded;
-      if (mode === "dense") return this.#drawBar(context, row, face, at.x, top, cell, box, lit?.block === id);
       if (index) write(context, logical, at.x + 1, top - 3, theme.colours.dim, `10px ${MONO}`);
       drawTag(context, face, at.x, top, cell - 4, box, { ring: lit?.block === id });
       const came = face.marks.replace(/[^+↺]/g, "");
@@ -47,9 +56,8 @@ class Tables extends ScrollCanvas {
     });
     context.globalAlpha = strong ? 1 : faded;
     if (layout.caption) {
-      context.font = `12px ${SANS}`;
-      const text = shorten(words(row), (part) => context.measureText(part).width <= width - layout.name);
-      write(context, text, layout.name, y + entry.lines * line + 9, theme.colours.dim, `12px ${SANS}`);
+      const text = cut(context, words(row), width - layout.name, WORDS);
+      write(context, text, layout.name, y + entry.lines * line + 9, theme.colours.dim, WORDS);
     }
     context.globalAlpha = 1;
   }
@@ -84,15 +92,28 @@ class Tables extends ScrollCanvas {
     write(context, marks, right + 1, top - 1, theme.colours.rim, `700 12px ${SANS}`, "right");
   }
 
-  #drawBar(context, { hue }, face, x, y, cell, box, looked) {
+  // One path a colour: own blocks, shared ones paler, and a stroke over those that came now.
+  #drawBars(context, { hue, table }, entry, { name, cell, box }, y, strong) {
+    const { faces, lit, faded } = this.data;
+    const wide = Math.max(cell - (cell > 4 ? 1 : 0), 1);
+    const fill = (colour, keep, top, height) => {
+      context.fillStyle = colour;
+      context.beginPath();
+      table.forEach((id, logical) => {
+        if (keep(faces[id - 1])) context.rect(name + logical * cell, top, wide, height);
+      });
+      context.fill();
+    };
     const colour = hueColour(hue);
-    context.fillStyle = face.ref > 1 ? tint(colour, 0.55) : colour;
-    context.fillRect(x, y, Math.max(cell - (cell > 4 ? 1 : 0), 1), box);
-    if (face.marks) {
-      context.fillStyle = theme.colours.rim;
-      context.fillRect(x, y - 2, Math.max(cell - 1, 1), 2);
-    }
-    if (looked) drawRing(context, x, y, cell, box);
+    fill(colour, ({ ref }) => ref === 1, y, box);
+    fill(tint(colour, 0.55), ({ ref }) => ref > 1, y, box);
+    fill(theme.colours.rim, ({ marks }) => marks !== "", y - 2, 2);
+    if (!lit) return;
+    context.globalAlpha = 1;
+    if (!strong) fill(colour, ({ id }) => lit.blocks.has(id), y, box);
+    const at = lit.block ? table.indexOf(lit.block) : -1;
+    if (at >= 0) drawRing(context, name + at * cell, y, cell, box);
+    context.globalAlpha = faded;
   }
 
   hit({ x, y }) {

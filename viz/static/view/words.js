@@ -92,8 +92,23 @@ export function wrap(context, pieces, width, font) {
   return lines;
 }
 
+// The same, kept: the same rows are drawn again and again.
+const cuts = new Map();
+
+export function cut(context, text, room, font) {
+  const key = `${font} ${Math.floor(room)} ${text}`;
+  let found = cuts.get(key);
+  if (found === undefined) {
+    if (cuts.size > 4000) cuts.clear();
+    context.font = font;
+    found = shorten(text, (part) => context.measureText(part).width <= room);
+    cuts.set(key, found);
+  }
+  return found;
+}
+
 // Cut at whole characters, as the eye counts them.
-export function shorten(text, fits) {
+function shorten(text, fits) {
   if (fits(text)) return text;
   const characters = [...text];
   let [low, high] = [0, characters.length];
