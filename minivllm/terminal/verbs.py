@@ -193,9 +193,7 @@ class Session:
     def _named(self, words: list[str]) -> list[Event]:
         """The step's events of that kind, group or request. Raises VerbError if there is none."""
         told = [event for event in self.view.events if event.kind not in UNTOLD]
-        named = [
-            e for e in told if not words or set(words) & {e.kind, e.kind.split(".")[0], e.req}
-        ]
+        named = [e for e in told if not words or set(words) & {e.kind, e.kind.split(".")[0], e.req}]
         if not named:
             kinds = sorted({e.kind for e in told})
             raise VerbError(

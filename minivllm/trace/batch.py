@@ -1,9 +1,10 @@
 """The flat batch of a step: the arrays that the model runner builds from the scheduler's decision.
 
 A pure function of the events, so that they can be shown of any trace, one without a model, too.
-Where a trace was recorded at level ``tensors`` the worker's own arrays lie beside it; a test holds
-these to those. ``viz/static/core/batch.js`` is the twin; ``tests/data/views.json`` holds both to
-the same results. Counterpart: ``worker/input_batch.py``; in vLLM ``GPUModelRunner._prepare_inputs``.
+Where a trace was recorded at level ``tensors`` the worker's own arrays lie beside it; a test
+holds these to those. ``viz/static/core/batch.js`` is the twin; ``tests/data/views.json`` holds both
+to the same results. Counterpart: ``worker/input_batch.py``; in vLLM
+``GPUModelRunner._prepare_inputs``.
 
     input_ids        which tokens run, all requests one after the other
     positions        where each stands in its own sequence

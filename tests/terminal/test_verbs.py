@@ -193,5 +193,5 @@ def test_where_shows_the_line_that_decided(session: Session) -> None:
     lit = [line for line in shown.splitlines() if line.startswith("▸")]
     assert len(lit) == 1 and "1×" in lit[0] and "self.trace.emit(" in lit[0]
     assert "block_pool.py" in text(session.execute("where kv.alloc"))
-    with pytest.raises(VerbError, match="no such event in step 8; there are: batch.compose"):
+    with pytest.raises(VerbError, match=r"no such event in step 8; there are: batch\.compose"):
         session.execute("where kv.evict")

@@ -12,7 +12,10 @@ export class ScrollCanvas extends CanvasElement {
     this.spacer = document.createElement("div");
     this.spacer.setAttribute("aria-hidden", "true");
     this.append(this.spacer);
-    this.addEventListener("scroll", () => this.redraw(), { passive: true });
+    this.addEventListener("scroll", () => {
+      this.scrolled = this.scrollTop;
+      this.redraw();
+    }, { passive: true });
     this.addEventListener("pointermove", (event) => this.point(this.hit(this.place(event))));
     this.addEventListener("pointerleave", () => this.point(null));
     this.addEventListener("click", (event) => {
@@ -21,8 +24,9 @@ export class ScrollCanvas extends CanvasElement {
     });
   }
 
+  // As the last scroll event told it: to ask for it while drawing would cost a layout each time.
   get top() {
-    return this.scrollTop / theme.scale;
+    return (this.scrolled ?? 0) / theme.scale;
   }
 
   // In layout numbers of the whole list.

@@ -221,15 +221,16 @@ function drawLines(board, scene) {
   const req = board.focus.hover?.req;
   const [from, pool] = [main.querySelector("vz-tables"), main.querySelector("vz-pool")];
   const ready = scene && req && from?.data && pool?.layout && !board.narrow && !board.player.motion;
+  if (!ready) return path.setAttribute("d", "");
   const { left, top } = main.getBoundingClientRect();
-  const lines = ready ? from.anchors(req).slice(0, MOST_LINES) : [];
+  const lines = from.anchors(req).slice(0, MOST_LINES);
   path.setAttribute("d", lines.map(({ block, x, y }) => {
     const to = pool.anchor(block, theme.scale);
     const [x0, y0, x1, y1] = [x - left, y - top, to.x - left - (pool.layout.size / 2) * theme.scale, to.y - top];
     return `M${x0} ${y0} C${x0} ${y0 + 28} ${x1 - Math.max((x1 - x0) / 2, 24)} ${y1} ${x1} ${y1}`;
   }).join(" "));
-  const hue = req ? board.hueOf(req) : -1;
-  path.setAttribute("class", hue >= 0 ? `h${hue}` : "grey");
+  const hue = board.hueOf(req);
+  return path.setAttribute("class", hue >= 0 ? `h${hue}` : "grey");
 }
 
 // --- words ---------------------------------------------------------------------------------------
