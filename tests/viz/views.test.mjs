@@ -14,6 +14,9 @@ const { originsOf, pathOf, prefixText, prefixTree } = await core("prefixes.js");
 const { samplingRows } = await core("sampling.js");
 const { eventsOfLine, sourceMap, stepsOfLine } = await core("sources.js");
 const { whyCard } = await core("why.js");
+const { stepFacts } = await core("facts.js");
+const { buildScene } = await core("scene.js");
+const { lights, physicalLayout, queueMotion, ranWords, tableAt, tableCellXY, tablesLayout } = await core("poolview.js");
 
 const readJson = (path) => JSON.parse(readFileSync(new URL(path, root), "utf8"));
 const views = readJson("tests/data/views.json");
@@ -160,4 +163,62 @@ test("lines that told something are counted up to the step, and lead to their ev
   const all = sourceMap(store, store.lastStep).flatMap((each) => each.functions).reduce((sum, { hits }) => sum + hits, 0);
   const events = [...store.steps.values()].flatMap((step) => step.events).filter(({ kind }) => kind !== "run.source");
   assert.equal(all, events.filter(({ src }) => src > 0).length);
+});
+
+// --- the pool view -----------------------------------------------------------------------------
+
+const sceneAt = (store, step) => buildScene(store.stateAfter(step), stepFacts(store.eventsOf(step)), () => 0);
+
+test("what is lit: a block and who holds it; a request, what it left, and what its look-up found", () => {
+  const store = tiny();
+  const scene = sceneAt(store, 12);
+  assert.equal(lights(scene, null), null);
+  const block = lights(scene, { block: 10 });
+  assert.deepEqual([[...block.blocks], [...block.requests]], [[10], ["r4"]]);
+  assert.deepEqual([...lights(scene, { req: "r1" }).blocks].sort(), [1, 2, 3, 4]); // left by it
+  assert.deepEqual([...lights(scene, { req: "r5" }).blocks].sort(), [1, 2, 3, 4]); // would be hit
+  assert.deepEqual(scene.running.map((row) => ranWords(row, scene.facts)), ["29 runs", "1–4 reused, 5–11 run"]);
+});
+
+test("block tables: whole while they fit, then a line each, then bars; a cell is found again", () => {
+  const rows = (count, length) => [...Array(count).keys()].map((i) => ({ req: `r${i + 1}`, table: [...Array(length).keys()].map((j) => j + 1) }));
+  const few = tablesLayout(rows(2, 8), 280, 600, 2);
+  assert.equal(few.mode, "full");
+  assert.deepEqual(few.entries.map(({ lines, shown }) => [lines, shown.length]), [[1, 8], [1, 8]]);
+  for (const entry of few.entries) {
+    entry.shown.forEach((_, k) => {
+      const { x, y } = tableCellXY(few, entry, k);
+      assert.deepEqual([tableAt(few, x + 3, y + 3).entry.req, tableAt(few, x + 3, y + 3).k], [entry.req, k]);
+    });
+  }
+  const long = tablesLayout(rows(1, 200), 280, 600, 2).entries[0].shown;
+  assert.equal(long[0], 0);
+  assert.equal(long.at(-1), 199);
+  assert.equal(long.filter((logical) => logical === null).length, 1);
+  const chosen = tablesLayout(rows(1, 40), 280, 900, 2, "r1").entries[0].shown;
+  assert.deepEqual(chosen, [...Array(40).keys()]); // the one that is chosen is whole
+  assert.equal(tablesLayout(rows(30, 40), 280, 600, 3).mode, "compact");
+  const many = tablesLayout(rows(256, 60), 280, 600, 5);
+  assert.equal(many.mode, "dense");
+  assert.ok(many.name + many.cell * 60 <= 280);
+  for (const layout of [tablesLayout([], 280, 600, 2), tablesLayout(rows(3, 0), 10, 10, 1)]) assert.ok(layout.height >= 0);
+});
+
+test("blocks with their words where all fit, else as on the Board; on a phone never", () => {
+  assert.deepEqual([physicalLayout(15, 608, 500).detail, physicalLayout(15, 608, 500).columns], ["words", 5]);
+  assert.equal(physicalLayout(40, 608, 500).detail, "slots");
+  assert.equal(physicalLayout(15, 360, 320, 60).size, 60);
+  assert.equal(physicalLayout(10_000, 608, 600).detail, "pixel");
+});
+
+test("the queue: a hit is pulled out of the middle, what comes back slides in, the rest moves up", () => {
+  const [before, now] = [[4, 14, 3], [15, 4, 3]];
+  const at = (progress) => queueMotion(now, before, progress, 0, 10);
+  assert.deepEqual(at(1), now.map((id, i) => ({ id, at: i, alpha: 1, shift: 0 })));
+  const half = Object.fromEntries(at(0.5).map((each) => [each.id, each]));
+  assert.deepEqual(half[14], { id: 14, at: 1, alpha: 0.5, shift: 0.5 });
+  assert.equal(half[4].at, 0.5);
+  assert.ok(half[15].alpha > 0.5 && half[15].at === 0);
+  assert.equal(half[3].at, 2);
+  assert.equal(queueMotion([...Array(9000).keys()], null, 1, 100, 120).length, 20);
 });

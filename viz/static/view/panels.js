@@ -31,7 +31,7 @@ export function whyPanel(board, card) {
         ({ text, name, step }) => html`<p>${visible(text)} <code>${name}</code>${step ? html` ${link(step)}` : nothing}</p>`,
       )}</dd>` : nothing}
       ${card.route ? html`<dt>Route</dt><dd>${routeTable(card.route)}</dd>` : nothing}
-      ${card.life ? html`<dt>Life</dt><dd class="life">${lifeList(card.life, board.step, link)}</dd>` : nothing}
+      ${card.life ? html`<dt>Life</dt><dd class="life">${lifeList(card.life, board.step, link)}${card.begins ? html`<span class="quiet"> What came before step ${card.begins} was not kept.</span>` : nothing}</dd>` : nothing}
       ${card.since || card.next ? html`<dt>When</dt><dd class="when">${card.since ? html`<span>since ${link(card.since.step)}: ${card.since.text}</span>` : nothing}
         ${card.next ? html`<span>next ${card.next.step === null ? card.next.text : html`${link(card.next.step)}: ${card.next.text}`}</span>` : nothing}</dd>` : nothing}
       ${card.source ? html`<dt>Source</dt><dd><button class="source" title="its source (S)" @click=${() => board.frame.drawerId !== "source" && board.frame.toggle("source")}><code>${card.source.file}:${card.source.line}</code></button>

@@ -116,7 +116,11 @@ class Pool extends CanvasElement {
     context.strokeStyle = theme.colours.focus;
     context.lineWidth = 2;
     context.beginPath();
-    context.roundRect(x - 2, y - 2, layout.size + 4, (layout.sizeY ?? layout.size) + 4, 5);
+    // Around the block, but never over the canvas's own edge.
+    const [left, top] = [Math.max(x - 2, 1), Math.max(y - 2, 1)];
+    const right = Math.min(x + layout.size + 2, layout.width - 1);
+    const bottom = Math.min(y + (layout.sizeY ?? layout.size) + 2, layout.height - 1);
+    context.roundRect(left, top, right - left, bottom - top, 5);
     context.stroke();
   }
 
