@@ -11,7 +11,7 @@ const { TraceStore } = await core("store.js");
 const { batchOf, firstDisagreement, tokenPlace } = await core("batch.js");
 const { blockHistory, lostWords, whoMissed } = await core("biography.js");
 const { originsOf, pathOf, prefixText, prefixTree } = await core("prefixes.js");
-const { samplingRows } = await core("sampling.js");
+const { knownTexts, samplingRows, withTop } = await core("sampling.js");
 const { eventsOfLine, sourceMap, stepsOfLine } = await core("sources.js");
 const { whyCard } = await core("why.js");
 const { stepFacts } = await core("facts.js");
@@ -144,6 +144,17 @@ test("each candidate tells its share before and after, and which processor touch
   assert.equal(told.candidates[1].after, 1);
   const [bare] = samplingRows([{ kind: "sample", data: { rows: [{ req: "r1", token_id: 2, text: " b", logprob: null, rank: null }] } }]);
   assert.equal(bare.told, false);
+});
+
+test("captured arrays tell the likeliest where the event does not", () => {
+  const batch = { requests: ["r1", "r2"], query_start_loc: [0, 3, 5] };
+  const said = (req, token_id) => ({ req, token_id, text: "x", logprob: null, rank: null });
+  const rows = samplingRows([{ kind: "sample", data: { rows: [said("r1", 7), said("r2", 8), said("r2", 9)] } }]);
+  const half = Math.log(0.5);
+  const top = { rows: [2, 3, 4], token_ids: [[7, 5], [8, 5], [5, 6]], logprobs: [[half, -3], [half, -3], [half, -3]] };
+  const textOf = knownTexts({ requests: { r1: { tokens: [5], texts: [" five"] } } });
+  const told = withTop(rows, batch, top, textOf).map(({ candidates }) => candidates.map(({ token_id, text, drawn }) => [token_id, text, drawn]));
+  assert.deepEqual(told, [[[7, "", true], [5, " five", false]], [[8, "", true], [5, " five", false]], [[5, " five", false], [6, "", false], [9, "x", true]]]);
 });
 
 // --- sources -----------------------------------------------------------------------------------

@@ -27,6 +27,33 @@ export function samplingRows(events) {
   });
 }
 
+// Of a step whose arrays were captured, the ten likeliest are known without the level `sampling`:
+// `top`: {rows, token_ids, logprobs} as recorded. Rows that tell their own are left as they are.
+export function withTop(rows, batch, top, textOf) {
+  const seen = new Map();
+  return rows.map((row) => {
+    const nth = seen.get(row.req) ?? 0;
+    seen.set(row.req, nth + 1);
+    if (row.told) return row;
+    const i = batch.requests.indexOf(row.req);
+    const own = [...top.rows.keys()].filter((at) => top.rows[at] >= batch.query_start_loc[i] && top.rows[at] < batch.query_start_loc[i + 1]);
+    const at = own[nth];
+    if (at === undefined) return row;
+    const candidates = top.token_ids[at].map((token_id, k) => ({
+      token_id, text: textOf(token_id), before: Math.exp(top.logprobs[at][k]), after: null, marks: [], drawn: token_id === row.token_id,
+    }));
+    if (!candidates.some(({ drawn }) => drawn)) candidates.push(...row.candidates);
+    return { ...row, told: true, modelOnly: true, candidates };
+  });
+}
+
+// The texts of token ids, as far as somebody said or asked them.
+export function knownTexts(state) {
+  const texts = new Map();
+  for (const { tokens, texts: pieces } of Object.values(state.requests)) tokens.forEach((id, i) => texts.set(id, pieces[i]));
+  return (id) => texts.get(id) ?? "";
+}
+
 export const PROCESSORS = {
   grammar: "tokens that the grammar does not allow here",
   allowed_token_ids: "only these tokens may be drawn",

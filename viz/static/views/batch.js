@@ -6,7 +6,7 @@ import { html, nothing, render } from "lit-html";
 
 import { ARRAYS, batchOf, firstDisagreement } from "#core/batch.js";
 import { plural } from "#core/reasons.js";
-import { PROCESSORS, samplingRows } from "#core/sampling.js";
+import { PROCESSORS, knownTexts, samplingRows, withTop } from "#core/sampling.js";
 import { loadArray } from "#net/history.js";
 import { chip, hueClass, visible } from "#view/parts.js";
 import { registerDrawer } from "#views/frame.js";
@@ -43,7 +43,7 @@ function content(board) {
       ${comparison(board, batch)}</p>
     ${tokensTable(board, batch)}
     ${requestsTable(board, batch)}
-    ${sampling(board)}`;
+    ${sampling(board, batch)}`;
 }
 
 // --- the arrays ----------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ function fetched(board, event) {
   if (known) return known;
   const mine = { state: "asked", arrays: {}, words: "" };
   recorded.set(step, mine);
-  const names = event.data.arrays.map(({ name }) => name).filter((name) => name in ARRAYS);
+  const names = event.data.arrays.map(({ name }) => name).filter((name) => name in ARRAYS || name.startsWith("top."));
   Promise.all(names.map((name) => loadArray(board.run.id, board.at, step, name)))
     .then((arrays) => {
       names.forEach((name, i) => (mine.arrays[name] = arrays[i].values));
@@ -157,8 +157,17 @@ function armed(board) {
 
 // --- sampling --------------------------------------------------------------------------------------
 
-function sampling(board) {
+// The likeliest tokens that the captured arrays tell, where the event itself does not.
+function sampledRows(board, batch) {
   const rows = board.memo("sampling", () => samplingRows(board.store.eventsOf(board.step)), "");
+  const arrays = recordedOf === board.store ? recorded.get(board.step)?.arrays : null;
+  if (!arrays?.["top.rows"] || rows.every((row) => row.told)) return rows;
+  const top = { rows: arrays["top.rows"], token_ids: arrays["top.token_ids"], logprobs: arrays["top.logprobs"] };
+  return withTop(rows, batch, top, knownTexts(board.state()));
+}
+
+function sampling(board, batch) {
+  const rows = sampledRows(board, batch);
   if (!rows.length) return nothing;
   const first = board.focus.chosen?.req;
   const ordered = [...rows].sort((a, b) => Number(b.req === first) - Number(a.req === first));
@@ -179,11 +188,11 @@ function drawn(board, row) {
   return html`<table class="${hueClass(board.hueOf(row.req))} sampled"><caption>${said}</caption>
     <thead><tr><th scope="col">token</th><th scope="col">the model says</th>
       ${processors.map(({ name, count, masked }) => html`<th scope="col" title=${PROCESSORS[name] ?? ""}>${name} <small>${masked ? "✕" : "~"} ${count}</small></th>`)}
-      <th scope="col">drawn from</th></tr></thead>
+      ${row.modelOnly ? nothing : html`<th scope="col">drawn from</th>`}</tr></thead>
     <tbody>${row.candidates.map((each) => html`<tr class=${each.drawn ? "chosen" : ""}>
       <th scope="row">${each.drawn ? "▸ " : ""}${visible(each.text) || each.token_id}</th><td>${bar(each.before)}</td>
       ${each.marks.map((mark) => html`<td class="mark-cell">${mark === "masked" ? html`<span title="cannot be drawn any more">✕</span>` : mark === "changed" ? html`<span title="its score was changed">~</span>` : nothing}</td>`)}
-      <td>${bar(each.after)}</td></tr>`)}</tbody></table>`;
+      ${row.modelOnly ? nothing : html`<td>${bar(each.after)}</td>`}</tr>`)}</tbody></table>`;
 }
 
 const bar = (share) => html`<span class="share"><i .style=${`width:${Math.round((share ?? 0) * 100)}%`}></i></span><span class="number-of">${percent(share)}</span>`;
