@@ -24,6 +24,7 @@ const ENTRY = 66; // a block table on a phone, about
 const ROW = { usual: 26, touch: 44 };
 const COLUMNS = ["vz-tables", "vz-pool", "vz-queue", "vz-prefixes"];
 const ROWS_IN_TABLE = 500;
+const HEAD_SAID = 6;
 const EDGE = 4; // of a column, so that a ring is not cut
 
 let main = null;
@@ -58,9 +59,11 @@ register({
     return moveOnCells(event, board);
   },
 
-  detail(board) {
-    return detail(board);
-  },
+  detail,
+
+  says: (board) => readOut(board.scene()),
+
+  follows: ({ block }) => Boolean(block),
 
   table: tables,
 });
@@ -241,6 +244,14 @@ function detail(board) {
   const usual = board.focus.detail;
   const lost = lostWords(board.store, board.step, target.block);
   return lost && usual ? `${usual} · what was evicted: ${lost}` : "";
+}
+
+// Of the free queue, what stands at its head: the rest of the state is read out by D.
+function readOut(scene) {
+  if (!scene) return "";
+  const { free } = scene.pool;
+  const more = free.length > HEAD_SAID ? ` and ${free.length - HEAD_SAID} more` : "";
+  return free.length ? `Free, the next to be taken first: ${free.slice(0, HEAD_SAID).join(", ")}${more}.` : queueEmpty(scene.pool);
 }
 
 function tables(board) {
