@@ -164,7 +164,7 @@ def test_views_have_names_keys_and_a_place_in_the_address(life: Page) -> None:
     life.wait_for_selector("main.life")
     at_step(life, 10)
     life.evaluate("location.hash = '#/run/tiny-pressure/step/3?view=nowhere'")
-    life.wait_for_selector("text=There is no view “nowhere”. There are: Board, Life.")
+    life.wait_for_selector("text=There is no view “nowhere”. There are: Board, Life")
     assert life.locator("main.board").count() == 1
 
 
