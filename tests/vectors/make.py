@@ -28,6 +28,7 @@ from minivllm.trace.life import way_of
 from minivllm.trace.metrics import measure
 from minivllm.trace.story import story
 from tests.helpers import trace_of
+from tests.replay.builders import forked
 from tests.structured.fakes import AnyToken, ScriptedGrammars
 from tests.two_engines import TwoEngines
 
@@ -203,6 +204,11 @@ def cut_to_its_last_steps() -> Trace:
     return Trace(log.header, [decode_event(line) for line in lines])
 
 
+def forked_in_its_fifth_step() -> Trace:
+    """Two at once from step 5 on, where three run: a reader's "what if"."""
+    return forked(trace_of(tiny_pressure()), at_step=5, max_num_seqs=2)
+
+
 LATER = "minivllm.trace/1.7"
 
 VECTORS: dict[str, Callable[[], ScenarioRun]] = {
@@ -218,6 +224,7 @@ VECTORS: dict[str, Callable[[], ScenarioRun]] = {
 TRACES: dict[str, Callable[[], Trace]] = {
     "later-minor": later_minor,
     "last-steps": cut_to_its_last_steps,
+    "forked": forked_in_its_fifth_step,
 }
 """Vectors that are no whole run of this version."""
 
