@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from minivllm.errors import MiniVLLMError
+from minivllm.trace.file import Trace
 from minivllm.trace.gate import MAX_RATE
 from minivllm.trace.gate_control import GateControl
 from minivllm.trace.recorder import TraceLog
@@ -59,6 +60,13 @@ class Workbench(Protocol):
     def simulate(self, scenario: str, knobs: dict[str, Any]) -> tuple[TraceLog, dict[str, Any]]:
         """Run a scenario on the real scheduler and pool; also returns the knobs that differ from
         the scenario's own. Raises ScenarioError, ConfigError."""
+        ...
+
+    def fork(
+        self, trace: Trace, stream: str, knobs: dict[str, Any], at_step: int
+    ) -> tuple[TraceLog, dict[str, int]]:
+        """Run a recorded run again with other knobs from a step on; also returns request → tokens
+        that were never recorded. Raises ConfigError, ReplayError."""
         ...
 
 
@@ -114,7 +122,7 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
         return engine.arm("next" if value is None else value)
     raise BadCommand(
         f"unknown command {op!r}; allowed: pause, resume, step, phase, event, until, rate, submit, "
-        "workload, knobs, arm, simulate"
+        "workload, knobs, arm, simulate, fork"
     )
 
 
@@ -124,11 +132,11 @@ class CommandThread:
     def __init__(
         self,
         engine: Callable[[], LiveEngine | None],
-        simulate: Callable[[Any], str],
+        without_engine: Mapping[str, Callable[[Any], Any]],
         answer: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        """``simulate`` carries out the one command that needs no engine."""
-        self._engine, self._simulate, self._answer = engine, simulate, answer
+        """``without_engine``: the commands that need no engine, each with what carries it out."""
+        self._engine, self._without_engine, self._answer = engine, without_engine, answer
         self._queue: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=256)
         self._thread: threading.Thread | None = None
 
@@ -152,14 +160,14 @@ class CommandThread:
             self.handle(*item)
 
     def handle(self, sid: str, command: dict[str, Any]) -> None:
-        engine, simulating = self._engine(), command.get("op") == "simulate"
-        if engine is None and not simulating:
+        engine, alone = self._engine(), self._without_engine.get(str(command.get("op")))
+        if engine is None and alone is None:
             self._refuse(sid, command, "the engine is not ready yet; watch its state at the top")
             return
         try:
-            if simulating or engine is None:
-                value = self._simulate(command.get("value"))
-            else:
+            if alone is not None:
+                value = alone(command.get("value"))
+            elif engine is not None:
                 value = perform(engine, command)
         except MiniVLLMError as error:
             self._refuse(sid, command, str(error))

@@ -298,16 +298,17 @@ class Catalogue:
             self._runs[run_id] = RecordedRun(run_id, path)
         return run_id
 
-    def add_simulated(self, log: TraceLog, changed: Mapping[str, object]) -> str:
+    def add_simulated(self, log: TraceLog, changed: Mapping[str, object], since: int = 1) -> str:
         """Offer a run that has ended, from memory; of many only the newest are kept. ``changed``
-        are the knobs that make it another run than the scenario's own."""
+        are the knobs that make it another run than the original, from step ``since`` on."""
         with self._lock:
             simulated = [r.id for r in self._runs.values() if isinstance(r, LiveRun)]
             for old in [name for name in simulated if name != "live"][: 1 - SIMULATED_KEPT]:
                 del self._runs[old]
             run_id = self._free_id(log.header.name)
             words = [f"{name}={knob_value(value)}" for name, value in changed.items()]
-            label = f"{run_id} · {join(words, most=4)}" if words else ""
+            when = f" from step {since} on" if since > 1 else ""
+            label = f"{run_id} · {join(words, most=4)}{when}" if words else ""
             self._runs[run_id] = LiveRun(run_id, log, "recorded", label)
         return run_id
 

@@ -22,6 +22,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from minivllm.setup.progress import EngineStatus, StatusBoard
 from viz.access import Access, is_loopback
 from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
+from viz.forks import read_wish, trace_of
 from viz.pages import STATIC, add_pages
 from viz.protocol import Hub
 from viz.runs import Catalogue, LiveRun
@@ -70,7 +71,7 @@ class BoardApp(Flask):
         self.hub = Hub(catalogue, self.socketio.emit)
         self.commands = CommandThread(
             lambda: self.engine,
-            self.simulate,
+            {"simulate": self.simulate, "fork": self.fork},
             lambda sid, result: self.hub.send("result", result, to=sid),
         )
         self._detach_all: list[Callable[[], None]] = []
@@ -100,6 +101,23 @@ class BoardApp(Flask):
         run_id = self.catalogue.add_simulated(log, changed)
         self.hub.send("runs", {})
         return run_id
+
+    def fork(self, wish: Any) -> dict[str, Any]:
+        """Run ``{"run", "stream", "life", "step", "knobs"}`` again, other from that step on.
+
+        Returns the new run's id, and how many of whose tokens are placeholders.
+        """
+        if self.workbench is None:
+            raise BadCommand("fork: this dashboard only shows runs")
+        asked = read_wish(wish)
+        run = self.catalogue.get(asked.run)
+        if run is None:
+            raise BadCommand(f"fork: there is no run {asked.run!r} on the server")
+        trace = trace_of(run, asked.stream, asked.life)
+        log, placeholders = self.workbench.fork(trace, asked.stream, asked.knobs, asked.step)
+        run_id = self.catalogue.add_simulated(log, asked.knobs, since=asked.step)
+        self.hub.send("runs", {})
+        return {"run": run_id, "placeholders": placeholders}
 
     def tell_gate(self, to: str | None = None) -> None:
         """Whether the live engine runs or is held, and its pace."""

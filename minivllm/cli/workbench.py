@@ -1,7 +1,8 @@
-"""The dashboard's workbench: scenarios on the real scheduler and pool, with given tokens.
+"""The dashboard's workbench: scenarios and forks on the real scheduler and pool, no model.
 
-The page asks for it in the shape of ``viz.commands.Workbench``. It needs no torch. Which knobs
-there are, and what they do, comes from the flags' own table.
+A scenario runs with given tokens, a fork of a recorded run with those it recorded. The page asks
+for it in the shape of ``viz.commands.Workbench``. It needs no torch. Which knobs there are, and
+what they do, comes from the flags' own table.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ from typing import Any
 
 from minivllm.cli.options import FLAGS, defaults
 from minivllm.config import KV_MANAGERS, STEP_KNOBS
-from minivllm.errors import ConfigError
+from minivllm.errors import ConfigError, ReplayError
+from minivllm.replay.fork import fork
+from minivllm.replay.recording import read_recording
 from minivllm.scenario import load_scenario, shipped_scenarios, start
 from minivllm.trace.events import RunConfig
+from minivllm.trace.file import Trace
 from minivllm.trace.recorder import TraceLog
 
 MOST_BLOCKS = 100_000
 """What a page may ask for: a larger pool takes seconds and memory, and shows nothing more."""
+MOST_EVENTS = 200_000
+"""Of a run that the page may fork: some seconds of work, and as many as are kept in memory."""
+MORE_STEPS = 5_000
+"""Steps that a fork from the page may take beyond its recording."""
 NOT_FROM_THE_PAGE = ("scheduler_cls",)
 """A class path runs code: it is for who starts the engine, never for who sends a message."""
 
@@ -46,6 +54,30 @@ class ScenarioBench:
         ScenarioError, ConfigError."""
         if scenario not in shipped_scenarios():  # a name only: the page must not open files
             raise ConfigError("scenario", scenario, " | ".join(shipped_scenarios()))
+        self._check(knobs)
+        usual = start(load_scenario(scenario)).core.facts()
+        run = start(load_scenario(scenario), **knobs).run()
+        changed = {name: v for name, v in run.core.facts().items() if v != usual[name]}
+        return run.recorder.log, changed
+
+    def fork(
+        self, trace: Trace, stream: str, knobs: dict[str, Any], at_step: int
+    ) -> tuple[TraceLog, dict[str, int]]:
+        """Run a recorded run again, with other knobs from a step on; also returns how many tokens
+        of which request were never recorded. Raises ConfigError, ReplayError."""
+        self._check(knobs)
+        if len(trace.events) > MOST_EVENTS:
+            raise ReplayError(
+                f"the run has {len(trace.events):,} events; the page forks up to {MOST_EVENTS:,}. "
+                "On the command line: minivllm fork"
+            )
+        _check_that_classes_are_shipped(trace)
+        made = fork(read_recording(trace, stream), knobs, at_step, max_more_steps=MORE_STEPS)
+        if made.log.first_seq(stream) > 1:
+            raise ReplayError("the fork became too long to be kept; try a smaller change")
+        return made.log, made.placeholders
+
+    def _check(self, knobs: dict[str, Any]) -> None:
         allowed = {knob["name"]: knob["choices"] for knob in self.knobs()}
         for name, value in knobs.items():
             if name not in allowed:
@@ -55,10 +87,19 @@ class ScenarioBench:
         blocks = knobs.get("num_kv_blocks")
         if isinstance(blocks, int) and blocks > MOST_BLOCKS:
             raise ConfigError("num_kv_blocks", blocks, f"up to {MOST_BLOCKS:,} on the page")
-        usual = start(load_scenario(scenario)).core.facts()
-        run = start(load_scenario(scenario), **knobs).run()
-        changed = {name: v for name, v in run.core.facts().items() if v != usual[name]}
-        return run.recorder.log, changed
+
+
+def _check_that_classes_are_shipped(trace: Trace) -> None:
+    """A trace names its engine's classes. Those of somebody's own would be loaded and run: that is
+    for who types the command, never for a click on a file that may be anybody's."""
+    for event in trace.events:
+        if event.kind != "run.config":
+            continue
+        for field, shipped in (("scheduler_cls", ("default",)), ("kv_manager_cls", KV_MANAGERS)):
+            given = getattr(event.data, field)
+            if given not in shipped:
+                allowed = f"{' | '.join(shipped)} for a fork from the page; use minivllm fork"
+                raise ConfigError(field, given, allowed)
 
 
 def _choices(field: str, metavar: str | None) -> list[str]:

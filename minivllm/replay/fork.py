@@ -90,10 +90,12 @@ def fork(
     *,
     executor: Callable[[EngineConfig], Executor] | None = None,
     text: TokenText | None = None,
+    max_more_steps: int = MAX_MORE_STEPS,
 ) -> Fork:
     """Run the fork, and write its trace if there is a path for it.
 
     ``executor``: what runs the model; without, the recorded tokens take its place. Raises
+    ReplayError for one that has not ended ``max_more_steps`` after its recording,
     ConfigError for a step that the recording does not have, a bad value, and a knob that can be
     changed from the start only.
     """
@@ -110,7 +112,7 @@ def fork(
         grammars = RecordedGrammars(recording, grammar_of(engine))
         core = EngineCore(config, engine, trace, grammars)
         grammars.next_step = lambda: core.scheduler.current_step + 1
-        _Run(recording, core, at_step, knobs).to_the_end()
+        _Run(recording, core, at_step, knobs).to_the_end(max_more_steps)
     finally:
         engine.shutdown()
         trace.close()
@@ -133,9 +135,9 @@ class _Run:
         self._last_input = max((n for n, inputs in recording.inputs.items() if inputs), default=0)
         self._plan_stops()
 
-    def to_the_end(self) -> None:
+    def to_the_end(self, max_more_steps: int) -> None:
         recording, scheduler = self.recording, self.core.scheduler
-        limit = recording.last_step + MAX_MORE_STEPS
+        limit = recording.last_step + max_more_steps
         while True:
             number = scheduler.current_step + 1
             if recording.open_reqs and number > recording.last_step:
@@ -149,7 +151,7 @@ class _Run:
                 return
             if number > limit:
                 raise ReplayError(
-                    f"the fork has not ended {MAX_MORE_STEPS} steps after its recording"
+                    f"the fork has not ended {max_more_steps} steps after its recording"
                 )
             self.core.step()
 

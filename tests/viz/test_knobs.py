@@ -96,7 +96,9 @@ def test_the_page_can_ask_for_nothing_else(scenario: str, knobs: dict[str, Any])
 def test_a_wish_that_is_none_is_refused_in_words(wish: object) -> None:
     answers: list[dict[str, Any]] = []
     app = create_app(workbench=BENCH)
-    commands = CommandThread(lambda: None, app.simulate, lambda _sid, told: answers.append(told))
+    commands = CommandThread(
+        lambda: None, {"simulate": app.simulate}, lambda _sid, told: answers.append(told)
+    )
     commands.handle("sid", {"id": 1, "op": "simulate", "value": wish})
     assert not answers[0]["ok"] and answers[0]["error"].startswith("simulate: got")
 
