@@ -25,17 +25,20 @@ def view(
     """Show recorded runs on the dashboard; the first one opens, a list at the top has the others.
 
     Whatever writes a trace will do: --trace of generate, chat and serve, or `minivllm trace
-    record`. The page can also open files itself: the key O, or drop one on it.
+    record`. The page can also open files itself: the key O, or drop one on it. Compare (C) lays two
+    side by side, and forks the one that is open: with another knob, from a step on.
 
     \b
     Example: minivllm trace record tiny-pressure --num-kv-blocks 24 -o roomy.jsonl
              minivllm view roomy.jsonl tiny-pressure
     """
+    from minivllm.cli.workbench import ScenarioBench
     from minivllm.trace.gallery import find_recording, gallery
     from viz.server import Server, create_app
 
     check_port("127.0.0.1", port)
-    app = create_app([find_recording(file) for file in files or gallery()])
+    traces = [find_recording(file) for file in files or gallery()]
+    app = create_app(traces, workbench=ScenarioBench())
     for run in app.catalogue.all():
         run.header()  # a file that is no trace is told here, not in the page
     with until_interrupted() as stop:

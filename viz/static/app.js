@@ -124,6 +124,8 @@ board.refreshRuns = () => runs.refresh();
 
 board.openRun = (id, place) => runs.open(id, place);
 
+board.loadSide = (id) => runs.loadSide(id);
+
 board.showEngine = (stream, life) => runs.show(stream, life);
 
 // The file is read here; nothing of it is sent anywhere.
@@ -198,6 +200,7 @@ async function start() {
   board.frame.take(place);
   const first = place.run ?? board.runs[0]?.id;
   if (first) await runs.open(first, place);
+  if (first) await board.pair.take(place.params ?? {});
   else board.fail("There is no run to show.", "Start with a trace file, or wait for the engine.");
 }
 
@@ -205,7 +208,8 @@ function followHash() {
   toldHash = location.hash;
   const place = parseHash(location.hash);
   board.frame.take(place);
-  if (!board.isAt(place)) return runs.open(place.run ?? board.run.id, place);
+  if (!board.isAt(place)) return runs.open(place.run ?? board.run.id, place).then(() => board.pair.take(place.params));
+  board.pair.take(place.params);
   board.focus.chosen = null;
   board.wanted = place;
   board.arrive(true);

@@ -14,6 +14,7 @@ import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
 import { EngineLink } from "#board/engine.js";
 import { Knobs } from "#board/knobs.js";
+import { Pair } from "#board/pair.js";
 import { Focus } from "#board/focus.js";
 import { Travel } from "#board/travel.js";
 import { Frame } from "#views/frame.js";
@@ -31,6 +32,7 @@ export class Board {
     this.frame = new Frame(this);
     this.engine = new EngineLink(this);
     this.knobs = new Knobs(this);
+    this.pair = new Pair(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.lives = []; // of the run: {stream, life, first, head}
@@ -55,6 +57,7 @@ export class Board {
     this.say = () => {};
     this.cutBack = () => {};
     this.openRun = async () => {};
+    this.loadSide = async () => null;
     this.showEngine = async () => {};
     this.refreshRuns = async () => {};
     this.remember = () => {};
@@ -68,6 +71,7 @@ export class Board {
 
   // Open a run; what is known of its engines comes by `takeFront`.
   begin(run) {
+    this.pair.aOpened(run);
     this.run = run;
     this.lives = [];
     this.forgetFront();
@@ -77,6 +81,7 @@ export class Board {
 
   // Begin one life of one engine with an empty store; the events come by `take`.
   beginLife(at, base = null) {
+    if (this.pair.flipped) this.pair.flip();
     this.at = at;
     this.store = new TraceStore(base);
     this.player.open(this.store, this.store.firstStep);
@@ -101,6 +106,7 @@ export class Board {
   }
 
   take(events) {
+    if (this.pair.takes(events)) return;
     try {
       this.store.ingest(events);
     } catch (error) {
@@ -248,19 +254,21 @@ export class Board {
 
   // Engine and life stand in it where there is a choice.
   #address(place) {
-    const { stream, life } = this.at;
-    const engine = this.engines.length > 1 ? Number(stream.slice("engine".length)) : null;
-    const numbers = livesOf(this.lives, stream);
+    const { run, at, lives, front } = this.pair.a; // B stands beside it
+    const { stream, life } = at;
+    const engine = engineStreams(lives, front).length > 1 ? Number(stream.slice("engine".length)) : null;
+    const numbers = livesOf(lives, stream);
     const which = numbers.length > 1 && life !== null && life !== numbers.at(-1) ? life : null;
-    return formatHash({ run: this.run.id, engine, life: which, ...this.frame.place, ...place });
+    const whole = { run: run.id, engine, life: which, ...this.frame.place, ...place };
+    return formatHash({ ...whole, params: { ...whole.params, ...this.pair.params } });
   }
 
   // Is this address one of the life that is shown?
   isAt({ run, engine, life, request }) {
-    if (request || (run && run !== this.run?.id)) return false;
-    const stream = engine === null ? this.engines[0] : `engine${engine}`;
-    return (stream ?? this.at.stream) === this.at.stream
-      && (life ?? newestOf(this.lives, this.at.stream) ?? this.at.life) === this.at.life;
+    const { run: own, at, lives, front } = this.pair.a;
+    if (request || (run && run !== own?.id)) return false;
+    const stream = engine === null ? engineStreams(lives, front)[0] : `engine${engine}`;
+    return (stream ?? at.stream) === at.stream && (life ?? newestOf(lives, at.stream) ?? at.life) === at.life;
   }
 
   // --- the picture -----------------------------------------------------------------------------
@@ -330,7 +338,7 @@ export class Board {
     return value;
   }
 
-  hueOf = (req) => this.store.hues.of[req] ?? -1;
+  hueOf = (req) => (this.pair.on ? this.pair.hueOf(req) : (this.store.hues.of[req] ?? -1));
 
   knows(req) {
     return req in (this.store?.head.requests ?? {});

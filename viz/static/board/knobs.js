@@ -38,7 +38,7 @@ export class Knobs {
   }
 
   set(knob, text) {
-    const value = parse(knob, text);
+    const value = parseKnob(knob, text);
     if (value === (this.board.store?.config?.[knob.name] ?? knob.default)) delete this.changes[knob.name];
     else this.changes[knob.name] = value;
     this.board.changed();
@@ -91,7 +91,7 @@ export class Knobs {
   }
 }
 
-function parse(knob, text) {
+export function parseKnob(knob, text) {
   if (knob.kind === "bool") return text === "on";
   if (knob.choices.length) return text;
   const number = Number(text);

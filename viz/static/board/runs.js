@@ -132,7 +132,24 @@ export class Runs {
     return board.fail("The engine is not there yet.", "The page goes there as soon as it is.", false, action);
   }
 
-  // From the file chooser, or dropped on the page.
+  // Another run beside the one that is open: its newest life of the same engine, as far as it is now.
+  async loadSide(id) {
+    const { board } = this;
+    const run = board.runs.find((item) => item.id === id);
+    if (!run) throw new Error(`There is no run “${id}”.`);
+    const lives = run.lives ?? (await loadRun(run.id)).lives;
+    const streams = engineStreams(lives);
+    const stream = streams.includes(board.at.stream) ? board.at.stream : streams[0];
+    const at = { stream, life: newestOf(lives, stream) };
+    const { first = 1, head = 0, events } = findLife(lives, stream, at.life) ?? {};
+    const store = new TraceStore();
+    if (events) store.ingest(events);
+    else await loadRange(run.id, at, first, head, (some) => store.ingest(some));
+    if (!store.config) throw new Error(`Nothing of ${run.id} can be read: no engine’s events are there.`);
+    return { run, lives, front: newFront(), at, store };
+  }
+
+  // From the file chooser, or dropped on the page. In Compare it becomes the other run.
   async openFile(file) {
     const { board } = this;
     try {
@@ -143,7 +160,8 @@ export class Runs {
       for (let n = 2; taken(id); n += 1) id = `${name}-${n}`;
       this.own.push({ id, kind: "recorded", header, lives });
       board.runs = [...board.runs, this.own.at(-1)];
-      await this.open(id);
+      if (board.frame.id === "compare" && board.run) await board.pair.load(id);
+      else await this.open(id);
     } catch (error) {
       const action = { text: "Go on", run: () => board.settle() };
       board.fail(`${file.name} cannot be shown.`, error.message, false, action);

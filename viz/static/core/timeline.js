@@ -257,4 +257,4 @@ export function ticks(axis, apart = 48) {
 }
 
 // How high a lane is, so that they fit; below the least they scroll.
-export const laneHeight = (lanes, height) => Math.max(Math.min(Math.floor(height / Math.max(lanes, 1)), 26), 3);
+export const laneHeight = (lanes, height) => Math.max(Math.min(Math.floor(height / Math.max(lanes, 1)), 34), 3);

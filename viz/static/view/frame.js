@@ -14,6 +14,7 @@ export function topBar(board) {
     <h1>mini<b>vllm</b></h1>
     ${runPicker(board)}
     ${board.narrow ? nothing : enginesNav(board)}
+    ${pairBadge(board)}
     ${runPill(board)}
     ${board.narrow ? nothing : viewsNav(board)}
     <span class="space"></span>
@@ -25,6 +26,13 @@ export function topBar(board) {
     ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd>◐</kbd> theme` })}
     ${enginePill(board)}
   </header>`;
+}
+
+// Two runs are loaded: which of them is shown, and the other at a touch.
+function pairBadge({ pair }) {
+  if (!pair.on) return nothing;
+  const [here, other] = pair.flipped ? ["B", "A"] : ["A", "B"];
+  return html`<button class="badge" title="flip to ${other} (B)" aria-label="run ${here} is shown; flip to ${other} (B)" @click=${() => pair.flip()}>${here}</button>`;
 }
 
 // The views by name; each is a link, so that it can be opened beside this one.
@@ -153,6 +161,7 @@ export function transport(board) {
       ${keyButton("one step on", "→", () => board.travel.on(), { text: icon("on") })}
       ${keyButton("last step", "End", () => board.travel.end(), { text: icon("last") })}
     </div>
+    ${board.narrow ? nothing : keyButton("timeline", "Y", () => board.frame.show(board.frame.id === "timeline" ? "board" : "timeline"), { text: html`<kbd>Y</kbd> timeline`, pressed: board.frame.id === "timeline" })}
     <div class="speed">
       ${keyButton("slower", "[", () => board.travel.faster(-1), { text: "−" })}
       <span>${speedName(speed)}</span>

@@ -80,6 +80,10 @@ export function findPanel(board) {
     <p class="ready-made">${[...READY_MADE.map((item) => item.label), "the longest waits"].map(
       (label) => html`<button class="tool" @click=${() => board.search(label)}>${label}</button>`,
     )}</p>
+    ${hits.length && board.frame.id !== "timeline" ? html`<p><button class="tool" @click=${() => {
+      board.close();
+      board.frame.show("timeline");
+    }}>show them in the timeline</button></p>` : nothing}
     <ol class="hits">${hits.map((hit) => html`<li><a href=${at(hit)} @click=${() => board.close()}
       ><b>${hit.step}</b> <span>${hit.text}</span></a></li>`)}</ol>
     ${more ? html`<p class="quiet">… ${more} more</p>` : nothing}
@@ -99,6 +103,8 @@ const KEYS = [
   ["D", "read out the whole state"],
   ["E", "the next engine, where a run has several"],
   ["X", "experiment: the knobs"],
+  ["Y", "the timeline: requests × steps"],
+  ["C", "compare two runs; then B flips the Board between them"],
   ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],
   ["M", "theme: dark, light, light for the projector"],
   ["Esc", "let go, close"],

@@ -87,7 +87,8 @@ function barList(board, { facts }, rows, cells, size) {
         .progress=${board.progressOf("run")}></vz-strip>
       <span class="count">${row.known}</span>
     </li>`)}
-    ${rest.length ? html`<li class="more">+ ${rest.length} more${decoding ? " decode 1 token each" : ""}</li>` : nothing}
+    ${rest.length ? html`<li class="more"><button class="word plain" title="Timeline (Y)" @click=${() => board.frame.show("timeline")}
+      >+ ${rest.length} more${decoding ? " decode 1 token each" : ""}</button></li>` : nothing}
   </ol>`;
 }
 

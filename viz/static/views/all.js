@@ -5,3 +5,5 @@ import "#views/life.js";
 import "#views/pool.js";
 import "#views/batch.js";
 import "#views/source.js";
+import "#views/compare.js";
+import "#views/timeline.js";

@@ -34,5 +34,12 @@ register({
     );
   },
 
+  // Two runs are loaded: the other one, in place.
+  keys(event, board) {
+    if (event.key.toLowerCase() !== "b" || !board.pair.on || board.keysOff) return false;
+    board.pair.flip();
+    return true;
+  },
+
   table: tablesOf,
 });

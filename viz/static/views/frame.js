@@ -106,7 +106,8 @@ export class Frame {
     const changed = this.id !== (known ? view ?? "board" : "board");
     this.id = known ? view ?? "board" : "board";
     this.drawerId = drawers.has(drawer) ? drawer : null;
-    this.params = params ?? {};
+    const { with: _with, side: _side, by: _by, ...own } = params ?? {}; // board/pair.js has these
+    this.params = own;
     if (changed) this.board.resized();
     if (known && (!drawer || this.drawerId)) return;
     const there = this.named.map((item) => item.title).join(", ");
