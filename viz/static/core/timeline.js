@@ -224,7 +224,7 @@ function clockOf({ steps, firstStep }) {
   };
 }
 
-// What to draw of a row: [{code, x, w, run}], left to right. Where cells are narrower than a pixel,
+// What to draw of a row: [{code, x, w, from, to}], left to right. Where cells are narrower than a pixel,
 // the rarest of those that share it stands for them, so there are never more pieces than pixels.
 export function pieces(row, axis) {
   const found = [];
@@ -236,10 +236,12 @@ export function pieces(row, axis) {
     const last = found.at(-1);
     const shares = last && w < 1 && Math.floor(last.x + last.w - 1e-6) >= Math.floor(x) && last.w <= 1;
     if (shares) {
-      if (RANK[run.code] < RANK[last.code]) [last.code, last.run] = [run.code, run];
+      if (RANK[run.code] < RANK[last.code]) Object.assign(last, { code: run.code, from: run.from, to: run.to });
+    } else if (last?.code === run.code && last.to === run.from - 1 && w >= 1) {
+      Object.assign(last, { w: x + w - last.x, to: run.to }); // the same for another reason
     } else {
       const left = w < 1 ? Math.floor(x) : x;
-      found.push({ code: run.code, x: left, w: Math.max(w, 1), run });
+      found.push({ code: run.code, x: left, w: Math.max(w, 1), from: run.from, to: run.to });
     }
   }
   return found;

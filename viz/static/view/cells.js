@@ -4,12 +4,22 @@
 import { axisOf, pieces, ticks } from "#core/timeline.js";
 import { CanvasElement } from "#view/canvas.js";
 import { MONO, SANS } from "#view/paint.js";
-import { hueColour, pattern, theme, tint } from "#view/theme.js";
+import { hueColour, pattern, theme, tint as mixed } from "#view/theme.js";
 
 const NUMBERS = 18; // px, the line with the steps' numbers
 const MARKS = 16;
 const CHART = 40;
 const DRAG = 5; // px: less is a click
+
+// Thousands of cells have a dozen colours.
+const shades = new Map();
+
+function tint(colour, share) {
+  const key = `${theme.name}${colour}${share}`;
+  let shade = shades.get(key);
+  if (!shade) shades.set(key, (shade = mixed(colour, share)));
+  return shade;
+}
 
 // Where the lanes begin, below the head.
 export const headOf = ({ marks, charts }) => NUMBERS + (marks ? MARKS : 0) + (charts.length ? CHART + 14 : 4);
@@ -136,10 +146,10 @@ class Cells extends CanvasElement {
     const colour = hueColour(hue);
     const h = lane >= 8 ? lane - 3 : lane >= 3 ? lane - 1 : lane;
     context.globalAlpha = dim(row.req) ? this.data.faded : 1;
-    for (const { code, x, w, run } of pieces(row, axis)) {
-      const cells = run.to - run.from + 1;
+    for (const { code, x, w, from, to } of pieces(row, axis)) {
+      const cells = to - from + 1;
       if (lane >= 8 && w / cells >= 7) {
-        for (let step = Math.max(run.from, axis.from); step <= Math.min(run.to, axis.to); step += 1) {
+        for (let step = Math.max(from, axis.from); step <= Math.min(to, axis.to); step += 1) {
           const at = axis.x(step);
           this.#cell(context, code, at, axis.x(step + 1) - at, y, h, colour, code === "c");
         }

@@ -20,7 +20,7 @@ export function cellWords(store, req, step) {
   if (grant) parts.push(`${plural(grant.n, "token")} ${grant.n === 1 ? "runs" : "run"}`);
   if (hit) parts.push(`${hit} reused`);
   if (victim) parts.push(`for ${victim.for}, which needed ${plural(victim.need, "block")} and had ${victim.have}`);
-  else if (cell.behind) parts.push(`behind ${cell.behind}`);
+  else if (cell.behind) parts.push(`behind ${cell.behind}, for whom ${explain(cell.reason)}`);
   else if (skip?.need) parts.push(`${explain(skip.reason)}: ${skip.need} needed, ${skip.have} free`);
   else if (cell.reason) parts.push(explain(cell.reason));
   const lasts = cell.to > cell.from ? ` (steps ${cell.from} to ${cell.to})` : "";

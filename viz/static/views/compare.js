@@ -173,6 +173,11 @@ register({
     return `${"AB"[hover.side]} · ${cellWords(store, hover.req, hover.step)}`;
   },
 
+  spoken({ pair, run }) {
+    if (!run || !pair.result) return "";
+    return [0, 1].map((side) => `${"AB"[side]}, step ${pair.stepOf(side)}: ${pair.headline(side)}`).join(" ");
+  },
+
   table(board) {
     const { result } = board.pair;
     if (!result) return nothing;
