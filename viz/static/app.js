@@ -104,7 +104,7 @@ let spoken = "";
 function speak() {
   const { player } = board;
   if (player.playing || player.following || player.motion || !board.store?.config) return;
-  const words = board.frame.view.spoken?.(board) || `Step ${board.step}. ${board.told().headline}`;
+  const words = `Step ${board.step}. ${board.told().headline}`;
   if (words === spoken) return;
   spoken = words;
   board.say(`${words} ${board.frame.view.says?.(board) ?? ""}`.trim());

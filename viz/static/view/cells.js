@@ -79,7 +79,13 @@ class Cells extends CanvasElement {
     };
     context.textBaseline = "alphabetic";
     const apart = axis.width < 400 ? 28 : 40;
-    for (const at of ticks(axis, apart)) if (Math.abs(axis.x(at) - axis.x(step)) >= apart * 0.7) write(at, theme.colours.dim, 400);
+    let last = -99; // by time, steps may lie close together
+    for (const at of ticks(axis, apart)) {
+      const x = axis.x(at);
+      if (Math.abs(x - axis.x(step)) < apart * 0.7 || x - last < apart * 0.6) continue;
+      write(at, theme.colours.dim, 400);
+      last = x;
+    }
     if (step >= axis.from && step <= axis.to) write(step, theme.colours.text, 700);
   }
 
@@ -90,8 +96,12 @@ class Cells extends CanvasElement {
     for (let step = axis.from; step <= axis.to; step += 1) {
       const x = (axis.x(step) + axis.x(step + 1)) / 2;
       if (hits?.has(step)) {
-        context.fillStyle = theme.colours.focus;
-        context.fillRect(x - 1, NUMBERS - 3, 3, 4);
+        context.fillStyle = theme.colours.text;
+        context.beginPath();
+        context.moveTo(x - 4, NUMBERS + 1);
+        context.lineTo(x + 4, NUMBERS + 1);
+        context.lineTo(x, NUMBERS - 4);
+        context.fill();
       }
       const mark = timeline.at(step)?.mark;
       if (!mark || x - last < 11) continue;

@@ -81,7 +81,7 @@ function sidePanel(board, result, side) {
     <h2><b>${"AB"[side]}</b> <span class="name">${run.label || run.id}</span>
       ${side === 1 ? html`<button class="tool" @click=${() => pair.drop()}>another</button>` : nothing}</h2>
     ${cells(board, result, side)}
-    <p class="told"><b>${step}</b> ${sentence(board, pair.headline(side))}</p>
+    <p class="told"><b>${step}</b>${sentence(board, pair.headline(side))}</p>
   </section>`;
 }
 
@@ -173,9 +173,11 @@ register({
     return `${"AB"[hover.side]} · ${cellWords(store, hover.req, hover.step)}`;
   },
 
-  spoken({ pair, run }) {
-    if (!run || !pair.result) return "";
-    return [0, 1].map((side) => `${"AB"[side]}, step ${pair.stepOf(side)}: ${pair.headline(side)}`).join(" ");
+  // The headline is that of the run on the Board; here, the other one's.
+  says({ pair }) {
+    if (!pair.result) return "";
+    const other = pair.flipped ? 0 : 1;
+    return `${"AB"[other]}, step ${pair.stepOf(other)}: ${pair.headline(other)}`;
   },
 
   table(board) {

@@ -4,6 +4,7 @@
 import { html, nothing, render } from "lit-html";
 
 import { find } from "#core/find.js";
+import { fixed } from "#core/phrases.js";
 import { plural } from "#core/reasons.js";
 import { CELLS, laneHeight, pan, timelineOf, wholeView, zoom } from "#core/timeline.js";
 import { cellWords, lettersTable } from "#view/cellwords.js";
@@ -67,7 +68,7 @@ function bar(board, shown, hits) {
     @click=${() => toggleChart(board, name)}>${text}</button>`;
   return html`<header>
     <h2>Timeline <span>${plural(shown.rows.size, "request")} over ${plural(shown.lastStep, "step")},
-      at most ${shown.peak} at once${hits ? ` · ▴ ${plural(hits.size, "step")} with “${board.query}”` : ""}</span></h2>
+      at most ${shown.peak} at once${at.byTime ? " · a step as wide as it lasted: this run, this machine" : ""}${hits ? ` · ▴ ${plural(hits.size, "step")} with “${board.query}”` : ""}</span></h2>
     <p class="tools">
       ${switched("budget", html`<i class="bars"></i>budget`)}
       ${switched("kv", html`<i class="line"></i>KV pool`)}
@@ -149,6 +150,8 @@ register({
         <span class="quiet">drag: look closer · click: go there · ↑ ↓ the next lane</span></p>`}`, main);
   },
 
+  follows: (what) => Boolean(what?.req),
+
   keys(event, board) {
     const { key } = event;
     if (key === "ArrowUp" || key === "ArrowDown") along(board, key === "ArrowUp" ? -1 : 1);
@@ -167,7 +170,8 @@ register({
     const about = timeline(board).at(hover.step);
     if (!about) return "";
     const { pool } = timeline(board);
-    return `step ${hover.step}: ${about.used} of ${about.budget} tokens of the budget, ${pool - about.free} of ${pool} blocks in use`;
+    const lasted = about.end > about.begin ? `, ${fixed((about.end - about.begin) / 1e6, 2)} ms` : "";
+    return `step ${hover.step}: ${about.used} of ${about.budget} tokens of the budget, ${pool - about.free} of ${pool} blocks in use${lasted}`;
   },
 
   table: (board) => (timeline(board) ? lettersTable(board, timeline(board), `Cells: ${Object.entries(CELLS).map(([code, words]) => `${code} ${words}`).join(" · ")}`) : nothing),
