@@ -99,14 +99,15 @@ export class Board {
 
   // A snapshot of the front end's state, or its next events.
   takeFront(events, snapshot = null) {
-    if (snapshot) this.front = frontFrom(snapshot.state);
-    for (const event of events) applyToFront(this.front, event);
-    if (this.frontEvents.length + events.length > FRONT_KEPT) this.frontEvents = this.frontEvents.slice(FRONT_KEPT / 2);
-    this.frontEvents = [...this.frontEvents, ...events];
+    const side = this.pair.growing ?? this;
+    if (snapshot) side.front = frontFrom(snapshot.state);
+    for (const event of events) applyToFront(side.front, event);
+    if (side.frontEvents.length + events.length > FRONT_KEPT) side.frontEvents = side.frontEvents.slice(FRONT_KEPT / 2);
+    side.frontEvents = [...side.frontEvents, ...events];
   }
 
   take(events) {
-    if (this.pair.takes(events)) return;
+    if (this.pair.growing) return void this.pair.growing.store.ingest(events);
     try {
       this.store.ingest(events);
     } catch (error) {

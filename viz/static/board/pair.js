@@ -27,7 +27,7 @@ export class Pair {
   }
 
   clear() {
-    this.away = null; // the side that is not on the Board: {run, lives, front, at, store}
+    this.away = null; // the side that is not on the Board: {run, lives, front, frontEvents, at, store}
     this.flipped = false; // is B on the Board?
     this.byToken = false;
     this.wanted = null; // the id of a run that is being loaded
@@ -41,8 +41,8 @@ export class Pair {
   }
 
   get #here() {
-    const { run, lives, front, at, store } = this.board;
-    return { run, lives, front, at, store };
+    const { run, lives, front, frontEvents, at, store } = this.board;
+    return { run, lives, front, frontEvents, at, store };
   }
 
   get a() {
@@ -101,11 +101,9 @@ export class Pair {
     this.board.changed();
   }
 
-  // What comes from the live engine while B is on the Board belongs to A.
-  takes(events) {
-    if (!this.flipped || this.away.run.kind !== "live") return false;
-    this.away.store.ingest(events);
-    return true;
+  // What comes from the live engine while B is on the Board belongs to A: this side, else null.
+  get growing() {
+    return this.flipped && this.away.run.kind === "live" ? this.away : null;
   }
 
   flip() {

@@ -2,7 +2,7 @@
 // A trace file of the reader's own is read in the page, and stays there.
 
 import { nameOf, parseTrace, textOf } from "#core/file.js";
-import { newFront } from "#core/front.js";
+import { applyToFront, newFront } from "#core/front.js";
 import { FRONT, engineStreams, findLife, findRequest, newestOf } from "#core/lives.js";
 import { plural } from "#core/reasons.js";
 import { TraceStore } from "#core/store.js";
@@ -146,7 +146,16 @@ export class Runs {
     if (events) store.ingest(events);
     else await loadRange(run.id, at, first, head, (some) => store.ingest(some));
     if (!store.config) throw new Error(`Nothing of ${run.id} can be read: no engine’s events are there.`);
-    return { run, lives, front: newFront(), at, store };
+    const [front, frontEvents] = [newFront(), []];
+    const takeFront = (some) => {
+      for (const event of some) applyToFront(front, event);
+      frontEvents.push(...some);
+    };
+    for (const life of lives.filter((each) => each.stream === FRONT)) {
+      if (life.events) takeFront(life.events);
+      else await loadRange(run.id, life, life.first, life.head, takeFront);
+    }
+    return { run, lives, front, frontEvents, at, store };
   }
 
   // From the file chooser, or dropped on the page. In Compare it becomes the other run.
@@ -267,6 +276,7 @@ export class Runs {
 
   #beginLive(snapshot) {
     const { board } = this;
+    if (board.pair.flipped) board.pair.flip();
     const { wanted } = board;
     if (!snapshot) board.forgetFront();
     const at = snapshot ? { ...board.at, life: snapshot.life } : { ...board.at, life: null };
@@ -279,6 +289,7 @@ export class Runs {
   // reads the past stays, and is offered it where the old one ends.
   #told(lives) {
     const { board } = this;
+    if (board.pair.growing) return void (board.pair.growing.lives = lives);
     board.lives = lives;
     const { stream, life } = board.at;
     const newest = newestOf(lives, stream);
