@@ -1,4 +1,4 @@
-"""What two vectors come to, in the file that also holds the page's twins, is what the code gives."""
+"""What two of the vectors come to is what the code gives now; the page's twins are held to it."""
 
 from __future__ import annotations
 

@@ -247,7 +247,8 @@ def test_the_timeline_selects_zooms_and_shows_what_find_found(page: Page, server
 
     page.mouse.move(*place(10, 1))
     words = page.locator(".detail").inner_text()
-    assert words.startswith("r5, step 10: waits · behind r4, for whom too few") and "(steps 9 to 11)" in words
+    assert words.startswith("r5, step 10: waits · behind r4, for whom too few KV blocks are free")
+    assert words.endswith("(steps 9 to 11)")
     page.mouse.click(*place(12, 3))
     at_step(page, 12)
     assert page.evaluate("() => window.__viz.board.focus.chosen") == {"req": "r4"}

@@ -76,7 +76,7 @@ export class Pair {
     const { run } = board;
     try {
       const side = await board.loadSide(id);
-      if (this.wanted !== id || board.run !== run) return; // another one was picked meanwhile
+      if (this.wanted !== id || board.run?.id !== run.id) return; // another one was picked meanwhile
       this.away = side;
     } catch (error) {
       if (this.wanted === id) this.notice = error.message;
