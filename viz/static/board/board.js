@@ -261,7 +261,8 @@ export class Board {
     const numbers = livesOf(lives, stream);
     const which = numbers.length > 1 && life !== null && life !== numbers.at(-1) ? life : null;
     const whole = { run: run.id, engine, life: which, ...this.frame.place, ...place };
-    return formatHash({ ...whole, params: { ...whole.params, ...this.pair.params } });
+    const { with: _with, side: _side, by: _by, ...own } = whole.params ?? {}; // the pair knows these better
+    return formatHash({ ...whole, params: { ...own, ...this.pair.params } });
   }
 
   // Is this address one of the life that is shown?

@@ -106,8 +106,7 @@ export class Frame {
     const changed = this.id !== (known ? view ?? "board" : "board");
     this.id = known ? view ?? "board" : "board";
     this.drawerId = drawers.has(drawer) ? drawer : null;
-    const { with: _with, side: _side, by: _by, ...own } = params ?? {}; // board/pair.js has these
-    this.params = own;
+    this.params = params ?? {};
     if (changed) this.board.resized();
     if (known && (!drawer || this.drawerId)) return;
     const there = this.named.map((item) => item.title).join(", ");
