@@ -254,7 +254,7 @@ def test_generate_prints_the_text_and_writes_a_trace(tmp_path: Path) -> None:
     assert "6 output tokens" in run.stderr
     assert minivllm("replay", str(path)).stdout.count("decodes") >= 1
     sampled = minivllm("trace", "cat", str(path), "--kind", "sample").stdout.splitlines()
-    first = json.loads(sampled[0].split(maxsplit=4)[4])["rows"][0]
+    first = json.loads(sampled[0].split(maxsplit=5)[5])["rows"][0]
     assert [likely["text"] for likely in first["before"]][:1] == [" Paris"] == [first["text"]]
     assert first["after"] == [{"token_id": first["token_id"], "text": " Paris", "probability": 1.0}]
 
