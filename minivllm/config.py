@@ -242,18 +242,22 @@ class ParallelConfig:
     """Run each engine in a process of its own (``serve`` does); else on a thread of this one."""
     routing_policy: str = "prefix_aware"
     """``round_robin`` | ``least_loaded`` | ``prefix_aware``: which engine gets a request."""
-    engine_stall_timeout: float = 60.0
-    """Seconds that an engine's loop may stand still though it has work, before the engine is ended
-    and started anew; 0 = for ever. Held by the gate is not standing still."""
+    engine_stall_timeout: float = 15.0
+    """Seconds without a sign of life (a heartbeat is due five times a second, in a long step, too)
+    after which an engine's process is ended and started anew; 0 = never."""
+    engine_step_timeout: float = 600.0
+    """Seconds that one step may take while the process gives signs of life, likewise. Held by the
+    gate is not counted."""
 
     def __post_init__(self) -> None:
         _check_int("data_parallel_size", self.data_parallel_size, 1, 64)
         _check_bool("engine_processes", self.engine_processes)
         _check_choice("routing_policy", self.routing_policy, ROUTING_POLICIES)
-        timeout = self.engine_stall_timeout
-        number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-        if not number or not 0 <= timeout < float("inf"):
-            raise ConfigError("engine_stall_timeout", timeout, "seconds, 0 (never) or more")
+        for name in ("engine_stall_timeout", "engine_step_timeout"):
+            timeout = getattr(self, name)
+            number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+            if not number or not 0 <= timeout < float("inf"):
+                raise ConfigError(name, timeout, "seconds, 0 (never) or more")
         if self.data_parallel_size > 1 and not self.engine_processes:
             allowed = "1 while engine_processes is off: a thread's engine has no equal beside it"
             raise ConfigError("data_parallel_size", self.data_parallel_size, allowed)

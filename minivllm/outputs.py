@@ -54,6 +54,8 @@ class CompletionOutput:
     """The stop id or stop string that ended it; None for EOS; for ``error``, the message."""
     refused: bool = False
     """With ``error``: the request itself was at fault, as where its grammar cannot be compiled."""
+    engine_died: bool = False
+    """With ``error``: the engine that ran it has died."""
 
     @property
     def finished(self) -> bool:
@@ -113,4 +115,4 @@ def _append(older: CompletionOutput, newer: CompletionOutput) -> None:
     older.cumulative_logprob = newer.cumulative_logprob
     older.finish_reason = newer.finish_reason
     older.stop_reason = newer.stop_reason
-    older.refused = newer.refused
+    older.refused, older.engine_died = newer.refused, newer.engine_died

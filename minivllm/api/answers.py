@@ -210,6 +210,11 @@ class EngineLoad(Answer, kw_only=True):
     """Which life of it this is."""
     open_requests: int
     """Sent to it and not finished."""
+    stalled_s: float
+    """Seconds since it last moved, though it has work; or, where it is not responsive, since it
+    last gave a sign of life."""
+    responsive: bool
+    """Signs of life come; while they do not, it gets no requests that another one can take."""
     running: int
     waiting: int
     kv_cache_usage: float
@@ -220,7 +225,7 @@ class Load(Answer, kw_only=True):
     server_load: int
     """vLLM's: requests that have not been answered."""
     ready_engines: int
-    """Those that take new requests; with none, this server answers 503."""
+    """Those that take new requests and give signs of life; with none, ``/ready`` is 503."""
     engines: list[EngineLoad]
 
 

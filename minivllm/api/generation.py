@@ -288,6 +288,8 @@ def _raise_if_failed(output: CompletionOutput) -> None:
     """A sample that the server ended is no answer."""
     if output.refused:
         raise ApiError(400, str(output.stop_reason))
+    if output.engine_died:
+        raise ApiError(500, "The engine that ran this request has died.", code="engine_dead")
     if output.finish_reason == "error":
         raise ApiError(500, str(output.stop_reason or "The engine failed on this request."))
     if output.finish_reason == "abort":

@@ -52,7 +52,10 @@ class InfoRoutes:
             self.service.llm.check_ready()
         except (EngineDeadError, EngineUnavailableError):
             raise busy("No engine takes requests at the moment.", "no_engine") from None
-        return json_response(health_of(self.service.llm))
+        health = health_of(self.service.llm)
+        if not health.ready:
+            raise busy("No engine gives a sign of life at the moment.", "no_engine")
+        return json_response(health)
 
     def version(self) -> Response:
         return json_response(Version(version=minivllm.__version__))

@@ -1,7 +1,8 @@
 """What ``/health`` and ``/load`` say of the engines; a router before several servers reads both.
 
     /health   200 while an engine works, be it only on what it has (draining). ``ready``: are new
-              requests taken? 503 while none works: all are dead, starting or taken out.
+              requests taken, by one that gives signs of life? 503 while none works: all are dead,
+              starting or taken out.
     /load     how much there is to do, engine by engine
 
 Neither asks an engine: the front end knows. Counterpart in vLLM: ``/health`` without a body, and
@@ -22,15 +23,22 @@ def health_of(llm: AsyncLLM) -> Health:
     engines = llm.engines()
     if all(status.state not in ("ready", "draining") for status in engines):
         states = ", ".join(f"engine {status.engine} is {status.state}" for status in engines)
-        raise ApiError(503, f"No engine works: {states}.", code="engine_dead")
-    return Health(ready=any(status.state == "ready" for status in engines), engines=engines)
+        dead = any(status.state == "dead" for status in engines)
+        code = "engine_dead" if dead else "no_engine"
+        raise ApiError(503, f"No engine works: {states}.", code=code)
+    return Health(ready=any(map(_is_ready, engines)), engines=engines)
 
 
 def load_of(llm: AsyncLLM) -> Load:
     stats = llm.stats()
-    engines = [_load_of(status, stats.get(status.engine)) for status in llm.engines()]
-    ready = sum(engine.state == "ready" for engine in engines)
+    statuses = llm.engines()
+    engines = [_load_of(status, stats.get(status.engine)) for status in statuses]
+    ready = sum(map(_is_ready, statuses))
     return Load(server_load=llm.num_open, ready_engines=ready, engines=engines)
+
+
+def _is_ready(status: EngineStatus) -> bool:
+    return status.state == "ready" and status.responsive
 
 
 def _load_of(status: EngineStatus, stats: SchedulerStats | None) -> EngineLoad:
@@ -41,6 +49,8 @@ def _load_of(status: EngineStatus, stats: SchedulerStats | None) -> EngineLoad:
         state=status.state,
         epoch=status.epoch,
         open_requests=status.open_requests,
+        stalled_s=round(status.stalled_s, 3),
+        responsive=status.responsive,
         running=stats.num_running_reqs,
         waiting=stats.num_waiting_reqs + stats.num_skipped_waiting_reqs,
         kv_cache_usage=round(stats.kv_cache_usage, 4),

@@ -103,10 +103,12 @@ class EngineStates(Collector):
 
     def collect(self) -> Iterator[Metric]:
         labels = ["model_name", "engine"]
-        up = GaugeMetricFamily("minivllm:engine_up", "1 if it takes requests.", labels=labels)
+        up = GaugeMetricFamily(
+            "minivllm:engine_up", "1 if it takes requests and gives signs of life.", labels=labels
+        )
         stalled = GaugeMetricFamily(
             "minivllm:engine_stalled_seconds",
-            "How long it has not moved though it has work.",
+            "How long it has not moved though it has work, or given no sign of life.",
             labels=labels,
         )
         restarts = CounterMetricFamily(
@@ -114,7 +116,7 @@ class EngineStates(Collector):
         )
         for status in self._client.engines():
             of = [self._model, str(status.engine)]
-            up.add_metric(of, status.state == "ready")
+            up.add_metric(of, status.state == "ready" and status.responsive)
             stalled.add_metric(of, status.stalled_s)
             restarts.add_metric(of, status.epoch - 1)
         yield from (up, stalled, restarts)

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from minivllm.api.metric_names import PREFIX, MetricName, engine_metrics
 from minivllm.engine.messages import SchedulerStats, SpecDecodingStats
-from minivllm.engine.stats import FinishedRequestStats, IterationStats
+from minivllm.engine.stats import FinishedParentStats, FinishedRequestStats, IterationStats
 
 LABELS = ("model_name", "engine")
 
@@ -77,6 +77,8 @@ class PrometheusStatLogger:
             self._record_outputs(self._of(iteration_stats.engine), iteration_stats)
             for finished in iteration_stats.finished_requests:
                 self._record_finished(self._of(finished.engine), finished)
+            for parent in iteration_stats.finished_parents:
+                self._record_parent(self._of(parent.engine), parent)
 
     def _record_step(self, of: Series, stats: SchedulerStats) -> None:
         capacity, deferred = stats.num_waiting_reqs, stats.num_skipped_waiting_reqs
@@ -118,10 +120,11 @@ class PrometheusStatLogger:
             of.observe("time_to_first_token_seconds", seconds)
         for seconds in stats.inter_token_latencies:
             of.observe("inter_token_latency_seconds", seconds)
-        for tokens in stats.max_num_generation_tokens:
-            of.observe("request_max_num_generation_tokens", tokens)
-        for n in stats.n_params:
-            of.observe("request_params_n", n)
+
+    @staticmethod
+    def _record_parent(of: Series, done: FinishedParentStats) -> None:
+        of.observe("request_max_num_generation_tokens", done.max_num_generation_tokens)
+        of.observe("request_params_n", done.n)
 
     @staticmethod
     def _record_finished(of: Series, done: FinishedRequestStats) -> None:

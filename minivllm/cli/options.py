@@ -301,8 +301,16 @@ FLAGS = (
         float,
         "--engine-stall-timeout",
         _ENGINES,
-        "Seconds that an engine's process may stand still though it has work (paused is no "
-        "standing still) before it is ended and started again. 0: for ever.",
+        "Seconds without a sign of life after which an engine's process, frozen as it is, is ended "
+        "and started again. 0: never.",
+    ),
+    Flag(
+        "engine_step_timeout",
+        float,
+        "--engine-step-timeout",
+        _ENGINES,
+        "Seconds that one step of an engine may take (paused does not count) before its process is "
+        "ended and started again. 0: for ever.",
     ),
     Flag(
         "path",

@@ -23,6 +23,8 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from minivllm.config import EngineConfig, make_config
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineCoreClient, EngineStatus
@@ -286,7 +288,9 @@ class AsyncLLM:
                     added.append(given.request_id)
                     for sample in given.samples:
                         self.queue.sent(sample.request_id)
-                        self.client.add_request(sample)
+                        final_only = kind is OutputKind.FINAL_ONLY
+                        engine = self.client.add_request(replace(sample, final_only=final_only))
+                        self._outputs.sent_to(sample.request_id, engine)
         except BaseException:
             self.abort(added)
             raise

@@ -34,7 +34,10 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     open_requests: int = 0
     """Sent to it and not finished."""
     stalled_s: float = 0.0
-    """Seconds since its loop last moved, though it has work and is not held by the gate."""
+    """Seconds since its loop last moved, though it has work and is not held by the gate; or, where
+    it is not responsive, since its process last gave a sign of life."""
+    responsive: bool = True
+    """Its process gives signs of life; while it does not, new requests go elsewhere."""
     message: str = ""
     """What went wrong, if something did."""
 
@@ -47,8 +50,9 @@ class EngineCoreClient(Protocol):
         """By which the engine is paused, stepped and slowed down."""
         ...
 
-    def add_request(self, request: EngineCoreRequest) -> None:
-        """Queue a request; it enters at the next step's boundary.
+    def add_request(self, request: EngineCoreRequest) -> int:
+        """Queue a request; it enters at the next step's boundary. Returns the number of the engine
+        that it was sent to.
 
         Raises DuplicateRequestError while a request of the same id is open."""
         ...

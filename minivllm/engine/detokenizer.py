@@ -71,6 +71,16 @@ class IncrementalDetokenizer:
         self._shown = 0  # characters of `text` that take() has given out
         self._finished = False
 
+    def anew(self) -> IncrementalDetokenizer:
+        """Another one of the same settings, that has seen nothing."""
+        return IncrementalDetokenizer(
+            self._tokenizer,
+            stop=self._stop,
+            include_stop_str_in_output=self._include_stop,
+            skip_special_tokens=self._skip_special_tokens,
+            min_tokens=self._min_tokens,
+        )
+
     def push(self, token_ids: list[int], *, last_is_stop_token: bool = False) -> int:
         """Append ids, one by one until a stop string is complete; returns how many were taken.
 

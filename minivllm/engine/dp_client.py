@@ -4,10 +4,12 @@
                                engine 1's client ─► …
     get_output  ◄── one queue ◄── the engines' threads (supervisor.py)
 
-When an engine dies, a request of which nothing has been said yet begins anew on another one; all
-others of its requests end with an error. A request may do so once: were it the one that kills
-engines, it would else kill all of them, one after the other. Where no other engine takes requests,
-nothing waits for the restart: it fails at once, and its sender knows where he stands.
+When an engine dies, a request of which nobody has heard anything yet begins anew on another one:
+nothing was said, or its reader sees no token before the last. All others of its requests end with
+an error. A request may begin anew once: were it the one that kills engines, it would else kill all
+of them, one after the other; and none does whose engine was killed since it stood still. Where no
+other engine takes requests, nothing waits for the restart: it fails at once, and its sender knows
+where he stands.
 
 Counterpart in vLLM: ``DPLBAsyncMPClient`` in ``vllm/v1/engine/core_client.py``. Left out: waves
 and the coordinator, which lock-step engines of a mixture-of-experts model need.
@@ -25,6 +27,8 @@ from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineStatus
 from minivllm.engine.fleet_gate import FleetGate
 from minivllm.engine.messages import (
+    EngineCoreEvent,
+    EngineCoreEventType,
     EngineCoreOutput,
     EngineCoreOutputs,
     EngineCoreRequest,
@@ -50,7 +54,9 @@ from minivllm.trace.events import EngineDead, Reason
 from minivllm.trace.tracer import OFF, Tracer
 
 MAX_RETRIES = 1
-"""How often a request that has said nothing may begin anew: one that kills engines kills two."""
+"""How often a request may begin anew: one that kills engines kills two."""
+DIED = "the engine that ran this request has died"
+"""All that its sender is told; what the engine died of is in the log and in the trace."""
 
 
 class DPClient:
@@ -104,14 +110,14 @@ class DPClient:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def add_request(self, request: EngineCoreRequest) -> None:
+    def add_request(self, request: EngineCoreRequest) -> int:
         """Raises DuplicateRequestError while a request of this id is open on any engine, and
         EngineUnavailableError where none takes requests."""
         with self._changed:
             self._check_open()
             if request.request_id in self._open:
                 raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
-            self._send(OpenRequest(request))
+            return self._send(OpenRequest(request))
 
     def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
         with self._changed:
@@ -141,10 +147,12 @@ class DPClient:
             raise EngineDeadError("the engines were shut down")
         return outputs
 
-    def _send(self, open_request: OpenRequest) -> None:
-        """To the engine that is picked. Raises EngineUnavailableError."""
+    def _send(self, open_request: OpenRequest) -> int:
+        """To the engine that is picked; returns which. Raises EngineUnavailableError."""
         request = open_request.request
-        engines = [engine for engine in self._engines if engine.state == "ready"]
+        ready = [engine for engine in self._engines if engine.state == "ready"]
+        # A silent one may be back in a moment, so it is better than none.
+        engines = [engine for engine in ready if engine.is_responsive] or ready
         while engines:
             engine = self._engines[self._router.route(open_request, engines)]
             try:
@@ -154,7 +162,7 @@ class DPClient:
                 engines.remove(engine)
             else:
                 self._open[request.request_id] = engine.requests[request.request_id] = open_request
-                return
+                return engine.index
         raise why_unavailable(self._engines)
 
     # --- what the engines' threads bring ----------------------------------------------------------
@@ -177,9 +185,10 @@ class DPClient:
         self._facts[engine.index] = facts
         self._router.started(engine.index, facts)
 
-    def bury(self, engine: SupervisedEngine, message: str) -> None:
+    def bury(self, engine: SupervisedEngine, message: str, stalled: bool) -> None:
         dead = list(engine.requests.values())
-        elsewhere = any(other.state == "ready" for other in self._engines)
+        # What one engine could not finish in all that time would be the end of the next one, too.
+        elsewhere = not stalled and any(other.state == "ready" for other in self._engines)
         again = [r for r in dead if elsewhere and _may_begin_anew(r)]
         self._trace.emit(
             EngineDead,
@@ -196,11 +205,12 @@ class DPClient:
         lost = [request for request in dead if request not in again]
         for request in again:
             request.num_retries += 1
+            request.num_said = 0
             try:
-                self._send(request)
+                self._outputs.put(_new_beginning(request, self._send(request)))
             except EngineUnavailableError:
                 lost.append(request)
-        self._hand_out_ends(engine.index, lost, f"the engine that ran it has died: {message}")
+        self._hand_out_ends(engine.index, lost)
         self._trace.flush()
 
     def abandon(self, engine: SupervisedEngine) -> None:
@@ -209,9 +219,9 @@ class DPClient:
             request.aborted = request.aborted or Reason.SHUTDOWN
             del self._open[request.request.request_id]
         engine.requests.clear()
-        self._hand_out_ends(engine.index, left, "")
+        self._hand_out_ends(engine.index, left)
 
-    def _hand_out_ends(self, index: int, ended: list[OpenRequest], message: str) -> None:
+    def _hand_out_ends(self, index: int, ended: list[OpenRequest]) -> None:
         """The last outputs of requests that no engine will end; and that ``index`` does nothing."""
         outputs = EngineCoreOutputs(
             step=0, engine=index, t_ns=time.perf_counter_ns(), stats=SchedulerStats.empty(index)
@@ -223,7 +233,8 @@ class DPClient:
                     request_id=request.request.request_id,
                     new_token_ids=[],
                     finish_reason="error" if failed else "abort",
-                    stop_reason=message if failed else None,
+                    stop_reason=DIED if failed else None,
+                    engine_died=failed,
                 )
             )
         self._outputs.put(outputs)
@@ -354,4 +365,16 @@ class DPClient:
 
 
 def _may_begin_anew(request: OpenRequest) -> bool:
-    return not request.num_said and request.aborted is None and request.num_retries < MAX_RETRIES
+    return not request.was_heard and request.aborted is None and request.num_retries < MAX_RETRIES
+
+
+def _new_beginning(request: OpenRequest, engine: int) -> EngineCoreOutputs:
+    """Tells the front end to forget what it heard, after that and before what ``engine`` says."""
+    queued = EngineCoreEvent(EngineCoreEventType.QUEUED, request.sent_ns)
+    output = EngineCoreOutput(
+        request_id=request.request.request_id,
+        new_token_ids=[],
+        events=[queued],  # the first engine may never have come to tell it
+        begins_anew=True,
+    )
+    return EngineCoreOutputs(step=0, engine=engine, outputs=[output])

@@ -41,12 +41,13 @@ class InprocClient:
 
     # --- called from any thread ----------------------------------------------------------------
 
-    def add_request(self, request: EngineCoreRequest) -> None:
+    def add_request(self, request: EngineCoreRequest) -> int:
         with self._lock:
             if request.request_id in self._open:
                 raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
             self._open.add(request.request_id)
         self._send(Add(request=request))
+        return 0
 
     def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
         self._send(Abort(request_ids=request_ids, why=why))
@@ -86,6 +87,8 @@ class InprocClient:
             num_open = len(self._open)
         if self._dead is not None:
             return [EngineStatus(engine=0, state="dead", message=_named(self._dead))]
+        if self._loop.is_stopping:
+            return [EngineStatus(engine=0, state="dead", message="the engine was shut down")]
         stalled_s = self._loop.stalled_s()
         return [EngineStatus(engine=0, state="ready", open_requests=num_open, stalled_s=stalled_s)]
 

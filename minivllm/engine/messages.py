@@ -29,6 +29,8 @@ class EngineCoreRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Enters the first block's hash: only requests with the same salt share blocks."""
     parent: str | None = None
     """With n > 1: the request id of which this is one sample."""
+    final_only: bool = False
+    """Its reader sees no token before the last: should its engine die, it can begin anew."""
 
 
 class EngineCoreEventType(str, Enum):
@@ -59,6 +61,11 @@ class EngineCoreOutput(msgspec.Struct, kw_only=True):
     """The stop id that ended it; None for EOS; for ``error`` the message."""
     refused: bool = False
     """With ``error``: the request itself was at fault, as where its grammar cannot be compiled."""
+    engine_died: bool = False
+    """With ``error``: its engine has died."""
+    begins_anew: bool = False
+    """What it said before is void: its engine has died, and another one begins from its prompt.
+    Comes from the front end (``dp_client.py``), without a token."""
     num_cached_tokens: int = 0
     """Prompt tokens that were found in the prefix cache at first admission."""
     events: list[EngineCoreEvent] = []

@@ -41,6 +41,7 @@ from minivllm.engine.core_proc import ARRAYS, INPUT_SOCKET, OUTPUT_SOCKET
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
 from minivllm.engine.process import EngineProcess, private_directory, remove
 from minivllm.engine.remote_gate import RemoteGate
+from minivllm.engine.stall import SILENT_S
 from minivllm.engine.wire_errors import made_anew
 from minivllm.errors import (
     ConfigError,
@@ -62,8 +63,6 @@ logger = logging.getLogger(__name__)
 ANSWER_S = 10.0
 """How long a call waits for its answer. The engine answers in the middle of a step, so that who
 does not answer for so long has stopped."""
-SILENT_S = 1.0
-"""Without a heartbeat for so long (five are due) an engine counts as stalled."""
 LAST_WORDS_MS = 50
 """What a process has said at its end is with us by then."""
 
@@ -228,13 +227,14 @@ class MPClient:
 
     # --- the protocol --------------------------------------------------------------------------
 
-    def add_request(self, request: EngineCoreRequest) -> None:
+    def add_request(self, request: EngineCoreRequest) -> int:
         self.check_ready()
         with self._lock:
             if request.request_id in self._open:
                 raise DuplicateRequestError(f"request id {request.request_id!r} is already in use")
             self._open.add(request.request_id)
         self._push_message(wire.Add(request=request), request.request_id)
+        return self.index
 
     def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
         self.check_ready()
@@ -286,7 +286,8 @@ class MPClient:
     def engines(self) -> list[EngineStatus]:
         with self._lock:
             silent_s = time.monotonic() - self._beat_at
-            stalled_s = silent_s if silent_s > SILENT_S else self._stalled_s
+            responsive = self._state != "ready" or silent_s <= SILENT_S
+            stalled_s = self._stalled_s if responsive else silent_s
             status = EngineStatus(
                 engine=self.index,
                 epoch=self.epoch,
@@ -294,6 +295,7 @@ class MPClient:
                 pid=self.pid,
                 open_requests=len(self._open),
                 stalled_s=stalled_s if self._state == "ready" else 0.0,
+                responsive=responsive,
                 message=self._death or "",
             )
         return [status]
@@ -365,12 +367,12 @@ class MPClient:
             logger.exception("a message (%s) could not be taken in", wire.name_of(message))
 
     def _take(self, message: wire.ToFront, num_bytes: int) -> None:
+        self._beat_at = time.monotonic()  # whatever it is: a sign of life
         match message:
             case wire.Outputs():
                 self._take_outputs(message, num_bytes)
             case wire.Heartbeat():
-                with self._lock:
-                    self._stalled_s, self._beat_at = message.stalled_s, time.monotonic()
+                self._stalled_s = message.stalled_s
             case wire.GateMoved():
                 self.gate.take(message.state)
             case wire.Answer():
@@ -389,7 +391,7 @@ class MPClient:
                 if self._log is not None:
                     self._log.complete_header(**message.described)
                 with self._lock:
-                    self._state, self._beat_at = "ready", time.monotonic()
+                    self._state = "ready"
                 self._settled.set()
             case wire.StartFailed():
                 self._start_error = made_anew(message.error, EngineStartError)

@@ -44,6 +44,7 @@ class _Sample:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     refused: bool = False
+    engine_died: bool = False
 
 
 @dataclass(slots=True)
@@ -118,6 +119,11 @@ class OutputProcessor:
         stats = RequestStateStats(arrival_ns, len(given.prompt_token_ids), params.max_tokens)
         return _Sample(request, index, given.request_id, detokenizer, params.logprobs, stats)
 
+    def sent_to(self, core_id: str, engine: int) -> None:
+        """Which engine has got this core request."""
+        if core_id in self._samples:
+            self._samples[core_id].stats.engine = engine
+
     def process_outputs(
         self, outputs: Iterable[EngineCoreOutput], iteration: IterationStats | None = None
     ) -> ProcessedOutputs:
@@ -129,6 +135,8 @@ class OutputProcessor:
             sample = self._samples.get(output.request_id)
             if sample is None:
                 continue
+            if output.begins_anew:
+                self._begin_anew(sample)
             if sample.index == 0 and output.num_cached_tokens:
                 sample.request.num_cached_tokens = output.num_cached_tokens
             if output.prompt_logprobs is not None:
@@ -194,11 +202,20 @@ class OutputProcessor:
         if stop_string is not None:
             self._end(sample, "stop", stop_string)
         elif output.finish_reason is not None:
-            sample.refused = output.refused
+            sample.refused, sample.engine_died = output.refused, output.engine_died
             self._end(sample, output.finish_reason, output.stop_reason)
         if before is not None:
             self._tell_held_back(sample, *before)
         return stop_string is not None and output.finish_reason is None
+
+    def _begin_anew(self, sample: _Sample) -> None:
+        """Its engine has died, another one says all from the beginning; nobody has seen a word."""
+        sample.detokenizer = sample.detokenizer.anew()
+        sample.token_ids, sample.logprobs, sample.cumulative_logprob = [], [], 0.0
+        sample.num_sent = 0
+        sample.stats.num_generation_tokens = 0
+        if sample.index == 0:
+            sample.request.num_cached_tokens = 0
 
     def _take_in_prompt(self, request: _Request, rows: list[TokenLogprobs]) -> None:
         count = request.num_prompt_logprobs
@@ -278,4 +295,5 @@ def _completion(sample: _Sample, kind: OutputKind) -> CompletionOutput:
         finish_reason=sample.finish_reason,
         stop_reason=sample.stop_reason,
         refused=sample.refused,
+        engine_died=sample.engine_died,
     )

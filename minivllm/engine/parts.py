@@ -150,7 +150,9 @@ def _in_a_process(
         if lockstep:  # its reader must be the one who answers, with nobody in between
             client = _wait_for(make_client(0, 1))
         else:
-            settings = SupervisorSettings(parallel.engine_stall_timeout, start_timeout=START_S)
+            settings = SupervisorSettings(
+                parallel.engine_stall_timeout, parallel.engine_step_timeout, START_S
+            )
             policy = parallel.routing_policy
             client = DPClient(make_client, n, policy, tracer, settings, **begin)
         parts = join(client, ours, tracer)

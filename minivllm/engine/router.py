@@ -8,6 +8,7 @@ trace, and no question to an engine. Counterpart in vLLM: the request counts of
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,10 +33,17 @@ class OpenRequest:
     prefill_left: int = 0
     """Prompt tokens that its engine has still to run."""
     num_said: int = 0
-    """Output tokens that were handed out: from the first one on it cannot begin anew elsewhere."""
+    """Output tokens that were handed out."""
     num_retries: int = 0
     aborted: Reason | None = None
     """Its end was asked for; the engine's word on it has not come."""
+    sent_ns: int = field(default_factory=time.perf_counter_ns)
+    """When it was first sent."""
+
+    @property
+    def was_heard(self) -> bool:
+        """Somebody may have seen of it what another engine would not say again."""
+        return self.num_said > 0 and not self.request.final_only
 
     @property
     def load_tokens(self) -> int:

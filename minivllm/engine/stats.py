@@ -45,7 +45,7 @@ class RequestStateStats:
     num_prompt_tokens: int
     max_tokens: int | None
     engine: int = 0
-    """Whose outputs it gets; 0 before the first."""
+    """That which it was sent to."""
     queued_ns: int = 0
     scheduled_ns: int = 0
     first_token_ns: int = 0
@@ -56,8 +56,8 @@ class RequestStateStats:
 
     def take_in(self, events: Iterable[EngineCoreEvent]) -> None:
         for event in events:
-            if event.type is EngineCoreEventType.QUEUED:
-                self.queued_ns = event.t_ns
+            if event.type is EngineCoreEventType.QUEUED:  # a second time where it began anew
+                self.queued_ns = self.queued_ns or event.t_ns
             elif event.type is EngineCoreEventType.PREEMPTED:
                 self.num_preemptions += 1
             elif not self.scheduled_ns:  # a return after a preemption is no start
@@ -83,6 +83,17 @@ class FinishedRequestStats:
     mean_time_per_output_token: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedParentStats:
+    """One request all of whose samples have ended."""
+
+    engine: int
+    """Its first sample's."""
+    n: int
+    max_num_generation_tokens: int
+    """Of the longest sample."""
+
+
 @dataclass(slots=True)
 class IterationStats:
     """What the outputs of one step brought, over all requests in it."""
@@ -100,9 +111,7 @@ class IterationStats:
     inter_token_latencies: list[float] = field(default_factory=list)
     """One for each output but a request's first: with drafts it may bring several tokens."""
     finished_requests: list[FinishedRequestStats] = field(default_factory=list)
-    max_num_generation_tokens: list[int] = field(default_factory=list)
-    """For each request all of whose samples have ended: the longest of them."""
-    n_params: list[int] = field(default_factory=list)
+    finished_parents: list[FinishedParentStats] = field(default_factory=list)
 
     @classmethod
     def of(cls, step: EngineCoreOutputs) -> IterationStats:
@@ -154,9 +163,9 @@ class IterationStats:
 
     def finish_request(self, samples: Iterable[RequestStateStats]) -> None:
         """All samples of a request have ended."""
-        tokens = [stats.num_generation_tokens for stats in samples]
-        self.max_num_generation_tokens.append(max(tokens))
-        self.n_params.append(len(tokens))
+        every = list(samples)
+        longest = max(stats.num_generation_tokens for stats in every)
+        self.finished_parents.append(FinishedParentStats(every[0].engine, len(every), longest))
 
 
 def _seconds(start_ns: int, end_ns: int) -> float | None:

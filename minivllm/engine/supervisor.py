@@ -28,6 +28,7 @@ from minivllm.engine.backoff import Backoff
 from minivllm.engine.client import EngineCoreClient, EngineState, EngineStatus
 from minivllm.engine.messages import EngineCoreOutputs
 from minivllm.engine.router import OpenRequest
+from minivllm.engine.stall import StallWatch
 from minivllm.errors import EngineDeadError, EngineUnavailableError
 from minivllm.trace.events import EngineDrain, EngineReady, EngineResume, EngineStart, EngineWhy
 from minivllm.trace.tracer import Tracer
@@ -58,8 +59,10 @@ MakeClient = Callable[[int, int], EngineLife]
 
 @dataclass(frozen=True, slots=True)
 class SupervisorSettings:
-    stall_timeout: float = 60.0
-    """Seconds that a loop which has work may stand still before its engine is killed; 0: any."""
+    stall_timeout: float = 15.0
+    """Seconds without a sign of life after which an engine is killed; 0: never. See stall.py."""
+    step_timeout: float = 600.0
+    """Seconds that one step may take, likewise."""
     start_timeout: float = 600.0
     """Seconds; a model that has not loaded by then never will."""
     make_backoff: Callable[[], Backoff] = Backoff
@@ -77,8 +80,9 @@ class Owner(Protocol):
         """It will be ready at once."""
         ...
 
-    def bury(self, engine: SupervisedEngine, message: str) -> None:
-        """It is dead; see to its requests, and tell."""
+    def bury(self, engine: SupervisedEngine, message: str, stalled: bool) -> None:
+        """It is dead; see to its requests, and tell. ``stalled``: it was killed since it stood
+        still."""
         ...
 
     def abandon(self, engine: SupervisedEngine) -> None:
@@ -112,7 +116,8 @@ class SupervisedEngine:
         self._closing = False
         self._message = ""
         self._pid: int | None = None
-        self._stalled_s = 0.0
+        self._stalled_s, self._responsive = 0.0, True
+        self._was_stalled = False  # killed for it, in the life that just ends
         self._make_client, self._owner, self._changed = make_client, owner, changed
         self._trace, self._settings = tracer, settings
         self._backoff = settings.make_backoff()
@@ -120,6 +125,10 @@ class SupervisedEngine:
         self._thread.start()
 
     # --- for whoever steers, under the lock -------------------------------------------------------
+
+    @property
+    def is_responsive(self) -> bool:
+        return self._responsive
 
     def status(self) -> EngineStatus:
         return EngineStatus(
@@ -129,6 +138,7 @@ class SupervisedEngine:
             pid=self._pid,
             open_requests=len(self.requests),
             stalled_s=self._stalled_s,
+            responsive=self._responsive,
             message=self._message,
         )
 
@@ -247,7 +257,7 @@ class SupervisedEngine:
         )
         self._trace.flush()
         self._backoff.is_up()
-        self._message, self._stalled_s = "", 0.0
+        self._message, self._stalled_s, self._responsive = "", 0.0, True
         self.state = "ready"
         if self._wish == "drain":  # who was told to drain stays so, even if death came in between
             self.drain()
@@ -266,16 +276,18 @@ class SupervisedEngine:
     def _read_until_it_ends(self, client: EngineLife) -> str:
         """Hand on its outputs. Returns why it died; nothing if it is to be ended."""
         stalled = ""
+        self._was_stalled = False
+        watch = StallWatch(self._settings.stall_timeout, self._settings.step_timeout)
         while not self._closing:
             try:
                 outputs = client.get_output(timeout=POLL_S)
                 if outputs is not None and outputs.error is not None:
                     raise EngineDeadError(outputs.error)
                 if outputs is not None:
-                    self._stalled_s = 0.0
+                    self._stalled_s, self._responsive = 0.0, True
                     self._owner.take(self, outputs)
                 else:
-                    stalled = stalled or self._kill_if_stalled(client)
+                    stalled = stalled or self._kill_if_stalled(client, watch)
             except EngineDeadError as error:
                 return stalled or str(error) or "it has ended"
             except Exception as error:  # what it says cannot be read: it is no use any more
@@ -288,25 +300,23 @@ class SupervisedEngine:
                     return ""
         return ""
 
-    def _kill_if_stalled(self, client: EngineLife) -> str:
-        self._stalled_s = client.engines()[0].stalled_s
-        limit = self._settings.stall_timeout
-        if not limit or self._stalled_s < limit:
-            return ""
-        client.kill()
-        return (
-            f"its loop had not moved for {self._stalled_s:.0f} s though it had work "
-            f"(--engine-stall-timeout {limit:g})"
-        )
+    def _kill_if_stalled(self, client: EngineLife, watch: StallWatch) -> str:
+        status = client.engines()[0]
+        self._stalled_s, self._responsive = status.stalled_s, status.responsive
+        why = watch.why_end_it(status)
+        if why:
+            self._was_stalled = True
+            client.kill()
+        return why
 
     def _bury(self, message: str) -> None:
         logger.error("engine %d has died: %s", self.index, message)
         with self._changed:
             self.state, self.client, self._message = "dead", None, message
-            self._pid, self._stalled_s = None, 0.0
+            self._pid, self._stalled_s, self._responsive = None, 0.0, True
             if self._wish == "restart":
                 self._wish = "serve"  # death was quicker; the next life is the restart
-            self._owner.bury(self, message)
+            self._owner.bury(self, message, self._was_stalled)
             self._changed.notify_all()
 
     def _wait_for_next_start(self) -> EngineWhy:

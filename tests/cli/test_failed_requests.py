@@ -20,11 +20,12 @@ from tests.serve.fakes import FakeClient, FakeTokenizer
 class FailsFirst(FakeClient):
     """Ends its first request by an error."""
 
-    def add_request(self, request: EngineCoreRequest) -> None:
+    def add_request(self, request: EngineCoreRequest) -> int:
         super().add_request(request)
         if len(self.requests) == 1:
             self.fail(request.request_id, "the step that ran it failed (ValueError)")
             self.allow()
+        return 0
 
 
 @pytest.fixture

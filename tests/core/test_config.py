@@ -40,6 +40,7 @@ BAD = {
     "engine_processes": ["yes", 1],
     "routing_policy": ["random", 1],
     "engine_stall_timeout": [-1, NAN, float("inf"), "60", True],
+    "engine_step_timeout": [-1, NAN, float("inf"), "60", True],
     "path": ["", 3],
     "live": ["yes", 1],
     "level": ["all", "Tensors", 1],

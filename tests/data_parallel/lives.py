@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minivllm.config import EngineConfig, make_config
+from minivllm.core.scheduler_output import TokenLogprobs
 from minivllm.engine.backoff import Backoff
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineStatus
@@ -16,6 +17,8 @@ from minivllm.engine.dp_client import DPClient
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.messages import (
+    EngineCoreEvent,
+    EngineCoreEventType,
     EngineCoreOutput,
     EngineCoreOutputs,
     EngineCoreRequest,
@@ -87,7 +90,7 @@ class FakeLife:
         self.knobs: dict[str, Any] = {}
         self.armed: list[ArmedStep] = []
         self.num_resets = 0
-        self.stalled_s = 0.0
+        self.stalled_s, self.responsive = 0.0, True
         self.refuses: Exception | None = None
         """Raised by ``add_request`` and ``set_knobs``."""
         self.was_shut_down = self.was_killed = False
@@ -98,10 +101,19 @@ class FakeLife:
     # --- for the test --------------------------------------------------------------------------
 
     def say(
-        self, request_id: str, *token_ids: int, finish: str | None = None, prefill: int = 0
+        self,
+        request_id: str,
+        *token_ids: int,
+        finish: str | None = None,
+        prefill: int = 0,
+        events: Sequence[tuple[EngineCoreEventType, int]] = (),
     ) -> None:
         output = EngineCoreOutput(
-            request_id=request_id, new_token_ids=list(token_ids), finish_reason=finish
+            request_id=request_id,
+            new_token_ids=list(token_ids),
+            new_logprobs=[TokenLogprobs(token, -0.5, 1) for token in token_ids],
+            finish_reason=finish,
+            events=[EngineCoreEvent(*event) for event in events],
         )
         self._step += 1
         stats = SchedulerStats(
@@ -126,10 +138,11 @@ class FakeLife:
         if self.start_error is not None:
             raise self.start_error
 
-    def add_request(self, request: EngineCoreRequest) -> None:
+    def add_request(self, request: EngineCoreRequest) -> int:
         if self.refuses is not None:
             raise self.refuses
         self.added.append(request.request_id)
+        return self.index
 
     def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
         self.aborted += [(request_id, why) for request_id in request_ids]
@@ -169,7 +182,11 @@ class FakeLife:
     def engines(self) -> list[EngineStatus]:
         return [
             EngineStatus(
-                engine=self.index, state="ready", pid=100 + self.index, stalled_s=self.stalled_s
+                engine=self.index,
+                state="ready",
+                pid=100 + self.index,
+                stalled_s=self.stalled_s,
+                responsive=self.responsive,
             )
         ]
 
@@ -228,9 +245,10 @@ class Fleet:
         while True:
             outputs = self.client.get_output(timeout=10)
             assert outputs is not None, "no output came"
-            if outputs.outputs:
-                assert len(outputs.outputs) == 1
-                return outputs.outputs[0]
+            said = [output for output in outputs.outputs if not output.begins_anew]
+            if said:
+                assert len(said) == 1
+                return said[0]
 
 
 class ThreadLife(InprocClient):
@@ -248,9 +266,10 @@ class ThreadLife(InprocClient):
     def kill(self) -> None:
         self._killed.set()
 
-    def add_request(self, request: EngineCoreRequest) -> None:
+    def add_request(self, request: EngineCoreRequest) -> int:
         if not self._killed.is_set():
             super().add_request(request)
+        return self.index
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
         outputs = super().get_output(timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,12 @@ from minivllm.api.admin import create_admin_blueprint
 from minivllm.api.server import create_app, make_http_server
 from minivllm.cli.main import main
 from minivllm.engine.async_llm import AsyncLLM
+from minivllm.engine.dp_client import DIED
+from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
 from tests.data_parallel.lives import Fleet, eventually
 from tests.serve.fakes import FakeClient, FakeTokenizer
+from tests.serve.test_stats import QUEUED, SCHEDULED, Heard
 from viz.access import Access
 
 
@@ -129,6 +133,21 @@ def test_health_stays_200_while_one_engine_works_and_says_whether_requests_are_t
     assert [e["state"] for e in body["engines"]] == ["draining", "drained"]
     site.fleet[0].say("a", 1, finish="stop")
     eventually(lambda: site.ask("GET", "/health")[0] == 503)
+    assert site.ask("GET", "/health")[1]["error"]["code"] == "no_engine"  # nobody is dead
+
+
+def test_a_silent_engine_is_not_ready_and_load_says_for_how_long(start: Any) -> None:
+    site = start()
+    for index in (0, 1):
+        site.fleet[index].stalled_s, site.fleet[index].responsive = 4.0, False
+        eventually(lambda index=index: site.ask("GET", "/load")[1]["ready_engines"] == 1 - index)
+        engine = site.ask("GET", "/load")[1]["engines"][index]
+        assert (engine["state"], engine["stalled_s"], engine["responsive"]) == ("ready", 4.0, False)
+        status, body = site.ask("GET", "/ready")
+        assert status == (200 if index == 0 else 503)
+    assert body["error"]["code"] == "no_engine"
+    status, body = site.ask("GET", "/health")  # they may be back at any moment
+    assert (status, body["ready"]) == (200, False)
 
 
 def test_with_no_engine_ready_a_request_is_told_to_come_again(start: Any) -> None:
@@ -155,6 +174,8 @@ def test_load_tells_each_engines_work_and_forgets_what_a_dead_one_did(start: Any
         "state": "ready",
         "epoch": 1,
         "open_requests": 1,
+        "stalled_s": 0.0,
+        "responsive": True,
         "running": 1,
         "waiting": 0,
         "kv_cache_usage": 0.5,
@@ -179,7 +200,7 @@ def test_a_callers_stream_ends_with_the_engines_error_and_the_next_one_is_served
     site.fleet[0].die("killed by signal 9")
     last = next(broken)
     assert (last.finished, last.outputs[0].finish_reason) == (True, "error")
-    assert "killed by signal 9" in last.outputs[0].stop_reason
+    assert last.outputs[0].engine_died and last.outputs[0].stop_reason == DIED
     assert not site.llm.is_dead
     whole = site.llm.stream({"prompt_token_ids": [1, 2]}, params, "whole")
     site.fleet[1].say("whole", 66, 67, finish="length")
@@ -194,6 +215,68 @@ def test_a_callers_stream_that_had_not_begun_does_not_notice_a_death(start: Any)
         eventually(lambda: site.fleet[1].added == ["a"])
         site.fleet[1].say("a", 65, 66, finish="length")
         assert "".join(output.outputs[0].text for output in stream) == "AB"
+
+
+def test_a_request_without_a_stream_is_served_whole_though_its_engine_died_on_the_way(
+    start: Any,
+) -> None:
+    """Nobody has seen what it said: text, logprobs and counts are those of the second engine."""
+    site = start()
+    heard = Heard()
+    site.llm.add_stat_logger(heard)
+    params = SamplingParams(max_tokens=9, stop=["XY"], logprobs=0, seed=5)
+    stream = site.llm.stream({"prompt_token_ids": [1, 2]}, params, "a", kind=OutputKind.FINAL_ONLY)
+    site.fleet[0].say("a", 65, 66, 88, events=[(QUEUED, 10), (SCHEDULED, 20)])  # ABX
+    eventually(lambda: heard.iterations)
+    site.fleet[0].die()
+    eventually(lambda: site.fleet[1].added == ["a"])
+    site.fleet[1].say("a", 67, 68, 89, events=[(QUEUED, 10**6), (SCHEDULED, 10**6)])
+    site.fleet[1].say("a", 69, finish="length")
+    (output,) = list(stream)
+    (completion,) = output.outputs
+    assert (completion.text, completion.token_ids) == ("CDYE", [67, 68, 89, 69])  # no XY
+    assert (completion.finish_reason, output.engine) == ("length", 1)
+    eventually(lambda: heard.ends() == ["length"])
+    (done,) = [f for i in heard.iterations for f in i.finished_requests]
+    assert (done.engine, done.num_generation_tokens, done.queued_time) == (1, 4, 10 / 1e9)
+    assert sum(i.num_prompt_tokens for i in heard.iterations) == 2
+    assert sum(len(i.time_to_first_tokens) for i in heard.iterations) == 1
+    (parent,) = [p for i in heard.iterations for p in i.finished_parents]
+    assert (parent.engine, parent.n, parent.max_num_generation_tokens) == (1, 1, 4)
+
+
+def test_what_waited_on_a_dead_engine_is_counted_from_there(start: Any) -> None:
+    """The first engine never came to say that it was queued."""
+    site = start()
+    heard = Heard()
+    site.llm.add_stat_logger(heard)
+    before = time.perf_counter_ns()
+    stream = site.llm.stream({"prompt_token_ids": [1, 2]}, SamplingParams(max_tokens=1), "a")
+    sent = time.perf_counter_ns()
+    site.fleet[0].die()
+    eventually(lambda: site.fleet[1].added == ["a"])
+    begun = sent + 5 * 10**9
+    site.fleet[1].say("a", 65, finish="length", events=[(QUEUED, begun), (SCHEDULED, begun)])
+    list(stream)
+    eventually(heard.ends)
+    (done,) = [f for i in heard.iterations for f in i.finished_requests]
+    assert done.engine == 1 and done.queued_time is not None
+    assert 5.0 <= done.queued_time <= (begun - before) / 1e9
+
+
+def test_a_request_that_is_aborted_before_it_spoke_counts_for_its_engine(start: Any) -> None:
+    site = start()
+    heard = Heard()
+    site.llm.add_stat_logger(heard)
+    streams = [
+        site.llm.stream({"prompt_token_ids": [1]}, SamplingParams(max_tokens=1), name)
+        for name in ("a", "b")
+    ]
+    streams[1].close()  # it was on engine 1
+    (done,) = [f for i in heard.iterations for f in i.finished_requests]
+    (parent,) = [p for i in heard.iterations for p in i.finished_parents]
+    assert (done.engine, parent.engine) == (1, 1)
+    streams[0].close()
 
 
 # --- the command ----------------------------------------------------------------------------------

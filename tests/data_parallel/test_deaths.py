@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from minivllm.engine.client import EngineStatus
-from minivllm.engine.supervisor import SupervisorSettings
+from minivllm.engine.dp_client import DIED
 from minivllm.errors import EngineDeadError, EngineUnavailableError, ModelError
 from minivllm.trace.events import EngineWhy, Reason, RouteWhy
 from tests.data_parallel.lives import FakeLife, Fleet, eventually, quick, request
@@ -68,7 +68,7 @@ def test_a_request_in_mid_stream_ends_with_an_error_that_says_why(two: Fleet) ->
     assert two.next().new_token_ids == [7]  # what it said before is not lost
     last = two.next()
     assert (last.request_id, last.finish_reason) == ("a", "error")
-    assert "killed by signal 9" in str(last.stop_reason)
+    assert "killed by signal 9" in two.events.of("engine.dead")[0].message
     assert two[1].added == []
     assert [(d.retried, d.failed) for d in two.events.of("engine.dead")] == [(0, 1)]
 
@@ -192,30 +192,62 @@ def test_a_first_start_that_fails_is_the_callers_error_and_is_not_tried_again() 
     assert all(life.was_shut_down for life in lives)
 
 
-def test_a_stalled_engine_is_killed_and_its_requests_are_seen_to(fleets: list[Fleet]) -> None:
-    fleets.append(fleet := Fleet(2, settings=quick(stall_timeout=5)))
+def test_an_engine_without_a_sign_of_life_is_killed_and_its_requests_begin_nowhere_anew(
+    fleets: list[Fleet],
+) -> None:
+    fleets.append(fleet := Fleet(2, settings=quick(stall_timeout=0.001)))
     fleet.client.add_request(request("a"))
     stuck = fleet[0]
-    stuck.stalled_s = 6.0
-    eventually(lambda: fleet[1].added == ["a"])
-    assert stuck.was_killed
+    stuck.stalled_s, stuck.responsive = 6.0, False
+    assert fleet.next().finish_reason == "error"
+    assert stuck.was_killed and fleet[1].added == []
     (dead,) = fleet.events.of("engine.dead")
-    assert "--engine-stall-timeout 5" in dead.message
+    assert (dead.retried, dead.failed) == (0, 1)
+    assert "no sign of life for 6 s (--engine-stall-timeout 0.001)" in dead.message
 
 
-def test_a_short_stall_or_a_timeout_of_zero_kills_nobody(fleets: list[Fleet]) -> None:
-    for settings, stalled in (
-        (SupervisorSettings(stall_timeout=5), 4.0),
-        (SupervisorSettings(stall_timeout=0), 1e6),
-    ):
-        fleets.append(fleet := Fleet(1, settings=settings))
-        fleet[0].stalled_s = stalled
+def test_what_one_engine_could_not_finish_in_a_step_does_not_kill_the_next(
+    fleets: list[Fleet],
+) -> None:
+    fleets.append(fleet := Fleet(2, settings=quick(step_timeout=500)))
+    fleet.client.add_request(request("endless"))
+    fleet[0].stalled_s = 501.0
+    assert fleet.next().finish_reason == "error"
+    assert fleet[1].added == []
+    assert "in one step for 501 s" in fleet.events.of("engine.dead")[0].message
 
-        def stalled_seen(fleet: Fleet = fleet, stalled: float = stalled) -> bool:
-            return fleet.client.engines()[0].stalled_s == stalled
 
-        eventually(stalled_seen)
-        assert fleet.states() == ["ready"] and not fleet[0].was_killed
+def test_a_long_step_of_an_engine_that_gives_signs_of_life_is_no_stall(
+    fleets: list[Fleet],
+) -> None:
+    fleets.append(fleet := Fleet(1, settings=quick(stall_timeout=5)))
+    fleet[0].stalled_s = 400.0
+    eventually(lambda: fleet.client.engines()[0].stalled_s == 400.0)
+    assert fleet.states() == ["ready"] and not fleet[0].was_killed
+
+
+def test_a_silent_engine_gets_nothing_while_another_one_is_there(fleets: list[Fleet]) -> None:
+    fleets.append(fleet := Fleet(3))
+    fleet[1].stalled_s, fleet[1].responsive = 3.0, False
+    eventually(lambda: not fleet.client.engines()[1].responsive)
+    for name in "abcd":
+        fleet.client.add_request(request(name))
+    assert (fleet[1].added, len(fleet[0].added)) == ([], 2)
+    for pick in fleet.events.of("route.pick"):
+        assert [candidate.engine for candidate in pick.candidates] == [0, 2]
+    fleet[1].stalled_s, fleet[1].responsive = 0.0, True  # it is back
+    eventually(lambda: fleet.client.engines()[1].responsive)
+    fleet.client.add_request(request("e"))
+    fleet.client.add_request(request("f"))
+    assert fleet[1].added
+
+
+def test_where_all_are_silent_one_of_them_is_better_than_none(fleets: list[Fleet]) -> None:
+    fleets.append(fleet := Fleet(1))
+    fleet[0].stalled_s, fleet[0].responsive = 3.0, False
+    eventually(lambda: not fleet.client.engines()[0].responsive)
+    fleet.client.add_request(request("a"))
+    assert fleet[0].added == ["a"]
 
 
 def test_outputs_that_cannot_be_read_end_an_engine_and_not_the_server(two: Fleet) -> None:
@@ -255,3 +287,29 @@ def test_status_tells_what_admin_and_load_show(two: Fleet) -> None:
         EngineStatus(engine=0, state="ready", pid=100, open_requests=1),
         EngineStatus(engine=1, state="ready", pid=101),
     ]
+
+
+def test_a_request_that_nobody_listens_to_before_its_end_begins_anew_though_it_spoke(
+    two: Fleet,
+) -> None:
+    two.client.add_request(request("a", final_only=True))
+    two[0].say("a", 7, 8)
+    assert two.next().new_token_ids == [7, 8]
+    two[0].die()
+    eventually(lambda: two[1].added == ["a"])
+    two[1].say("a", 7, 8, 9, finish="length")
+    while not (marker := two.client.get_output(10)) or not marker.outputs:
+        pass  # that engine 0 does nothing any more
+    assert (marker.engine, [o.begins_anew for o in marker.outputs]) == (1, [True])
+    assert two.next().new_token_ids == [7, 8, 9]
+    assert [(d.retried, d.failed) for d in two.events.of("engine.dead")] == [(1, 0)]
+
+
+def test_who_sent_a_request_hears_that_its_engine_died_and_no_more(two: Fleet) -> None:
+    two.client.add_request(request("a"))
+    two[0].say("a", 7)
+    two[0].die("engine 0 (process 4711) was ended by SIGKILL")
+    two.next()
+    last = two.next()
+    assert last.engine_died and last.stop_reason == DIED
+    assert "4711" in two.events.of("engine.dead")[0].message

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from minivllm.engine import mp_client
+from minivllm.engine.stall import SILENT_S
 from minivllm.errors import EngineDeadError
 from minivllm.trace.file import parse_trace
 from tests.conftest import ROOT
@@ -69,7 +69,8 @@ def test_kill_9_is_told_after_all_that_had_come_and_everybody_hears_of_it(tmp_pa
 def test_a_call_that_waits_for_its_answer_ends_with_the_process() -> None:
     with client() as c:
         os.kill(c.mp.pid, signal.SIGSTOP)
-        until(lambda: c.mp.engines()[0].stalled_s > mp_client.SILENT_S)  # no heartbeat comes
+        until(lambda: not c.mp.engines()[0].responsive)  # no heartbeat comes
+        assert c.mp.engines()[0].stalled_s > SILENT_S
         process = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -9 {c.mp.pid}"])
         with pytest.raises(EngineDeadError, match="SIGKILL"):
             c.mp.set_knobs(max_num_seqs=3)
@@ -107,7 +108,8 @@ def test_sigterm_ends_it_in_order_but_unasked() -> None:
 def test_an_engine_that_hangs_stalls_and_is_ended_from_outside() -> None:
     with client(names={"executor": f"{HERE}:Hangs"}) as c:
         c.mp.add_request(request("a"))
-        until(lambda: c.mp.engines()[0].stalled_s > 0.5)  # its heartbeats say so
+        until(lambda: c.mp.engines()[0].stalled_s > SILENT_S)  # its heartbeats say so
+        assert c.mp.engines()[0].responsive  # which is why they are believed
         c.mp.gate.pause()  # it still answers
         c.mp.shutdown(timeout=0.2)
         assert c.mp.exit_code in (-signal.SIGTERM, -signal.SIGKILL)

@@ -157,13 +157,14 @@ class FakeClient:
 
     # --- the protocol --------------------------------------------------------------------------
 
-    def add_request(self, request: EngineCoreRequest) -> None:
+    def add_request(self, request: EngineCoreRequest) -> int:
         with self._changed:
             if self._death is not None:
                 raise EngineDeadError("dead")
             self.requests.append(request)
             self._open[request.request_id] = (request, [])
             self._changed.notify_all()
+        return 0
 
     def abort_requests(self, request_ids: list[str], why: Reason = Reason.CLIENT) -> None:
         with self._changed:

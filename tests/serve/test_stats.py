@@ -117,8 +117,8 @@ def test_of_n_samples_the_longest_counts_once_when_all_have_ended(
     for _ in llm.stream("a", SamplingParams(n=2, temperature=1, max_tokens=9)):
         pass
     llm.close()  # all that came out has been told of
-    assert [n for i in heard.iterations for n in i.n_params] == [2]
-    assert [n for i in heard.iterations for n in i.max_num_generation_tokens] == [6]  # and EOS
+    parents = [parent for i in heard.iterations for parent in i.finished_parents]
+    assert [(p.n, p.max_num_generation_tokens) for p in parents] == [(2, 6)]  # and EOS
     assert heard.ends() == ["stop", "stop"]
 
 
