@@ -26,6 +26,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from minivllm.engine.factories import make_executor, make_tokenizer
 from minivllm.engine.messages import EngineCoreOutputs
 from minivllm.engine.wire import CoreSettings, Message
 from minivllm.engine.wire_errors import told
-from minivllm.errors import ConfigError, MiniVLLMError
+from minivllm.errors import ConfigError, EngineUnavailableError, MiniVLLMError
 from minivllm.structured_output.manager import StructuredOutputManager
 from minivllm.trace.artifact_store import ArtifactStore
 from minivllm.trace.channel import TraceChannel
@@ -214,27 +215,30 @@ class CoreProcess:
             case wire.Shutdown():
                 loop.stop()
             case wire.GateVerb():
-                self._answer(message.call_id, lambda: self._steer(message.verb, message.value))
+                self._answer(message, lambda: self._steer(message.verb, message.value))
             case wire.SetKnobs():
                 check = lambda: loop.core.check_knobs(**message.knobs)  # noqa: E731
-                if self._answer(message.call_id, check):
+                if self._answer(message, check):
                     loop.put(message, num_bytes)
             case wire.Arm():
-                if self._answer(message.call_id, lambda: loop.core.check_arm(message.step)):
+                if self._answer(message, lambda: loop.core.check_arm(message.step)):
                     loop.put(message, num_bytes)
             case _:
                 loop.put(message, num_bytes)
 
-    def _answer(self, call_id: int, do: Any) -> bool:
+    def _answer(self, call: wire.Call, do: Callable[[], object]) -> bool:
+        """Do what is asked, unless whoever asked has given up."""
         error, state = None, None
         try:
+            if call.deadline_ns and time.perf_counter_ns() > call.deadline_ns:
+                raise EngineUnavailableError("it came too late, and was not done")
             result = do()
             state = result if isinstance(result, GateState) else None
         except Exception as refused:  # whatever it is, somebody waits for it
             if not _is_named(refused):
                 logger.exception("a call has failed")
             error = told(refused)
-        self._outbox.put(wire.Answer(call_id=call_id, error=error, gate=state))
+        self._outbox.put(wire.Answer(call_id=call.call_id, error=error, gate=state))
         return error is None
 
     def _steer(self, verb: str, value: Any) -> GateState:

@@ -1,45 +1,72 @@
 """FleetGate: one gate for several engines. A verb holds for all of them, also for the next life of
 one that dies. ``Steering.gate_of(1)`` is the gate of engine 1 alone.
 
-``until`` lets all run and each pauses for itself where its own event comes. No counterpart in vLLM.
+``until`` lets all run and each pauses for itself where its own event comes. Where one engine does
+not take a verb, those before it are set back to pause or run as they stood; a step that one of them
+has run meanwhile stays run. No counterpart in vLLM.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from minivllm.errors import EngineDeadError
+from minivllm.errors import EngineDeadError, MiniVLLMError
 from minivllm.trace.gate import check_rate
 from minivllm.trace.gate_control import GateControl, Held
 from minivllm.trace.until import Until
 
-Gates = Callable[[], Sequence[GateControl]]
-"""The gates of the engines that live, in order of their numbers."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An engine that lives."""
+
+    gate: GateControl
+    check_heard: Callable[[], None]
+    """Raises EngineUnavailableError while it gives no sign of life."""
+    end: Callable[[], None]
+    """For one that does not stand as the others do, and cannot be made to."""
+
+
+Members = Callable[[], Sequence[Member]]
+"""In order of their numbers."""
+
+
+def or_end(end: Callable[[], None], do: Callable[[], None]) -> None:
+    """``do``; an engine that does not take it is ended."""
+    try:
+        do()
+    except MiniVLLMError:
+        logger.exception("an engine cannot be set back as it was: it is ended, and started anew")
+        end()
 
 
 class FleetGate:
     """A :class:`~minivllm.trace.gate_control.GateControl` over all engines."""
 
     def __init__(
-        self, gates: Gates, lock: threading.RLock, paused: bool = False, rate: float = 0.0
+        self, members: Members, lock: threading.RLock, paused: bool = False, rate: float = 0.0
     ) -> None:
         """``lock``: keeps engines from starting between two engines' hearing of a verb.
         ``paused``, ``rate``: how each engine begins."""
-        self._gates, self._lock = gates, lock
+        self._members, self._lock = members, lock
         self._paused, self._rate = paused, check_rate(rate)
         self._listeners: list[Callable[[str, float], None]] = []
         self._told: tuple[str, float] | None = None
 
     def add(self, gate: GateControl) -> None:
         """An engine has started: make its gate stand as the others do. Under the lock."""
-        if gate.rate != self._rate:
-            gate.rate = self._rate
-        if gate.mode != ("pause" if self._paused else "run"):
-            (gate.pause if self._paused else gate.resume)()
+        _stand(gate, self._paused, self._rate)
         gate.on_change(lambda mode, rate: self._tell())
+
+    def _gates(self) -> list[GateControl]:
+        return [member.gate for member in self._members()]
 
     @property
     def mode(self) -> str:
@@ -103,9 +130,21 @@ class FleetGate:
     def _all(self, do: Callable[[GateControl], None], paused: bool | None = None) -> None:
         """What the first engine refuses (ConfigError) reaches none: they judge alike."""
         with self._lock:
-            for gate in self._gates():
-                with contextlib.suppress(EngineDeadError):  # its next life begins as `add` says
-                    do(gate)
+            members = self._members()
+            for member in members:
+                member.check_heard()
+            done: list[tuple[Member, str, float]] = []
+            for member in members:
+                before = member.gate.mode, member.gate.rate
+                try:
+                    do(member.gate)
+                except EngineDeadError:  # its next life begins as `add` says
+                    continue
+                except MiniVLLMError:
+                    for other, mode, rate in done:
+                        or_end(other.end, partial(_stand, other.gate, mode == "pause", rate))
+                    raise
+                done.append((member, *before))
             if paused is not None:
                 self._paused = paused
 
@@ -115,3 +154,11 @@ class FleetGate:
             self._told = now
             for listener in self._listeners:
                 listener(*now)
+
+
+def _stand(gate: GateControl, paused: bool, rate: float) -> None:
+    """Make it stand so, if it does not."""
+    if gate.rate != rate:
+        gate.rate = rate
+    if gate.mode != ("pause" if paused else "run"):
+        (gate.pause if paused else gate.resume)()

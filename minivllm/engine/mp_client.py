@@ -20,7 +20,6 @@ Counterpart in vLLM: ``SyncMPClient`` in ``vllm/v1/engine/core_client.py``.
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import os
 import queue
@@ -35,6 +34,7 @@ import zmq
 
 from minivllm.config import EngineConfig
 from minivllm.engine import wire
+from minivllm.engine.calls import Calls
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineState, EngineStatus
 from minivllm.engine.core_proc import ARRAYS, INPUT_SOCKET, OUTPUT_SOCKET
@@ -49,7 +49,6 @@ from minivllm.errors import (
     EngineDeadError,
     EngineStartError,
     EngineUnavailableError,
-    MiniVLLMError,
 )
 from minivllm.trace.collector import TraceCollector
 from minivllm.trace.events import IpcRecv, IpcSend, Reason
@@ -60,20 +59,8 @@ from minivllm.trace.tracer import OFF, Tracer
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 10.0
-"""How long a call waits for its answer. The engine answers in the middle of a step, so that who
-does not answer for so long has stopped."""
 LAST_WORDS_MS = 50
 """What a process has said at its end is with us by then."""
-
-
-class _Call:
-    """One that is to be answered."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.error: Exception | None = None
-        self.gate: GateState | None = None
 
 
 class MPClient:
@@ -112,8 +99,7 @@ class MPClient:
         self._outputs: queue.SimpleQueue[EngineCoreOutputs | None] = queue.SimpleQueue()
         self._num_taken = 0
         self._open: set[str] = set()
-        self._calls: dict[int, _Call] = {}
-        self._call_ids = itertools.count(1)
+        self._calls = Calls(index)
         self._facts: dict[str, Any] = {}
         self._state: EngineState = "starting"
         self._start_error: Exception | None = None
@@ -121,7 +107,7 @@ class MPClient:
         self._closing = False
         self._settled = threading.Event()  # it is ready, or will never be
         self._stalled_s, self._beat_at = 0.0, time.monotonic()
-        self._lock = threading.Lock()  # state, open requests, calls
+        self._lock = threading.Lock()  # state, open requests
         self._push_lock = threading.Lock()  # a socket is one thread's at a time
         self._directory = private_directory()
         self._exit_read, self._exit_write = os.pipe()
@@ -250,12 +236,12 @@ class MPClient:
             msgspec.msgpack.encode(knobs)
         except (TypeError, OverflowError) as error:
             raise ConfigError("knobs", knobs, "numbers, texts, True and False") from error
-        self._ask(lambda call_id: wire.SetKnobs(knobs=knobs, call_id=call_id))
+        self._ask(wire.SetKnobs(knobs=knobs))
 
     def arm(self, step: ArmedStep = "next") -> None:
         if step != "next" and (type(step) is not int or not 0 <= step < 2**63):
             raise ConfigError("arm", step, "next, or the number of a step to come")
-        self._ask(lambda call_id: wire.Arm(step=step, call_id=call_id))
+        self._ask(wire.Arm(step=step))
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:
         if self._lockstep and self._state == "ready":
@@ -318,27 +304,13 @@ class MPClient:
                 )
             self._push.send(frame, zmq.NOBLOCK)
 
-    def _ask(self, make: Any) -> GateState | None:
+    def _ask(self, call: wire.Call) -> GateState | None:
         """Send a message that is answered, and wait. Raises what comes back."""
-        call, call_id = _Call(), next(self._call_ids)
-        with self._lock:
-            self._calls[call_id] = call
-        try:
-            self.check_ready()  # or its death came between, and has seen no call
-            self._push_message(make(call_id))
-            if not call.done.wait(ANSWER_S):
-                raise EngineUnavailableError(
-                    f"engine {self.index} has not answered for {ANSWER_S:g} s; it may be stopped"
-                )
-        finally:
-            with self._lock:
-                self._calls.pop(call_id, None)
-        if call.error is not None:
-            raise call.error
-        return call.gate
+        self.check_ready()
+        return self._calls.ask(call, self._push_message)
 
     def _steer(self, verb: str, value: int | float | str | None) -> GateState | None:
-        return self._ask(lambda call_id: wire.GateVerb(verb=verb, value=value, call_id=call_id))
+        return self._ask(wire.GateVerb(verb=verb, value=value))
 
     # --- on the io thread ------------------------------------------------------------------------
 
@@ -376,13 +348,7 @@ class MPClient:
             case wire.GateMoved():
                 self.gate.take(message.state)
             case wire.Answer():
-                with self._lock:
-                    call = self._calls.get(message.call_id)
-                if call is not None:
-                    call.gate = message.gate
-                    if message.error is not None:
-                        call.error = made_anew(message.error, MiniVLLMError)
-                    call.done.set()
+                self._calls.answer(message)
             case wire.Facts():
                 self._facts = message.facts
             case wire.Ready():
@@ -433,14 +399,11 @@ class MPClient:
             if self._state == "dead":
                 return
             was_ready, self._state = self._state == "ready", "dead"
-            calls = list(self._calls.values())
             if not expected:
                 self._death = message
         if not was_ready and self._start_error is None:
             self._start_error = EngineStartError(f"{message} before it was ready")
-        for call in calls:
-            call.error = EngineDeadError(message)
-            call.done.set()
+        self._calls.end(message)
         self._outputs.put(None)
         self._settled.set()
 

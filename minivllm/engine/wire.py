@@ -44,27 +44,33 @@ class Abort(Message, tag="abort"):
     why: Reason
 
 
-class SetKnobs(Message, tag="set_knobs"):
+class Call(Message, kw_only=True):
+    """What is answered."""
+
+    call_id: int = 0
+    """Each call has a number of its own."""
+    deadline_ns: int = 0
+    """Of ``time.perf_counter_ns``: who takes it later answers that it was too late, and does
+    nothing, since its caller has given up. 0: none."""
+
+
+class SetKnobs(Call, kw_only=True, tag="set_knobs"):
     knobs: dict[str, Any]
-    call_id: int = 0
-    """Each call that is answered has a number of its own."""
 
 
-class Arm(Message, tag="arm"):
+class Arm(Call, kw_only=True, tag="arm"):
     step: ArmedStep
-    call_id: int = 0
 
 
 class ResetPrefixCache(Message, tag="reset_prefix_cache"):
     pass
 
 
-class GateVerb(Message, tag="gate"):
+class GateVerb(Call, kw_only=True, tag="gate"):
     """``pause`` | ``resume`` | ``step`` | ``next_phase`` | ``next_event`` | ``until`` |
     ``rate``."""
 
     verb: str
-    call_id: int
     value: int | float | str | None = None
 
 

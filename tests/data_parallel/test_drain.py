@@ -146,6 +146,56 @@ def test_where_one_engine_refuses_a_knob_no_engine_has_it(two: Fleet) -> None:
     assert two[1].knobs == {}
 
 
+def test_where_one_engine_does_not_take_a_verb_of_the_gate_all_stand_as_before(
+    two: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_answer() -> None:
+        raise EngineUnavailableError("engine 1 has not answered")
+
+    two.client.gate.rate = 5.0
+    monkeypatch.setattr(two[1].gate, "pause", no_answer)
+    with pytest.raises(EngineUnavailableError):
+        two.client.gate.pause()
+    assert [two[i].gate.mode for i in (0, 1)] == ["run", "run"]
+    assert (two.client.gate.mode, two[0].gate.rate) == ("run", 5.0)
+    two.client.restart(1, timeout=10)  # what did not come about does not hold for later lives
+    assert two[1].gate.mode == "run"
+
+
+def test_nothing_is_told_to_any_while_one_gives_no_sign_of_life(two: Fleet) -> None:
+    two[1].stalled_s, two[1].responsive = 3.0, False
+    calls = (
+        lambda: two.client.set_knobs(max_num_seqs=3),
+        lambda: two.client.gate.pause(),
+        lambda: two.client.arm("next"),
+        lambda: two.client.reset_prefix_cache(),
+        lambda: setattr(two.client.gate, "rate", 7.0),
+    )
+    for call in calls:
+        with pytest.raises(EngineUnavailableError, match="engine 1 has given no sign of life"):
+            call()
+    assert (two[0].knobs, two[0].armed, two[0].num_resets) == ({}, [], 0)
+    assert (two[0].gate.mode, two[0].gate.rate, two.client.gate.rate) == ("run", 0, 0)
+    two.client.set_knobs(engine=0, max_num_seqs=3)  # who is named alone may differ
+    assert two[0].knobs == {"max_num_seqs": 3}
+
+
+def test_an_engine_that_cannot_be_set_back_is_ended(two: Fleet) -> None:
+    old, set_once = two[0], two[0].set_knobs
+
+    def only_once(**knobs: int) -> None:
+        set_once(**knobs)
+        old.refuses = EngineUnavailableError("engine 0 has not answered")
+
+    old.set_knobs = only_once  # type: ignore[method-assign]
+    two[1].refuses = no_knob()
+    with pytest.raises(ConfigError):
+        two.client.set_knobs(max_num_seqs=3)
+    assert old.was_killed
+    eventually(lambda: two[0].epoch == 2 and two.states() == ["ready", "ready"])
+    assert (two[0].knobs, two[1].knobs) == ({}, {})
+
+
 def test_a_named_engine_alone_gets_what_is_for_it(two: Fleet) -> None:
     two.client.set_knobs(engine=1, max_num_seqs=3)
     two.client.arm(17, engine=1)

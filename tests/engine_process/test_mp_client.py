@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import zmq
 
-from minivllm.engine import mp_client
+from minivllm.engine import calls
 from minivllm.engine.mp_client import MPClient
 from minivllm.errors import (
     ConfigError,
@@ -238,14 +238,35 @@ def test_heartbeats_tell_of_a_loop_that_moves_and_of_one_that_is_held(c: Client)
     assert status.stalled_s == 0.0
 
 
-def test_one_that_does_not_answer_is_told_of(c: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mp_client, "ANSWER_S", 0.05)
+def test_what_its_caller_has_given_up_is_not_done_later(
+    c: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that was frozen finds it in its socket."""
+    monkeypatch.setattr(calls, "ANSWER_S", 0.05)
+    monkeypatch.setattr(calls, "ON_THE_WAY_S", 0.05)
+    refused = (
+        lambda: c.mp.set_knobs(max_num_seqs=3),
+        lambda: c.mp.gate.pause(),
+        lambda: c.mp.arm("next"),
+    )
+
+    def told() -> tuple[object, ...]:
+        events = len(c.told("run.knob")), len(c.told("trace.arm"))
+        return c.mp.gate.mode, c.mp.facts()["max_num_seqs"], events
+
+    before = told()
     os.kill(c.mp.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(EngineUnavailableError, match=r"has not answered for 0.05 s"):
-            c.mp.set_knobs(max_num_seqs=8)
+        for call in refused:
+            with pytest.raises(EngineUnavailableError, match=r"has not answered for 0.05 s"):
+                call()
     finally:
         os.kill(c.mp.pid, signal.SIGCONT)
+    monkeypatch.setattr(calls, "ANSWER_S", PATIENCE)
+    c.mp.gate.rate = 0.0  # it takes them in order: the others have come before
+    c.mp.add_request(request("a", max_tokens=1))
+    c.wait("a")
+    assert told() == before
 
 
 def test_a_slow_reader_finds_everything_and_holds_up_nobody(c: Client) -> None:
