@@ -29,7 +29,7 @@ from minivllm.config import EngineConfig, make_config
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineCoreClient, EngineStatus
 from minivllm.engine.input_processor import ProcessedInput, Prompt, TokenizerLike
-from minivllm.engine.mailbox import OutputMailbox, OutputStream
+from minivllm.engine.mailbox import Mailboxes, OutputMailbox, OutputStream
 from minivllm.engine.messages import EngineCoreOutputs, SchedulerStats
 from minivllm.engine.parts import Parts, build, join
 from minivllm.engine.queue_limit import QueueLimit
@@ -82,7 +82,7 @@ class AsyncLLM:
         # Guards the output processor, the mailboxes, and the order in which the core is told: an
         # abort must not overtake its request, nor reach the next one of the same name.
         self._lock = threading.Lock()
-        self._mailboxes: dict[str, OutputMailbox] = {}
+        self._mailboxes = Mailboxes()
         self.queue = QueueLimit(seats=parts.client.facts().get("max_num_seqs", 0))
         self._death: EngineDeadError | None = None
         self._closing = threading.Event()
@@ -197,9 +197,9 @@ class AsyncLLM:
         iteration = IterationStats()
         with self._lock:
             last, core_ids = self._outputs.abort_requests(request_ids, iteration)
-            self._post(last)
+            self._mailboxes.post(last)
             for request_id in request_ids:
-                self._mailboxes.pop(request_id, None)
+                self._mailboxes.forget(request_id)
             self.queue.ended(core_ids)
             if core_ids:
                 with contextlib.suppress(MiniVLLMError):  # a dead engine has nothing to abort
@@ -284,7 +284,7 @@ class AsyncLLM:
                     if not added:
                         self._check_queue()
                     self._outputs.add_request(given, kind)
-                    self._mailboxes[given.request_id] = mailbox
+                    self._mailboxes.add(given.request_id, mailbox)
                     added.append(given.request_id)
                     for sample in given.samples:
                         self.queue.sent(sample.request_id)
@@ -336,26 +336,12 @@ class AsyncLLM:
             processed = self._outputs.process_outputs(step.outputs, iteration)
             for output in processed.request_outputs:
                 output.engine = step.engine
-            self._post(processed.request_outputs)
+            self._mailboxes.post(processed.request_outputs)
             self.queue.ended(processed.to_abort)
             if processed.to_abort:
                 self.client.abort_requests(processed.to_abort, Reason.STOP_STRING)
         self._stats.record(step.stats, iteration)
         self.tracer.flush()
-
-    def _post(self, outputs: list[RequestOutput]) -> None:
-        """Into the mailboxes, then wake each loop once. Holds the lock."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]] = {}
-        for output in outputs:
-            mailbox = self._mailboxes.get(output.request_id)
-            if mailbox is None:
-                continue
-            mailbox.put(output)
-            if mailbox.loop is not None:
-                by_loop.setdefault(mailbox.loop, []).append(mailbox)
-            if output.finished:
-                del self._mailboxes[output.request_id]
-        _wake(by_loop)
 
     def _die(self, death: EngineDeadError) -> None:
         """End every open request with the error; nobody waits on a dead engine."""
@@ -366,22 +352,5 @@ class AsyncLLM:
             open_ids = self._outputs.open_ids()
             self._outputs.abort_requests(open_ids, iteration, finish_reason="error")
             self.queue.all_ended()
-            by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]] = {}
-            for mailbox in self._mailboxes.values():
-                mailbox.put_error(EngineDeadError(str(death)))
-                if mailbox.loop is not None:
-                    by_loop.setdefault(mailbox.loop, []).append(mailbox)
-            self._mailboxes.clear()
-        _wake(by_loop)
+            self._mailboxes.end_all(lambda: EngineDeadError(str(death)))
         self._stats.record(None, iteration)
-
-
-def _wake(by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]]) -> None:
-    for loop, mailboxes in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # the loop is closed: its tasks are gone
-            loop.call_soon_threadsafe(_wake_tasks, mailboxes)
-
-
-def _wake_tasks(mailboxes: list[OutputMailbox]) -> None:
-    for mailbox in mailboxes:
-        mailbox.wake_task()

@@ -4,12 +4,10 @@
                                engine 1's client ─► …
     get_output  ◄── one queue ◄── the engines' threads (supervisor.py)
 
-When an engine dies, a request of which nobody has heard anything yet begins anew on another one:
-nothing was said, or its reader sees no token before the last. All others of its requests end with
-an error. A request may begin anew once: were it the one that kills engines, it would else kill all
-of them, one after the other; and none does whose engine was killed since it stood still. Where no
-other engine takes requests, nothing waits for the restart: it fails at once, and its sender knows
-where he stands.
+When an engine dies, requests of which nobody has heard anything yet begin anew on another one
+(``retry.py``), all others end with an error; so do all of an engine that was killed since it stood
+still. Where no other engine takes requests, nothing waits for the restart: they fail at once, and
+their senders know where they stand.
 
 Counterpart in vLLM: ``DPLBAsyncMPClient`` in ``vllm/v1/engine/core_client.py``. Left out: waves
 and the coordinator, which lock-step engines of a mixture-of-experts model need.
@@ -20,20 +18,13 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
-import time
 from typing import Any
 
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineStatus
 from minivllm.engine.fleet_gate import FleetGate
-from minivllm.engine.messages import (
-    EngineCoreEvent,
-    EngineCoreEventType,
-    EngineCoreOutput,
-    EngineCoreOutputs,
-    EngineCoreRequest,
-    SchedulerStats,
-)
+from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
+from minivllm.engine.retry import last_outputs, may_begin_anew, new_beginning
 from minivllm.engine.router import OpenRequest, Router, run_prefill
 from minivllm.engine.steering import Steering
 from minivllm.engine.supervisor import (
@@ -52,11 +43,6 @@ from minivllm.errors import (
 )
 from minivllm.trace.events import EngineDead, Reason
 from minivllm.trace.tracer import OFF, Tracer
-
-MAX_RETRIES = 1
-"""How often a request may begin anew: one that kills engines kills two."""
-DIED = "the engine that ran this request has died"
-"""All that its sender is told; what the engine died of is in the log and in the trace."""
 
 
 class DPClient:
@@ -189,7 +175,7 @@ class DPClient:
         dead = list(engine.requests.values())
         # What one engine could not finish in all that time would be the end of the next one, too.
         elsewhere = not stalled and any(other.state == "ready" for other in self._engines)
-        again = [r for r in dead if elsewhere and _may_begin_anew(r)]
+        again = [r for r in dead if elsewhere and may_begin_anew(r)]
         self._trace.emit(
             EngineDead,
             None,
@@ -207,10 +193,10 @@ class DPClient:
             request.num_retries += 1
             request.num_said = 0
             try:
-                self._outputs.put(_new_beginning(request, self._send(request)))
+                self._outputs.put(new_beginning(request, self._send(request)))
             except EngineUnavailableError:
                 lost.append(request)
-        self._hand_out_ends(engine.index, lost)
+        self._outputs.put(last_outputs(engine.index, lost))
         self._trace.flush()
 
     def abandon(self, engine: SupervisedEngine) -> None:
@@ -219,25 +205,7 @@ class DPClient:
             request.aborted = request.aborted or Reason.SHUTDOWN
             del self._open[request.request.request_id]
         engine.requests.clear()
-        self._hand_out_ends(engine.index, left)
-
-    def _hand_out_ends(self, index: int, ended: list[OpenRequest]) -> None:
-        """The last outputs of requests that no engine will end; and that ``index`` does nothing."""
-        outputs = EngineCoreOutputs(
-            step=0, engine=index, t_ns=time.perf_counter_ns(), stats=SchedulerStats.empty(index)
-        )
-        for request in ended:
-            failed = request.aborted is None
-            outputs.outputs.append(
-                EngineCoreOutput(
-                    request_id=request.request.request_id,
-                    new_token_ids=[],
-                    finish_reason="error" if failed else "abort",
-                    stop_reason=DIED if failed else None,
-                    engine_died=failed,
-                )
-            )
-        self._outputs.put(outputs)
+        self._outputs.put(last_outputs(engine.index, left))
 
     # --- all engines, or a named one: see steering.py ---------------------------------------------
 
@@ -362,19 +330,3 @@ class DPClient:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineDeadError("the engines were shut down")
-
-
-def _may_begin_anew(request: OpenRequest) -> bool:
-    return not request.was_heard and request.aborted is None and request.num_retries < MAX_RETRIES
-
-
-def _new_beginning(request: OpenRequest, engine: int) -> EngineCoreOutputs:
-    """Tells the front end to forget what it heard, after that and before what ``engine`` says."""
-    queued = EngineCoreEvent(EngineCoreEventType.QUEUED, request.sent_ns)
-    output = EngineCoreOutput(
-        request_id=request.request.request_id,
-        new_token_ids=[],
-        events=[queued],  # the first engine may never have come to tell it
-        begins_anew=True,
-    )
-    return EngineCoreOutputs(step=0, engine=engine, outputs=[output])

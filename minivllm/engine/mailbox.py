@@ -11,6 +11,7 @@ one belongs to one asyncio loop; this one also wakes plain threads, which Flask'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
@@ -88,6 +89,56 @@ class OutputMailbox:
 
     async def wait_async(self) -> None:
         await self._task_event.wait()
+
+
+class Mailboxes:
+    """Those of all open requests, by the caller's names. Not thread-safe: AsyncLLM's lock guards
+    them."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, OutputMailbox] = {}
+
+    def add(self, request_id: str, mailbox: OutputMailbox) -> None:
+        self._of[request_id] = mailbox
+
+    def forget(self, request_id: str) -> None:
+        self._of.pop(request_id, None)
+
+    def post(self, outputs: list[RequestOutput]) -> None:
+        """Each into its mailbox, then wake each loop once."""
+        filled = []
+        for output in outputs:
+            mailbox = self._of.get(output.request_id)
+            if mailbox is None:
+                continue
+            mailbox.put(output)
+            filled.append(mailbox)
+            if output.finished:
+                del self._of[output.request_id]
+        _wake_loops(filled)
+
+    def end_all(self, make_error: Callable[[], Exception]) -> None:
+        """By an error of its own for each: a reader raises it."""
+        ended = list(self._of.values())
+        self._of.clear()
+        for mailbox in ended:
+            mailbox.put_error(make_error())
+        _wake_loops(ended)
+
+
+def _wake_loops(mailboxes: list[OutputMailbox]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[OutputMailbox]] = {}
+    for mailbox in mailboxes:
+        if mailbox.loop is not None:
+            by_loop.setdefault(mailbox.loop, []).append(mailbox)
+    for loop, its_own in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: its tasks are gone
+            loop.call_soon_threadsafe(_wake_tasks, its_own)
+
+
+def _wake_tasks(mailboxes: list[OutputMailbox]) -> None:
+    for mailbox in mailboxes:
+        mailbox.wake_task()
 
 
 class OutputStream(Iterator["RequestOutput | None"]):

@@ -1,18 +1,16 @@
 """MPClient: ONE engine core in ONE process, from its start to its end.
 
-    caller ─ add, abort, … ──► PUSH ─ Unix socket ─► PULL   core_proc.py
-    reader ◄─ queue ◄─ io thread ◄─ PULL ◄──────────  PUSH
-    TraceLog ◄─ collector ◄───────────────────────── PUB
+    caller ─ add, abort, … ─────► link.py ─► core_proc.py
+           ◄─ answers ◄─ calls.py ◄─ │  ◄────
+    reader ◄─ outputs ◄── queue ◄─── │
+    TraceLog ◄─ collector ◄────────────────── PUB
 
 Its process ended, a client only says so: ``get_output`` hands out what had come before and then
 raises EngineDeadError. Whoever wants another engine makes another client.
 
-What waits where. Sending never blocks: a message waits in the socket, without bound, until the
-engine's input thread takes it, which it does in the middle of a step, too; since the front end
-bounds its open requests, and each has one ``add`` and a few aborts, that is bounded by them.
 Outputs wait here, without bound, for ``get_output``; its caller is the server's one output thread,
-whose mailboxes merge what a slow reader leaves. Neither ever holds up the engine's step. A message
-that cannot be read is logged and passed over.
+whose mailboxes merge what a slow reader leaves. That never holds up the engine's step; nor does
+what waits on the way there (``link.py``).
 
 Counterpart in vLLM: ``SyncMPClient`` in ``vllm/v1/engine/core_client.py``.
 """
@@ -21,23 +19,21 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import queue
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import zmq
 
 from minivllm.config import EngineConfig
 from minivllm.engine import wire
 from minivllm.engine.calls import Calls
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.client import EngineState, EngineStatus
-from minivllm.engine.core_proc import ARRAYS, INPUT_SOCKET, OUTPUT_SOCKET
+from minivllm.engine.core_proc import ARRAYS
+from minivllm.engine.link import EngineLink
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
 from minivllm.engine.process import EngineProcess, private_directory, remove
 from minivllm.engine.remote_gate import RemoteGate
@@ -58,9 +54,6 @@ from minivllm.trace.recorder import TraceLog
 from minivllm.trace.tracer import OFF, Tracer
 
 logger = logging.getLogger(__name__)
-
-LAST_WORDS_MS = 50
-"""What a process has said at its end is with us by then."""
 
 
 class MPClient:
@@ -92,7 +85,7 @@ class MPClient:
 
         Raises ConfigError for what cannot cross the boundary, EngineStartError.
         """
-        flat = _flat(config)
+        flat = wire.flat(config)
         self.index, self.epoch = index, epoch
         self.gate = RemoteGate(self._steer, paused, check_rate(rate))
         self._tracer, self._log, self._lockstep = tracer, trace_log, lockstep
@@ -108,9 +101,7 @@ class MPClient:
         self._settled = threading.Event()  # it is ready, or will never be
         self._stalled_s, self._beat_at = 0.0, time.monotonic()
         self._lock = threading.Lock()  # state, open requests
-        self._push_lock = threading.Lock()  # a socket is one thread's at a time
         self._directory = private_directory()
-        self._exit_read, self._exit_write = os.pipe()
         settings = wire.CoreSettings(
             config=flat,
             directory=self._directory,
@@ -124,36 +115,29 @@ class MPClient:
             tokenizer=tokenizer,
             log_level=logger.getEffectiveLevel(),
         )
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._push, self._pull = self._open_sockets()
+        self._link = EngineLink(
+            self._directory, f"engine{index}-io", self._take, self._end_of_process
+        )
         self._collector: TraceCollector | None = None
         if trace_log is not None:
             spool = Path(self._directory) / ARRAYS
             self._collector = TraceCollector(
-                self._context, self._directory, f"engine{index}", trace_log, tracer, spool, epoch
+                self._link.context,
+                self._directory,
+                f"engine{index}",
+                trace_log,
+                tracer,
+                spool,
+                epoch,
             )
-        self._io = threading.Thread(target=self._read, name=f"engine{index}-io", daemon=True)
-        self._io.start()
         atexit.register(self._at_exit)
         try:
-            self._process = EngineProcess(settings, self._note_exit, num_threads)
+            self._process = EngineProcess(settings, self._link.note_exit, num_threads)
         except BaseException:
             self._closing = True
-            self._note_exit()
+            self._link.note_exit()
             self._tidy()
             raise
-
-    def _open_sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-        """Who receives binds: a stranger on a socket may then send, and take nothing away."""
-        push = self._context.socket(zmq.PUSH)
-        push.set(zmq.SNDHWM, 0)
-        push.set(zmq.RECONNECT_IVL, 10)  # milliseconds, until the process has bound its end
-        push.connect(f"ipc://{self._directory}/{INPUT_SOCKET}")
-        pull = self._context.socket(zmq.PULL)
-        pull.set(zmq.RCVHWM, 0)
-        pull.set(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
-        pull.bind(f"ipc://{self._directory}/{OUTPUT_SOCKET}")
-        return push, pull
 
     # --- its life ------------------------------------------------------------------------------
 
@@ -197,14 +181,10 @@ class MPClient:
 
     def _tidy(self) -> None:
         """The process is gone."""
-        self._io.join()
+        self._link.join()
         if self._collector is not None:
             self._collector.close()
-        with self._push_lock:
-            self._push.close(linger=0)
-        self._context.term()
-        os.close(self._exit_read)
-        os.close(self._exit_write)
+        self._link.close()
         remove(self._directory)
         atexit.unregister(self._at_exit)
 
@@ -289,20 +269,18 @@ class MPClient:
     # --- sending -------------------------------------------------------------------------------
 
     def _push_message(self, message: wire.Message, request_id: str | None = None) -> None:
-        with self._push_lock:
-            if self._push.closed:
-                raise EngineDeadError("the engine was shut down")
-            frame = wire.encode(message)
+        def tell(num_bytes: int) -> None:
             if isinstance(message, wire.Input):
                 self._tracer.emit(
                     IpcSend,
                     None,
                     engine=self.index,
                     message=wire.name_of(message),
-                    bytes=len(frame),
+                    bytes=num_bytes,
                     request_id=request_id,
                 )
-            self._push.send(frame, zmq.NOBLOCK)
+
+        self._link.send(message, tell)
 
     def _ask(self, call: wire.Call) -> GateState | None:
         """Send a message that is answered, and wait. Raises what comes back."""
@@ -312,31 +290,7 @@ class MPClient:
     def _steer(self, verb: str, value: int | float | str | None) -> GateState | None:
         return self._ask(wire.GateVerb(verb=verb, value=value))
 
-    # --- on the io thread ------------------------------------------------------------------------
-
-    def _read(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._pull, zmq.POLLIN)
-        poller.register(self._exit_read, zmq.POLLIN)
-        exited = False
-        while not exited:
-            exited = self._exit_read in dict(poller.poll())
-            while self._pull.poll(LAST_WORDS_MS if exited else 0):
-                frames = self._pull.recv_multipart()
-                self._take_frame(frames[0] if len(frames) == 1 else b"")
-        self._pull.close(linger=0)
-        self._end_of_process()
-
-    def _take_frame(self, frame: bytes) -> None:
-        try:
-            message = wire.decode_to_front(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            logger.warning("a message of %d bytes cannot be read: %s", len(frame), error)
-            return
-        try:
-            self._take(message, len(frame))
-        except Exception:  # as where a listener of the gate fails: nobody else shall miss anything
-            logger.exception("a message (%s) could not be taken in", wire.name_of(message))
+    # --- on the link's thread ------------------------------------------------------------------
 
     def _take(self, message: wire.ToFront, num_bytes: int) -> None:
         self._beat_at = time.monotonic()  # whatever it is: a sign of life
@@ -383,10 +337,6 @@ class MPClient:
 
     # --- its death -------------------------------------------------------------------------------
 
-    def _note_exit(self) -> None:
-        """Its process has ended: the io thread takes the last words, and then says so."""
-        os.write(self._exit_write, b"x")
-
     def _end_of_process(self) -> None:
         if self._closing:
             self._die("the engine was shut down", expected=True)
@@ -410,13 +360,3 @@ class MPClient:
     def _raise_if_dead(self) -> None:
         if self._death is not None:
             raise EngineDeadError(self._death)
-
-
-def _flat(config: EngineConfig) -> dict[str, Any]:
-    """The configuration as ``make_config`` takes it. Raises ConfigError for a class."""
-    flat = {name: value for section in asdict(config).values() for name, value in section.items()}
-    for name, value in flat.items():
-        if isinstance(value, type):
-            allowed = "package.module.Class while engine_processes is on: a class cannot cross over"
-            raise ConfigError(name, value, allowed)
-    return flat

@@ -14,12 +14,15 @@ the loop's queue, and are never encoded. Counterpart in vLLM: ``EngineCoreReques
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
+from minivllm.config import EngineConfig
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
+from minivllm.errors import ConfigError
 from minivllm.trace.events import Reason
 from minivllm.trace.gate_control import GateState
 
@@ -177,6 +180,16 @@ class CoreSettings(msgspec.Struct, kw_only=True):
     """``package.module:function``, called with the EngineConfig; None: the model's own. They come
     from whoever starts the engine, never from a request: they run code."""
     log_level: int = 20
+
+
+def flat(config: EngineConfig) -> dict[str, Any]:
+    """The configuration as ``make_config`` takes it. Raises ConfigError for a class."""
+    values = {name: value for section in asdict(config).values() for name, value in section.items()}
+    for name, value in values.items():
+        if isinstance(value, type):
+            allowed = "package.module.Class while engine_processes is on: a class cannot cross over"
+            raise ConfigError(name, value, allowed)
+    return values
 
 
 # --- bytes ---------------------------------------------------------------------------------------

@@ -283,6 +283,8 @@ def test_after_shutdown_a_request_is_refused_rather_than_never_answered() -> Non
     one.client.shutdown()
     with pytest.raises(EngineDeadError, match="was shut down"):
         one.add("a")
+    (status,) = one.client.engines()
+    assert (status.state, status.message) == ("dead", "the engine was shut down")
 
 
 class Dies(ScriptedExecutor):

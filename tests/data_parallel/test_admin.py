@@ -16,7 +16,7 @@ from minivllm.api.admin import create_admin_blueprint
 from minivllm.api.server import create_app, make_http_server
 from minivllm.cli.main import main
 from minivllm.engine.async_llm import AsyncLLM
-from minivllm.engine.dp_client import DIED
+from minivllm.engine.retry import DIED
 from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
 from tests.data_parallel.lives import Fleet, eventually

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from minivllm.engine.client import EngineStatus
-from minivllm.engine.dp_client import DIED
+from minivllm.engine.retry import DIED
 from minivllm.errors import EngineDeadError, EngineUnavailableError, ModelError
 from minivllm.trace.events import EngineWhy, Reason, RouteWhy
 from tests.data_parallel.lives import FakeLife, Fleet, eventually, quick, request

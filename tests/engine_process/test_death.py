@@ -39,7 +39,7 @@ def test_kill_9_is_told_after_all_that_had_come_and_everybody_hears_of_it(tmp_pa
     path = tmp_path / "run.jsonl"
     with client(path=str(path), rate=200) as c:
         c.mp.add_request(request("a", max_tokens=None))
-        until(lambda: len(c.told("step.end")) >= 5)
+        until(lambda: len(c.told("step.end")) >= 8)  # the trace may be ahead of the outputs
         os.kill(c.mp.pid, signal.SIGKILL)
         message = dead(c)
         assert message == f"engine 0 (process {c.mp.pid}) was ended by SIGKILL"
