@@ -245,6 +245,20 @@ def test_a_request_without_a_stream_is_served_whole_though_its_engine_died_on_th
     assert (parent.engine, parent.n, parent.max_num_generation_tokens) == (1, 1, 4)
 
 
+def test_who_is_told_that_his_engine_died_hears_nothing_of_the_machine(start: Any) -> None:
+    site = start(n=1)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
+    body = json.dumps({"prompt": "Hello", "model": "fake"})
+    connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    eventually(lambda: site.fleet[0].added)
+    site.fleet[0].die("engine 0 (process 4711) was ended by SIGKILL")
+    response = connection.getresponse()
+    error = json.loads(response.read())["error"]
+    connection.close()
+    assert (response.status, error["type"], error["code"]) == (500, "server_error", "engine_dead")
+    assert error["message"] == "The engine that ran this request has died."
+
+
 def test_what_waited_on_a_dead_engine_is_counted_from_there(start: Any) -> None:
     """The first engine never came to say that it was queued."""
     site = start()
