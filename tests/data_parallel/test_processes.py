@@ -68,10 +68,12 @@ def text_of(outputs: Iterator[RequestOutput | None]) -> tuple[str, str | None]:
 
 
 def told(llm: AsyncLLM, stream: str, kind: str) -> list[Any]:
-    """The payloads of one kind in a stream, as far as they have come."""
-    assert llm.trace_log is not None
+    """The payloads of one kind in a stream, over all its lives, as far as they have come."""
+    log = llm.trace_log
+    assert log is not None
     llm.tracer.flush()
-    lines = llm.trace_log.lines(stream, 1, llm.trace_log.head_seq(stream))
+    lives = [life for life in log.lives() if life.stream == stream]
+    lines = [line for life in lives for line in log.lines(stream, 1, life.head, life.epoch)]
     events = [decode_event(line) for line in lines]
     return [event.data for event in events if event.kind == kind]
 

@@ -98,10 +98,11 @@ class RunningServer:
         found, todo = [], [self.process.pid]
         while todo:
             pid = todo.pop()
-            with contextlib.suppress(OSError):
-                text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-                todo += [int(child) for child in text.split()]
-                found += [int(child) for child in text.split()]
+            for file in Path("/proc").glob(f"{pid}/task/*/children"):  # of each of its threads
+                with contextlib.suppress(OSError):
+                    children = [int(child) for child in file.read_text().split()]
+                    todo += children
+                    found += children
         return found
 
     def end(self, sign: signal.Signals = signal.SIGTERM) -> int:
