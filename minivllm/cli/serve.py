@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from minivllm.cli.options import engine_flags, parse_size
+from minivllm.cli.flags import parse_size
+from minivllm.cli.options import engine_flags
 from minivllm.logs import FORMATS, LEVELS
 from minivllm.serving.settings import HTTP_SERVERS, ServeSettings, split_list
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minivllm.cli.options import FLAGS, defaults
+from minivllm.cli.flags import FLAGS
+from minivllm.cli.options import defaults
 from minivllm.config import KV_MANAGERS, STEP_KNOBS
 from minivllm.errors import ConfigError, ReplayError
 from minivllm.replay.fork import fork

@@ -6,8 +6,9 @@ from dataclasses import fields
 
 import pytest
 
+from minivllm.cli.flags import FLAGS, parse_size, show_size
 from minivllm.cli.main import app
-from minivllm.cli.options import FLAGS, defaults, parse_size, show_size
+from minivllm.cli.options import defaults
 from minivllm.config import CacheConfig, ModelConfig, SchedulerConfig
 from minivllm.errors import ConfigError
 from tests.conftest import RunPython
