@@ -15,6 +15,8 @@ from minivllm.errors import SamplingParamsError
 from minivllm.structured_output.params import StructuredOutputsParams
 
 MAX_N = 128
+MAX_INT = 2**31 - 1
+"""No count of tokens and no token id is larger."""
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 4
 MAX_BAD_WORDS = 128
@@ -47,7 +49,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """0 = greedy."""
     top_p: float = 1.0
     top_k: int = 0
-    """0 or -1 = off."""
+    """0 or -1 = off; what is larger than the vocabulary, too."""
     min_p: float = 0.0
     seed: int | None = None
     stop: list[str] = []
@@ -81,8 +83,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def __post_init__(self) -> None:
         _integer("n", self.n, 1, MAX_N)
         if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1)
-        _integer("min_tokens", self.min_tokens, 0)
+            _integer("max_tokens", self.max_tokens, 1, MAX_INT)
+        _integer("min_tokens", self.min_tokens, 0, MAX_INT)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise SamplingParamsError(
                 "min_tokens", self.min_tokens, f"at most max_tokens ({self.max_tokens})"
@@ -91,7 +93,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         if self.n > 1 and self.greedy:
             raise SamplingParamsError("n", self.n, "1 at temperature 0: all samples would be equal")
         _number("top_p", self.top_p, 0.0, 1.0, above=True)
-        _integer("top_k", self.top_k, -1)
+        _integer("top_k", self.top_k, -1, MAX_INT)
         _number("min_p", self.min_p, 0.0, 1.0)
         _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
@@ -170,7 +172,7 @@ def _token_ids(name: str, value: Any, at_least: int = 0, at_most: int | None = N
     if at_most is not None and len(value) > at_most:
         raise SamplingParamsError(name, f"{len(value)} of them", f"at most {at_most} token ids")
     for token_id in value:
-        _integer(name, token_id, 0)
+        _integer(name, token_id, 0, MAX_INT)
 
 
 def _clamped(bias: Any) -> dict[int, float]:
@@ -179,7 +181,7 @@ def _clamped(bias: Any) -> dict[int, float]:
         allowed = f"a map of at most {MAX_LOGIT_BIAS} token ids to numbers"
         raise SamplingParamsError("logit_bias", given, allowed)
     for token_id, value in bias.items():
-        _integer("logit_bias", token_id, 0)
+        _integer("logit_bias", token_id, 0, MAX_INT)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not -math.inf < value < math.inf:
             raise SamplingParamsError("logit_bias", value, f"a number (for token {token_id})")

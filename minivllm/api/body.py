@@ -66,6 +66,12 @@ def read_body(request: Request) -> dict[str, Any]:
             f"Content-Type must be application/json, got {request.mimetype or 'none'!r} "
             f"(with curl: -H 'Content-Type: application/json').",
         )
+    coding = request.headers.get("Content-Encoding", "identity").lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            415,
+            f"Content-Encoding {coding!r} is not read; send the body as it is, without that header",
+        )
     try:
         data = request.get_data(cache=False)
         if request.content_length is None:

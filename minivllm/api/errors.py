@@ -106,6 +106,8 @@ def to_api_error(
         return ApiError(400, str(error), param=error.param)
     if isinstance(error, (DuplicateRequestError, ConfigError, MissingExtraError)):
         return ApiError(400, str(error))
+    if isinstance(error, OverflowError):  # it was to be sent to an engine
+        return ApiError(400, "The request has a number of more than 64 bits.")
     if isinstance(error, EngineDeadError):
         return ApiError(500, "The engine is not running any more.", code="engine_dead")
     if isinstance(error, QueueFullError):

@@ -10,17 +10,19 @@ Counterpart in vLLM: ``vllm/entrypoints/openai/chat_completion/protocol.py`` and
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from minivllm.api.errors import ApiError
 from minivllm.api.forms import ResponseFormat, StructuredOutputs
-from minivllm.engine.input_processor import MAX_CACHE_SALT
+from minivllm.engine.input_processor import CACHE_SALT, MAX_CACHE_SALT
 from minivllm.errors import SamplingParamsError, StructuredOutputError
 from minivllm.sampling_params import (
     MAX_ALLOWED_TOKEN_IDS,
     MAX_BAD_WORDS,
+    MAX_INT,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MAX_N,
@@ -33,6 +35,7 @@ from minivllm.sampling_params import (
 from minivllm.structured_output.params import StructuredOutputsParams
 
 MAX_PROMPTS = 1024
+TOKEN_ID_KEY = "^[0-9]{1,10}$"
 MAX_SEQUENCES = 1024
 """Prompts times n: caps what one request can make the engine hold."""
 
@@ -44,9 +47,10 @@ def says(**schema: Any) -> msgspec.Meta:
 
 
 Penalty = Annotated[float, says(minimum=-2, maximum=2)]
-TokenId = Annotated[int, says(minimum=0)]
+TokenId = Annotated[int, says(minimum=0, maximum=MAX_INT)]
 StopString = Annotated[str, says(minLength=1, maxLength=MAX_STOP_CHARS)]
 Message = Annotated[dict[str, Any], says(**{"$ref": "#/components/schemas/ChatMessage"})]
+_ID = {"type": "integer", "minimum": 0, "maximum": MAX_INT}
 Prompt = Annotated[
     Any,
     says(
@@ -58,14 +62,10 @@ Prompt = Annotated[
                 "minItems": 1,
                 "maxItems": MAX_PROMPTS,
             },
-            {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+            {"type": "array", "items": _ID, "minItems": 1},
             {
                 "type": "array",
-                "items": {
-                    "type": "array",
-                    "items": {"type": "integer", "minimum": 0},
-                    "minItems": 1,
-                },
+                "items": {"type": "array", "items": _ID, "minItems": 1},
                 "minItems": 1,
                 "maxItems": MAX_PROMPTS,
             },
@@ -78,7 +78,8 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     include_usage: bool | None = False
     """Send a last chunk with the usage."""
     continuous_usage_stats: bool | None = False
-    """Send the usage so far with every chunk (a vLLM extension)."""
+    """Send the usage so far with every chunk (a vLLM extension); ignored without
+    ``include_usage``."""
 
 
 class TextPart(msgspec.Struct):
@@ -91,8 +92,10 @@ class ChatMessage(msgspec.Struct):
     document alone."""
 
     role: Annotated[str, says(minLength=1)]
-    """What the model's template knows: ``system``, ``user``, ``assistant`` …"""
-    content: str | list[TextPart]
+    """What the model's template knows: ``system``, ``user``, ``assistant`` …; ``developer`` is
+    ``system``."""
+    content: str | list[TextPart] | None
+    """null of an assistant only."""
 
 
 class ToolFunction(msgspec.Struct):
@@ -111,7 +114,7 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     """null, or absent: the one model there is."""
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, says(minimum=0)] | None = None
+    max_tokens: Annotated[int, says(minimum=0, maximum=MAX_INT)] | None = None
     n: Annotated[int, says(minimum=1, maximum=MAX_N)] | None = 1
     temperature: Annotated[float, says(minimum=0, maximum=2)] | None = None
     top_p: Annotated[float, says(exclusiveMinimum=0, maximum=1)] | None = None
@@ -122,19 +125,19 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     logit_bias: (
         Annotated[
             dict[str, float],
-            says(maxProperties=MAX_LOGIT_BIAS, propertyNames={"pattern": "^[0-9]+$"}),
+            says(maxProperties=MAX_LOGIT_BIAS, propertyNames={"pattern": TOKEN_ID_KEY}),
         ]
         | None
     ) = None
     """JSON has no other keys than strings; these are token ids."""
     response_format: ResponseFormat | None = None
     # Extensions of vLLM.
-    top_k: Annotated[int, says(minimum=-1)] | None = None
+    top_k: Annotated[int, says(minimum=-1, maximum=MAX_INT)] | None = None
     min_p: Annotated[float, says(minimum=0, maximum=1)] | None = None
     repetition_penalty: (
         Annotated[float, says(minimum=REPETITION_PENALTY[0], maximum=REPETITION_PENALTY[1])] | None
     ) = None
-    min_tokens: Annotated[int, says(minimum=0)] | None = None
+    min_tokens: Annotated[int, says(minimum=0, maximum=MAX_INT)] | None = None
     stop_token_ids: Annotated[list[TokenId], says(maxItems=MAX_STOP_TOKEN_IDS)] | None = None
     ignore_eos: bool | None = False
     structured_outputs: StructuredOutputs | None = None
@@ -146,7 +149,11 @@ class GenerationFields(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool | None = False
     skip_special_tokens: bool | None = True
     priority: Annotated[int, says(minimum=-(2**63), maximum=2**63 - 1)] | None = 0
-    cache_salt: Annotated[str, says(minLength=1, maxLength=MAX_CACHE_SALT)] | None = None
+    cache_salt: (
+        Annotated[str, says(minLength=1, maxLength=MAX_CACHE_SALT, pattern=CACHE_SALT)] | None
+    ) = None
+    user: str | None = None
+    """Who asks, with OpenAI; nothing is done with it here."""
 
     @property
     def num_samples(self) -> int:
@@ -158,7 +165,10 @@ class GenerationFields(msgspec.Struct, kw_only=True):
 
     @property
     def continuous_usage(self) -> bool:
-        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+        """Only beside ``include_usage``, as with vLLM."""
+        return self.include_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
 
     def sampling_params(
         self,
@@ -174,7 +184,8 @@ class GenerationFields(msgspec.Struct, kw_only=True):
                 "max_tokens", max_tokens, f"at most the context length, {max_model_len}"
             )
         if self.stream_options is not None and not self.stream:
-            raise SamplingParamsError("stream_options", "it", "absent unless stream is true")
+            message = "stream_options must be absent unless stream is true."
+            raise ApiError(400, message, param="stream_options")
         if self.prompt_logprobs is not None and self.stream:
             allowed = "absent if stream is true: they come with a plain answer"
             raise SamplingParamsError("prompt_logprobs", self.prompt_logprobs, allowed)
@@ -219,16 +230,16 @@ class GenerationFields(msgspec.Struct, kw_only=True):
 
 def _by_token_id(logit_bias: dict[str, float] | None) -> dict[int, float] | None:
     for key in logit_bias or {}:
-        if not (key.isascii() and key.isdigit()):
+        if not re.fullmatch(TOKEN_ID_KEY, key):
             raise SamplingParamsError("logit_bias", key, 'a map with token ids as keys ("50256")')
     return None if logit_bias is None else {int(key): v for key, v in logit_bias.items()}
 
 
 class ChatCompletionRequest(GenerationFields, kw_only=True):
     messages: Annotated[list[Message], says(minItems=1)]
-    max_completion_tokens: Annotated[int, says(minimum=1)] | None = None
+    max_completion_tokens: Annotated[int, says(minimum=1, maximum=MAX_INT)] | None = None
     """Wins over ``max_tokens``. Without both: what the context leaves."""
-    max_tokens: Annotated[int, says(minimum=1)] | None = None
+    max_tokens: Annotated[int, says(minimum=1, maximum=MAX_INT)] | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, says(minimum=0, maximum=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], says(minItems=1)] | None = None
@@ -260,10 +271,10 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
         if self.tools == []:
             raise ApiError(400, "tools must not be an empty list; leave it out.", param="tools")
         if self.tool_choice not in (None, "none"):
-            allowed = 'leave it out or give "none".'
-            raise ApiError(400, f"No tool can be called here: {allowed}", param="tool_choice")
+            message = 'tool_choice must be "none" or absent: this server lets no model call tools.'
+            raise ApiError(400, message, param="tool_choice")
         if self.tools is not None and self.tool_choice is None:
-            message = 'No tool can be called here: leave tools out, or give tool_choice "none".'
+            message = 'tools must be absent, or tool_choice "none": no model calls tools here.'
             raise ApiError(400, message, param="tools")
 
 
@@ -273,6 +284,8 @@ class CompletionRequest(GenerationFields, kw_only=True):
     echo: bool | None = False
     """Give the prompt back in front of the answer; with ``max_tokens`` 0 alone."""
     logprobs: Annotated[int, says(minimum=0, maximum=MAX_LOGPROBS)] | None = None
+    suffix: Annotated[str, says(maxLength=0)] | None = None
+    """No model here fills gaps."""
 
     @property
     def prompt_only(self) -> bool:

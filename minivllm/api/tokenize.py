@@ -15,9 +15,9 @@ from flask import Blueprint, Response, g, request
 from minivllm.api.answers import Text, Tokens
 from minivllm.api.body import parse, read_body
 from minivllm.api.errors import ApiError, json_response
-from minivllm.api.protocol import Message, says
+from minivllm.api.protocol import Message, TokenId, says
 from minivllm.api.service import Service
-from minivllm.engine.input_processor import normalise_messages
+from minivllm.engine.chat_messages import normalise_messages
 
 MAX_CHARS = 2**20
 """Of a text to be tokenised, or ids to be made text: about a second of a core's time."""
@@ -41,7 +41,7 @@ class TokenizeMessages(msgspec.Struct, kw_only=True):
 
 class Detokenize(msgspec.Struct, kw_only=True):
     model: str | None = None
-    tokens: Annotated[list[Annotated[int, says(minimum=0)]], says(maxItems=MAX_CHARS)]
+    tokens: Annotated[list[TokenId], says(maxItems=MAX_CHARS)]
 
 
 # What of vLLM's fields is not built, with the values that change nothing.

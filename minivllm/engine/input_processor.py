@@ -10,6 +10,7 @@ fan-out). Left out: multimodal prompts, prompt embeddings, LoRA, beam search.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from minivllm.engine.chat_messages import check_surrogates, first_surrogate, normalise_messages
 from minivllm.engine.detokenizer import ByteTokenizer
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.errors import PromptError, PromptTooLongError, SamplingParamsError
@@ -31,6 +33,8 @@ Prompt = str | Mapping[str, Any] | Messages
 """A text, ``{"prompt": text}``, ``{"prompt_token_ids": [ids]}``, or the messages of a chat."""
 
 MAX_CACHE_SALT = 128
+CACHE_SALT = r"^[^@/\\\x00]+$"
+"""What a salt may be made of, as with vLLM."""
 
 
 class TokenizerLike(ByteTokenizer, Protocol):
@@ -228,7 +232,7 @@ class InputProcessor:
             raise SamplingParamsError("sampling_params", params, "made as SamplingParams(...)")
         for name in ("stop", "bad_words"):
             for text in getattr(params, name):
-                if not text.isascii() and _first_surrogate(text) is not None:
+                if not text.isascii() and first_surrogate(text) is not None:
                     raise SamplingParamsError(name, text, "text without lone surrogates")
         if params.bad_words:
             banned = [ids for word in params.bad_words for ids in self._spellings(word)]
@@ -304,68 +308,6 @@ def _sample_params(params: SamplingParams, index: int) -> SamplingParams:
     )
 
 
-def normalise_messages(messages: Any) -> list[dict[str, Any]]:
-    """Chat messages with plain text as content; parts of type ``text`` are joined.
-
-    Raises PromptError that names the message. Roles are left to the model's template.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
-        raise PromptError("messages must be a list with at least one message")
-    return [_normalise(message, i) for i, message in enumerate(messages)]
-
-
-def _normalise(message: Any, i: int) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        raise PromptError(
-            f"messages[{i}] must be an object with role and content, got {type(message).__name__}"
-        )
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or not role:
-        raise PromptError(f"messages[{i}].role must be a non-empty string, got {role!r}")
-    check_surrogates(role, f"messages[{i}].role")
-    if isinstance(content, list):
-        content = "".join(
-            _part_text(part, f"messages[{i}].content[{k}]") for k, part in enumerate(content)
-        )
-    if not isinstance(content, str):
-        raise PromptError(
-            f"messages[{i}].content must be a string or a list of text parts, "
-            f"got {type(content).__name__}"
-        )
-    return {"role": role, "content": content}
-
-
-def _part_text(part: Any, where: str) -> str:
-    if (
-        isinstance(part, Mapping)
-        and part.get("type") == "text"
-        and isinstance(part.get("text"), str)
-    ):
-        return str(part["text"])
-    given = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise PromptError(
-        f"{where} must be {{'type': 'text', 'text': ...}}; other kinds are not read, got {given!r}"
-    )
-
-
-def check_surrogates(text: str, where: str) -> None:
-    """A lone surrogate (half of a UTF-16 pair) is no character, and no tokenizer takes it."""
-    position = None if text.isascii() else _first_surrogate(text)
-    if position is not None:
-        raise PromptError(
-            f"{where} is not valid Unicode: a lone surrogate "
-            f"(U+{ord(text[position]):04X}) stands at character {position}"
-        )
-
-
-def _first_surrogate(text: str) -> int | None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return error.start
-    return None
-
-
 def _check_cache_salt(cache_salt: str | None) -> None:
     if cache_salt is None:
         return
@@ -373,5 +315,6 @@ def _check_cache_salt(cache_salt: str | None) -> None:
         raise SamplingParamsError(
             "cache_salt", cache_salt, f"a string of 1 to {MAX_CACHE_SALT} characters"
         )
-    if _first_surrogate(cache_salt) is not None:
-        raise SamplingParamsError("cache_salt", cache_salt, "text without lone surrogates")
+    if first_surrogate(cache_salt) is not None or not re.match(CACHE_SALT, cache_salt):
+        allowed = "text without @, /, backslashes, NUL and lone surrogates"
+        raise SamplingParamsError("cache_salt", cache_salt, allowed)

@@ -238,6 +238,10 @@ class Worker(ThreadWorker):
             conn.sock, 1, lambda client: self.on_pending_socket_readable(conn, client)
         )
 
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        req.body.reader = BodyReader(req)
+        return super().handle_request(req, conn)
+
     def handle(self, conn: Connection) -> Any:
         kept = super().handle(conn)
         if not kept:
@@ -247,9 +251,9 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """What is no HTTP gets OpenAI's error body as well, and never its own words back."""
-        if not isinstance(exc, http_errors.ParseException):
+        if not isinstance(exc, (http_errors.ParseException, UnreadableBody)):
             return super().handle_error(req, client, addr, exc)
-        status = next((code for kind, code in _STATUS.items() if isinstance(exc, kind)), 400)
+        status = _status_of(exc)
         logger.info("a request that cannot be read: %s", type(exc).__name__)
         body = msgspec.json.encode(ApiError(status, "This request cannot be read.").body())
         head = f"HTTP/1.1 {status} Bad Request\r\nConnection: close\r\n"
@@ -263,6 +267,34 @@ _STATUS: dict[type[Exception], int] = {
     http_errors.LimitRequestHeaders: 431,
     http_errors.UnsupportedTransferCoding: 501,
 }
+
+
+def _status_of(exc: Exception) -> int:
+    return next((code for kind, code in _STATUS.items() if isinstance(exc, kind)), 400)
+
+
+class UnreadableBody(ApiError):
+    """A body in chunks that keeps to no rule of theirs."""
+
+
+class BodyReader:
+    """The body's bytes, as gunicorn reads them from the connection. It checks the chunks' frames
+    only now, in the midst of a route, whose caller must hear of it as of any other fault of its
+    own; and the connection must end, since nobody knows where on it the next request begins."""
+
+    def __init__(self, req: Any) -> None:
+        self._req, self._reader = req, req.body.reader
+
+    def read(self, size: int) -> bytes:
+        try:
+            return bytes(self._reader.read(size))
+        except http_errors.ParseException as error:
+            self._req.force_close()
+            told = "The request's body cannot be read: its chunks are malformed."
+            raise UnreadableBody(_status_of(error), told) from None
+        except OSError:  # it breaks off
+            self._req.force_close()
+            raise
 
 
 class Connection(TConn):

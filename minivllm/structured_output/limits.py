@@ -62,12 +62,13 @@ _SCHEMAS_IN_LIST = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMA = ("items", "additionalProperties", "unevaluatedProperties", "unevaluatedItems")
 
 
-def check_schema(given: Any) -> None:
-    """A JSON Schema, as an object or as its text."""
+def check_schema(given: Any) -> str:
+    """A JSON Schema, as an object or as its text; returns the text."""
     if not isinstance(given, (dict, str)):
         raise StructuredOutputError("json", "a JSON Schema: an object, or its text")
     if isinstance(given, str):
-        _check_size("json", given, MAX_SCHEMA_BYTES)
+        text = given
+        _check_size("json", text, MAX_SCHEMA_BYTES)
         # Before Python's parser sees it, which is recursive.
         if nesting(given, "{[", "}]", quote='"', classes=False) > MAX_NESTING:
             raise _too_deep()
@@ -92,6 +93,7 @@ def check_schema(given: Any) -> None:
         if problem is not None:
             allowed = f"a schema that can be kept to; at {where}: {problem}"
             raise StructuredOutputError("json", allowed)
+    return text
 
 
 def check_regex(given: Any) -> None:

@@ -6,7 +6,6 @@ learns at once what is wrong with it, as far as that can be told without a compi
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -38,7 +37,8 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, omit_de
     """
 
     json: dict[str, Any] | str | None = None
-    """A JSON Schema, as an object or as its text."""
+    """A JSON Schema, as an object or as its text. Kept as text: msgpack has no number of more than
+    64 bits, which a schema may name, and no order of keys."""
     json_object: bool = False
     """Any JSON object."""
     regex: str | None = None
@@ -59,7 +59,7 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, omit_de
             if not isinstance(getattr(self, name), bool):
                 raise StructuredOutputError(name, "true or false")
         if self.json is not None:
-            check_schema(self.json)
+            msgspec.structs.force_setattr(self, "json", check_schema(self.json))
         elif self.regex is not None:
             check_regex(self.regex)
         elif self.choice is not None:
@@ -79,9 +79,7 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, omit_de
             return GrammarSpec("grammar", self.grammar)
         if self.choice is not None:
             return GrammarSpec("grammar", "root ::= " + " | ".join(map(_quoted, self.choice)))
-        schema: Any = {"type": "object"} if self.json_object else self.json
-        # The order of the keys stays: it is the order in which properties are written.
-        text = schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)
+        text = '{"type": "object"}' if self.json_object else str(self.json)
         return GrammarSpec("json", text, compact=self.disable_any_whitespace)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minivllm.core.scheduler_output import TokenLogprobs
+from minivllm.engine import wire
 from minivllm.engine.client import EngineState, EngineStatus
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from minivllm.errors import EngineDeadError, PromptError
@@ -79,11 +80,26 @@ class FakeTokenizer:
         return [*ids, IM_START, *self.encode("assistant: ")] if add_generation_prompt else ids
 
 
+def request_by_wire(request: EngineCoreRequest) -> EngineCoreRequest:
+    """As it comes out in the engine's process, under ``serve``."""
+    sent = wire.decode_to_engine(wire.encode(wire.Add(request=request)))
+    assert isinstance(sent, wire.Add)
+    return sent.request
+
+
+def outputs_by_wire(outputs: EngineCoreOutputs) -> EngineCoreOutputs:
+    """And the way back."""
+    sent = wire.decode_to_front(wire.encode(wire.Outputs(outputs=outputs)))
+    assert isinstance(sent, wire.Outputs)
+    return sent.outputs
+
+
 Script = Callable[[EngineCoreRequest], list[int]]
 
 
 class FakeClient:
-    """An EngineCoreClient. One step gives one token to each open request, on its own thread."""
+    """An EngineCoreClient. One step gives one token to each open request, on its own thread.
+    What goes in and out has been msgpack, as it has between processes."""
 
     def __init__(
         self,
@@ -158,6 +174,7 @@ class FakeClient:
     # --- the protocol --------------------------------------------------------------------------
 
     def add_request(self, request: EngineCoreRequest) -> int:
+        request = request_by_wire(request)
         with self._changed:
             if self._death is not None:
                 raise EngineDeadError("dead")
@@ -180,7 +197,7 @@ class FakeClient:
             return None
         if outputs.error is not None:
             raise EngineDeadError(outputs.error)
-        return outputs
+        return outputs_by_wire(outputs)
 
     def engines(self) -> list[EngineStatus]:
         state: EngineState = "ready" if self._death is None else "dead"

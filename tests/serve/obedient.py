@@ -11,10 +11,11 @@ from minivllm import AsyncLLM
 from minivllm.api.server import create_app
 from minivllm.config import make_config
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput, TokenLogprobs
+from minivllm.engine.messages import EngineCoreOutputs
 from minivllm.engine.parts import build
 from minivllm.executor.scripted import ScriptedExecutor
 from tests.serve.conftest import MODEL
-from tests.serve.fakes import EOS, FakeTokenizer
+from tests.serve.fakes import EOS, FakeTokenizer, outputs_by_wire, request_by_wire
 
 LINE = [*FakeTokenizer().encode("Hello 😀 world"), EOS]
 
@@ -64,8 +65,21 @@ class FuzzedServer:
         llm: AsyncLLM = AsyncLLM.__new__(AsyncLLM)
         llm._start(build(config, executor_factory=ObedientExecutor, tokenizer=FakeTokenizer()))
         self.llm = llm
+        self._put_a_wire_between()
         self.app: Flask = create_app(llm, served_model_name=MODEL, **settings)
         self._free = self._num_free()
+
+    def _put_a_wire_between(self) -> None:
+        """Everything goes by msgpack: ``serve`` has its engines in other processes."""
+        client = self.llm.client
+        add, get = client.add_request, client.get_output
+
+        def get_output(timeout: float | None = None) -> EngineCoreOutputs | None:
+            outputs = get(timeout)
+            return outputs and outputs_by_wire(outputs)
+
+        client.add_request = lambda request: add(request_by_wire(request))  # type: ignore[method-assign]
+        client.get_output = get_output  # type: ignore[method-assign]
 
     def _num_free(self) -> int:
         return self.llm.client.core.kv.pool.num_free_blocks  # type: ignore[attr-defined]

@@ -127,11 +127,22 @@ def test_continuous_usage_stats_count_up(serve):
     _, _, body = serve().raw(
         "POST",
         "/v1/completions",
-        {"prompt": "a", "stream": True, "stream_options": {"continuous_usage_stats": True}},
+        {
+            "prompt": "a",
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        },
     )
     counts = [json.loads(f)["usage"]["completion_tokens"] for f in frames(body)[:-1]]
     assert counts == sorted(counts)
     assert counts[-1] == 3
+
+
+def test_continuous_usage_stats_without_include_usage_are_ignored(serve):
+    options = {"continuous_usage_stats": True}
+    request = {"prompt": "a", "stream": True, "stream_options": options}
+    _, _, body = serve().raw("POST", "/v1/completions", request)
+    assert all("usage" not in json.loads(frame) for frame in frames(body)[:-1])
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -44,6 +44,23 @@ def test_messages_go_through_the_chat_template():
     assert given.prompt_token_ids[0] == IM_START
 
 
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"role": "developer", "content": "a"}, {"role": "system", "content": "a"}),
+        ({"role": "assistant", "content": None}, {"role": "assistant", "content": ""}),
+        (
+            {"role": "assistant", "content": None, "tool_calls": []},
+            {"role": "assistant", "content": ""},
+        ),
+    ],
+)
+def test_what_openai_calls_otherwise_is_the_same_message(given, same):
+    user = {"role": "user", "content": "b"}
+    one, other = (process([message, user], max_model_len=99) for message in (given, same))
+    assert one.prompt_token_ids == other.prompt_token_ids
+
+
 def test_content_parts_of_text_are_joined():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     given = process([{"role": "user", "content": parts}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import openai
 import pytest
@@ -86,7 +87,8 @@ def test_a_form_asked_for_openais_way_reaches_the_core(serve):
         messages=USER,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
     )
-    assert server.core.requests[0].sampling_params.structured_outputs.json == schema
+    form = server.core.requests[0].sampling_params.structured_outputs
+    assert json.loads(form.json) == schema
 
 
 def test_completions_in_a_batch_with_echo_and_logprobs(serve):

@@ -129,7 +129,7 @@ def agreed(body: dict) -> dict:
     body = {name: value for name, value in body.items() if value is not None} | {"model": MODEL}
     for message in body.get("messages", []):
         message["role"] = "user"
-        message["content"] = message["content"][:5]
+        message["content"] = (message["content"] or "a")[:5]
     body["messages"] = body.get("messages", [])[:1]
     prompt = body.get("prompt")
     if isinstance(prompt, str):

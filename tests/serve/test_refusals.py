@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import http.client
 import json
 import socket
@@ -34,6 +35,9 @@ def SCHEMA(schema):
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
+        ({"top_k": 2**31}, "top_k"),
+        ({"top_k": 2**64}, "top_k"),
+        ({"top_k": 10**30}, "top_k"),
         ({"min_p": 2}, "min_p"),
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
@@ -53,12 +57,17 @@ def SCHEMA(schema):
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"cache_salt": ""}, "cache_salt"),
+        ({"cache_salt": "a@b"}, "cache_salt"),
+        ({"cache_salt": "a/b"}, "cache_salt"),
+        ({"cache_salt": "a\\b"}, "cache_salt"),
+        ({"cache_salt": "a\0b"}, "cache_salt"),
         ({"presence_penalty": 2.1}, "presence_penalty"),
         ({"presence_penalty": "1"}, "presence_penalty"),
         ({"frequency_penalty": -2.1}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"logit_bias": {"1000000": 5}}, "logit_bias"),
         ({"logit_bias": {"-1": 5}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 5}}, "logit_bias"),
         ({"logit_bias": {"Hello": 5}}, "logit_bias"),
         ({"logit_bias": {"1": "5"}}, "logit_bias"),
         ({"logit_bias": {"1": None}}, "logit_bias"),
@@ -172,6 +181,9 @@ def test_echo_belongs_to_completions(serve):
         CHAT | {"messages": "hello"},
         CHAT | {"messages": ["hello"]},
         CHAT | {"messages": [{"role": "user"}]},
+        CHAT | {"messages": [{"role": "assistant"}]},
+        CHAT | {"messages": [{"role": "user", "content": None}]},
+        CHAT | {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
         CHAT | {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         CHAT | {"messages": [{"role": "wizard", "content": "a"}]},
     ],
@@ -303,6 +315,42 @@ def test_a_body_of_another_type_is_415(serve):
         )
         assert status == 415
         assert "application/json" in error["message"]
+
+
+def test_a_compressed_body_is_415_and_not_taken_for_bad_json(serve):
+    headers = {"Content-Encoding": "gzip"}
+    body = gzip.compress(json.dumps(TEXT).encode())
+    status, error = serve().error("/v1/completions", body, headers=headers)
+    assert (status, "gzip" in error["message"]) == (415, True)
+    as_it_is = {"Content-Encoding": "identity"}
+    assert serve().raw("POST", "/v1/completions", TEXT, headers=as_it_is)[0] == 200
+
+
+def test_numbers_of_any_size_may_stand_in_a_schema(serve):
+    """It crosses to the engine as text: msgpack has 64 bits."""
+    server = serve()
+    for schema in ({"enum": [10**30]}, {"type": "integer", "minimum": -(10**25)}):
+        for form in (
+            {"response_format": SCHEMA(schema)},
+            {"structured_outputs": {"json": schema}},
+            {"structured_outputs": {"json": json.dumps(schema)}},
+        ):
+            status, _, body = server.raw("POST", "/v1/completions", TEXT | form)
+            assert status in (200, 400), body
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"stream_options": {}}, "stream_options must be absent unless stream is true."),
+        (
+            {"tool_choice": "auto"},
+            'tool_choice must be "none" or absent: this server lets no model call tools.',
+        ),
+    ],
+)
+def test_a_refusal_is_a_sentence_that_makes_sense(serve, body, sentence):
+    assert serve().error("/v1/chat/completions", CHAT | body)[1]["message"] == sentence
 
 
 def test_a_body_that_is_too_large_is_413(serve):
