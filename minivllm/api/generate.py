@@ -7,6 +7,7 @@ writes the answer. Counterpart in vLLM: ``api_router.py`` in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from minivllm.api.chat import ChatFormat
 from minivllm.api.completions import CompletionFormat
 from minivllm.api.disconnect import POLL_S, ClientWatch
 from minivllm.api.generation import Format, Generation, Outputs
-from minivllm.api.limits import WatchedStream
+from minivllm.api.limits import ACCESS_FIELDS, WatchedStream
 from minivllm.api.prompt_only import PlainPrompts, ScoredPrompts
 from minivllm.api.protocol import (
     ChatCompletionRequest,
@@ -131,5 +132,23 @@ class GenerateRoutes:
             tracer=self.service.llm.tracer,
             include_usage=asked.include_usage,
             continuous_usage=asked.continuous_usage,
+            on_stream_end=self._counter_of_end(),
         )
-        return generation.streamed() if asked.stream else generation.plain()
+        if not asked.stream:
+            return generation.plain()
+        response = generation.streamed()
+        g.counts_its_end = True
+        return response
+
+    def _counter_of_end(self) -> Callable[[int], None]:
+        """Counts how a stream ended, and tells it to its line of the log if that was not well."""
+        line: dict[str, Any] = request.environ.setdefault(ACCESS_FIELDS, {})
+        metrics = self.service.limits.metrics
+
+        def ended(status: int) -> None:
+            if status != 200:
+                line["ended"] = status
+            if metrics is not None:
+                metrics.answered(status)
+
+        return ended

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,7 +32,8 @@ KEEP_ALIVE_S = 10.0
 """An idle stream sends a comment this often, in seconds, so that no proxy takes it for dead."""
 
 CLIENT_GONE = 499
-"""What nginx calls a request whose client left before the answer; only the trace sees it."""
+"""What nginx calls a request whose client left before the answer; the trace, the log and
+``minivllm:http_responses`` see it, and no client."""
 
 
 class Format(Protocol):
@@ -124,6 +125,9 @@ class Generation:
     _held: dict[str, RequestOutput] = field(default_factory=dict)
     _bytes: int = 0
     _closed: bool = False
+    on_stream_end: Callable[[int], None] = lambda status: None
+    """Hears the status by which a stream ended, once: its status line was sent long before."""
+    _is_stream: bool = False
 
     # --- a plain answer ------------------------------------------------------------------------
 
@@ -137,7 +141,7 @@ class Generation:
                 if output is None:
                     if self.watch.gone():
                         status = CLIENT_GONE
-                        return Response(status=400)  # nobody reads it
+                        return Response(status=CLIENT_GONE)  # nobody reads it
                     continue
                 outputs.append(output)
                 self._tally.add(output)
@@ -164,6 +168,7 @@ class Generation:
         then (a grammar that does not compile, an engine's death) is an answer with a status of its
         own; but no longer than an idle stream may be silent."""
         first = self._first_output()
+        self._is_stream = True
         response = Response(self._frames(first), mimetype="text/event-stream")
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"  # or nginx would collect the chunks
@@ -268,6 +273,8 @@ class Generation:
             return
         self._closed = True
         self.stream.close()
+        if self._is_stream:
+            self.on_stream_end(status)
         self.tracer.emit(
             HttpDone, None, request_id=self.request_id, status=status, bytes=self._bytes
         )

@@ -3,7 +3,10 @@
 They are vLLM's (0.32), so that whatever was built on its names works here: dashboards, alerts,
 autoscalers. Prometheus appends ``_total`` to a counter, ``_bucket``, ``_sum`` and ``_count`` to a
 histogram. Counterpart in vLLM: ``vllm/v1/metrics/loggers.py``, ``buckets.py`` and
-``vllm/v1/spec_decode/metrics.py``.
+``vllm/v1/spec_decode/metrics.py``. Left out, though vLLM always shows them:
+``external_prefix_cache_queries`` and ``_hits``, ``mm_cache_queries`` and ``_hits`` (nothing here is
+external or multimodal), ``lora_requests_info``, and the ``http_requests_total`` and
+``http_request_duration_seconds`` of its FastAPI instrumentator (see ``minivllm:http_responses``).
 """
 
 from __future__ import annotations

@@ -51,7 +51,12 @@ class ServerMetrics:
         )
         for reason in QUEUE_LIMITS:
             self._rejections.labels(model, reason)
-        self._responses = counter("minivllm:http_responses", "Answers, by status.", "status")
+        self._responses = counter(
+            "minivllm:http_responses",
+            "Answers, by status; of a stream that broke off, the status it would have had (499: "
+            "its client left).",
+            "status",
+        )
         self._timeouts = counter(
             "minivllm:request_timeouts", "Requests ended because their time was up."
         ).labels(model)

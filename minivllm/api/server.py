@@ -46,6 +46,9 @@ REJECTIONS = {
 }
 """Codes of answers that send a request away → reasons in ``vllm:admission_rejections``."""
 
+GENERATES = ("api.chat", "api.complete")
+"""Whose requests are counted there."""
+
 
 def create_blueprint(
     async_llm: AsyncLLM,
@@ -91,7 +94,8 @@ def create_blueprint(
             response.headers["x-request-id"] = g.call.header
         if "request_id" in g and life_page is not None:
             response.headers["Link"] = f'<{life_page}{g.request_id}>; rel="describedby"'
-        counts.answered(response.status_code)
+        if "counts_its_end" not in g:
+            counts.answered(response.status_code)
         if "leave" in g:  # once the last byte is written, or the client is gone
             response.call_on_close(g.leave)
         return response
@@ -99,7 +103,7 @@ def create_blueprint(
     @bp.app_errorhandler(Exception)
     def refuse(error: Exception) -> Response:
         failure = to_api_error(error, g.get("prompt_field"), g.get("form_field"))
-        if failure.code in REJECTIONS:
+        if failure.code in REJECTIONS and request.endpoint in GENERATES:  # not a probe's
             counts.rejected(REJECTIONS[failure.code])
         request_id = g.get("request_id")
         if request_id is not None:

@@ -14,7 +14,9 @@ process of a machine shares.
 Counterpart in vLLM: ``IterationStats``, ``RequestStateStats`` and ``FinishedRequestStats`` in
 ``vllm/v1/metrics/stats.py``; ``StatLoggerManager`` in ``loggers.py``. Left out: LoRA, multimodal
 caches, watermarks. Different here: an interval that a request never entered is None, not a number,
-and requests that their callers abort are counted, too (vLLM's front end forgets them).
+and requests that their callers abort are counted, too (vLLM's front end forgets them), but without
+what the core had still to tell of them: a request that is aborted while it waits after a preemption
+has that preemption in ``num_preempted_reqs`` of its step, and not among its own.
 """
 
 from __future__ import annotations

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+from flask import Response
 from werkzeug.wsgi import ClosingIterator
 
 from minivllm.api.errors import ApiError
 from minivllm.api.limits import ACCESS_FIELDS
 from minivllm.api.open_responses import WSGIApp
+from minivllm.api.service import CallIds
 from minivllm.serving.settings import ServeSettings
 from viz.access import is_loopback
 
@@ -33,8 +35,11 @@ OFTEN = ("/health", "/ready", "/ping", "/metrics", "/load", "/static", "/socket.
 
 
 class Door:
-    def __init__(self, app: WSGIApp, settings: ServeSettings) -> None:
-        self._app = app
+    def __init__(
+        self, app: WSGIApp, settings: ServeSettings, answered: Callable[[int], None]
+    ) -> None:
+        """``answered``: hears the status of what is refused here; the rest the app counts."""
+        self._app, self._answered = app, answered
         self._names = {name.lower() for name in settings.allowed_hosts}
         # A server for a network has names that it does not know itself, unless it is told them.
         self._any_name = not is_loopback(settings.host) and not self._names
@@ -47,14 +52,21 @@ class Door:
             return start_response(status, headers, *([exc_info] if exc_info else []))
 
         refusal = self._refusal(environ)
+        app = self._app if refusal is None else self._refuse(refusal, environ)
         try:
-            answer = (self._app if refusal is None else refusal.response())(environ, start)
+            answer = app(environ, start)
             # Not in the generator: one that was never begun runs no `finally`.
             closing = [answer.close] if hasattr(answer, "close") else []
             return ClosingIterator(line.counting(answer), [*closing, line.write])
         except BaseException:  # a websocket ends so, too
             line.write()
             raise
+
+    def _refuse(self, refusal: ApiError, environ: dict[str, Any]) -> Response:
+        self._answered(refusal.status)
+        response = refusal.response()
+        response.headers["x-request-id"] = CallIds.of(environ.get("HTTP_X_REQUEST_ID")).header
+        return response
 
     def _refusal(self, environ: dict[str, Any]) -> ApiError | None:
         host = environ.get("HTTP_HOST", "")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from minivllm.api.admin import create_admin_blueprint
 from minivllm.api.auth import KeyRing
 from minivllm.api.limits import Limits, OpenRequests
+from minivllm.api.metrics import ServerMetrics
 from minivllm.api.open_responses import OpenResponses
 from minivllm.api.server import create_blueprint
 from minivllm.config import EngineConfig
@@ -88,8 +89,10 @@ class FrontEnd:
         self.llm = start_engine(config, Gate(rate=settings.rate))
         try:
             self.llm.queue.limit = settings.max_queue_size
-            self.app = self._build(config, codes, workbench)
-            self.wsgi = OpenResponses(Door(self.app, settings))
+            self._model = settings.served_model_name or config.model.model
+            self.metrics = ServerMetrics(self.llm, self._model)
+            self.app = self._build(codes, workbench)
+            self.wsgi = OpenResponses(Door(self.app, settings, self.metrics.answered))
             self.app.attach_engine(DashboardEngine(self.llm))
             self.app.start()
         except BaseException:
@@ -113,17 +116,18 @@ class FrontEnd:
             self.llm.close()  # streams that are left end, each with its last frame
             self.wsgi.wait(LAST_WORDS_S)
 
-    def _build(self, config: EngineConfig, codes: Codes, workbench: Workbench | None) -> BoardApp:
+    def _build(self, codes: Codes, workbench: Workbench | None) -> BoardApp:
         settings = self.settings
         access = make_access(settings, codes)
         limits = Limits(self._requests, request_timeout_s=settings.request_timeout_s)
         self.llm.gate.on_change(limits.clock.on_gate)
         endpoint = create_blueprint(
             self.llm,
-            served_model_name=settings.served_model_name or config.model.model,
+            served_model_name=self._model,
             api_keys=settings.api_keys,
             open_endpoints=PAGE_ENDPOINTS,
             max_body_bytes=settings.max_body_bytes,
+            metrics=self.metrics,
             limits=limits,
             life_page="/#/run/live?view=life&request=",
         )

@@ -254,6 +254,7 @@ class Worker(ThreadWorker):
         if not isinstance(exc, (http_errors.ParseException, UnreadableBody)):
             return super().handle_error(req, client, addr, exc)
         status = _status_of(exc)
+        self.app.front.metrics.answered(status)
         logger.info("a request that cannot be read: %s", type(exc).__name__)
         body = msgspec.json.encode(ApiError(status, "This request cannot be read.").body())
         head = f"HTTP/1.1 {status} Bad Request\r\nConnection: close\r\n"

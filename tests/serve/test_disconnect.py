@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
+import time
 
 import openai
 import pytest
@@ -47,6 +49,47 @@ def test_a_client_that_leaves_while_queued_is_aborted(serve, stream):
     assert core.wait_for(lambda: bool(core.aborted))
     assert core.aborted == [(core.requests[0].request_id, Reason.CLIENT)]
     assert server.llm.num_open == 0
+
+
+def responses(server: Server) -> dict[str, int]:
+    """``minivllm:http_responses`` of the routes that generate, by status."""
+    shown = server.raw("GET", "/metrics")[2].decode()
+    found = re.findall(r'http_responses_total\{.*status="(\d+)"\} (\S+)', shown)
+    return {status: int(float(count)) for status, count in found}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_has_left_counts_as_one_and_not_as_wrong(serve, stream):
+    core = FakeClient(paused=True)
+    server = serve(core)
+    connection = post_and_hold(server, LONG | {"stream": stream})
+    core.allow(1 if stream else 0)
+    assert core.wait_for(lambda: len(core.requests) == 1)
+    if stream:
+        connection.recv(1)
+    connection.close()
+    assert core.wait_for(lambda: bool(core.aborted))
+    deadline = time.monotonic() + 10
+    while "499" not in (counted := responses(server)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert counted["499"] == 1 and "400" not in counted
+
+
+def test_a_stream_that_ends_by_an_error_counts_as_that(serve):
+    core = FakeClient(paused=True)
+    server = serve(core)
+    with post_and_hold(server, LONG | {"stream": True}) as connection:
+        core.allow(1)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
+        core.die("by an error")
+        while piece := connection.recv(65536):
+            answer += piece
+            if b"[DONE]" in answer:
+                break
+    assert b"server_error" in answer
+    counted = responses(server)
+    assert counted == {"500": 1}
 
 
 @pytest.mark.parametrize("stream", [False, True])

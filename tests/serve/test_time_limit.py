@@ -66,6 +66,16 @@ def test_each_way_out_makes_room_for_the_next(serve, limits):
     assert limits.open_requests.count == 0
 
 
+def test_a_probe_that_is_told_no_is_no_rejected_request(serve, limits):
+    server = serve(limits=limits)
+    limits.open_requests.refuse_new()
+    assert server.raw("GET", "/ready")[0] == 503
+    name = f'vllm:admission_rejections_total{{model_name="{MODEL}",reason="shutdown"}}'
+    assert name not in server.raw("GET", "/metrics")[2].decode()
+    assert server.raw("POST", "/v1/completions", BODY)[0] == 503
+    assert f"{name} 1.0" in server.raw("GET", "/metrics")[2].decode()
+
+
 def test_who_is_sent_away_and_who_goes_away_is_counted(serve, limits):
     core = FakeClient(paused=True)
     limits.request_timeout_s = None

@@ -147,9 +147,21 @@ def test_only_names_of_this_server_are_answered(
     # DNS rebinding: a foreign page's own name points at 127.0.0.1
     answer = server.raw(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert status_of(answer) == (200 if allowed else 403)
+    assert b"x-request-id: " in answer.lower()
     for path in ("/socket.io/?EIO=4&transport=polling", "/api/runs"):
         answer = server.raw(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         assert status_of(answer) in (400, 403)
+
+
+def test_who_is_refused_at_the_door_is_counted(server: RunningServer) -> None:
+    def refused() -> float:
+        shown = server.get("/metrics")[2].decode()
+        found = re.search(r'http_responses_total\{.*status="403"\} (\S+)', shown)
+        return float(found[1]) if found else 0.0
+
+    before = refused()
+    server.raw(b"GET /health HTTP/1.1\r\nHost: evil.example\r\nX-Request-Id: abc\r\n\r\n")
+    assert refused() == before + 1
 
 
 def test_pages_of_other_origins_may_neither_read_nor_write(server: RunningServer) -> None:
