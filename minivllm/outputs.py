@@ -31,7 +31,7 @@ class Logprob:
     rank: int | None
     """1 = the most likely token of the vocabulary."""
     decoded_token: str
-    """The token as shown to people; half a character is shown as U+FFFD."""
+    """The token's name: what it adds to the text, or would (see ``engine/token_names.py``)."""
 
 
 @dataclass(slots=True)

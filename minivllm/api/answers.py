@@ -58,8 +58,10 @@ PromptLogprobs = list[dict[int, PromptLogprob] | None]
 
 class TokenLogprob(Answer, kw_only=True):
     token: str
+    """What it adds to the text, or would; as in ``CompletionLogprobs``."""
     logprob: float
     bytes: list[int]
+    """Its own, whole characters or not."""
 
 
 class ChosenTokenLogprob(TokenLogprob, kw_only=True):
@@ -80,8 +82,12 @@ class CompletionLogprobs(Answer, kw_only=True):
     token_logprobs: list[float | None]
     """null for the first token of an echoed prompt."""
     tokens: list[str]
+    """What each adds to the text: a character that is split over several belongs to the last of
+    them, and the others add "". Joined they are the text, but for EOS and what a stop string cut
+    off."""
     top_logprobs: list[dict[str, float] | None]
-    """The likeliest tokens, and the chosen one with them: up to one more than were asked for."""
+    """The likeliest tokens, and the chosen one with them: up to one more than were asked for. A
+    token that would complete no character is named by its bytes, ``bytes:\\xf0\\x9f``."""
 
 
 # --- chat -----------------------------------------------------------------------------------------

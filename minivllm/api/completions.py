@@ -26,11 +26,13 @@ class CompletionFormat:
         echo: bool = False,
         num_top_logprobs: int | None = None,
         tell_prompt_logprobs: bool = False,
+        skip_special_tokens: bool = True,
     ) -> None:
         """``num_top_logprobs``: None if no logprobs were asked for."""
         self._tokenizer = tokenizer
         self._echo, self._top = echo, num_top_logprobs
         self._tell_prompt_logprobs = tell_prompt_logprobs
+        self._hides_special = skip_special_tokens
         self._echoed: set[int] = set()  # choices that have given the prompt back
         self._offsets: dict[int, int] = defaultdict(int)  # choice -> characters told so far
 
@@ -79,16 +81,27 @@ class CompletionFormat:
     def _logprobs(
         self, index: int, echoed: RequestOutput | None, output: CompletionOutput
     ) -> CompletionLogprobs | None:
-        """``text_offset`` counts characters of tokens, those of an echoed prompt among them."""
+        """``text_offset`` is a place in the text, that of an echoed prompt included. What is not
+        shown in it (EOS, a BOS that nobody wrote) takes no room there."""
         if self._top is None:
             return None
-        tokens = list(zip(output.token_ids, output.logprobs or [], strict=False))
-        if echoed is not None:
-            rows = echoed.prompt_logprobs or []
-            tokens = [*zip(echoed.prompt_token_ids, rows, strict=False), *tokens]  # type: ignore[list-item]
         columns = no_columns()
-        for token_id, row in tokens:
-            text = row[token_id].decoded_token if row else self._tokenizer.token_text(token_id)
-            add_entry(columns, self._offsets[index], text, row, token_id, self._top)
-            self._offsets[index] += len(text)
+        if echoed is not None:
+            self._add_prompt(columns, echoed, self._top)
+            self._offsets[index] = len(self._prompt_text(echoed))
+        for token_id, row in zip(output.token_ids, output.logprobs or [], strict=False):
+            name = row[token_id].decoded_token
+            add_entry(columns, self._offsets[index], name, row, token_id, self._top)
+            if not (self._hides_special and token_id in self._tokenizer.all_special_ids):
+                self._offsets[index] += len(name)
         return columns
+
+    def _add_prompt(self, columns: CompletionLogprobs, of: RequestOutput, top: int) -> None:
+        ids, rows = of.prompt_token_ids, of.prompt_logprobs or []
+        names = [row[i].decoded_token if row else "" for i, row in zip(ids, rows, strict=False)]
+        names[:1] = [self._tokenizer.text_after(i, []) for i in ids[:1]]
+        # A BOS, or the space that some tokenizers put before all, is in no text: it stands before.
+        offset = min(0, len(self._prompt_text(of)) - sum(map(len, names)))
+        for token_id, row, name in zip(ids, rows, names, strict=False):
+            add_entry(columns, max(offset, 0), name, row, token_id, top)
+            offset += len(name)

@@ -77,6 +77,7 @@ class GenerateRoutes:
             echo=bool(asked.echo),
             num_top_logprobs=asked.logprobs,
             tell_prompt_logprobs=asked.prompt_logprobs is not None,
+            skip_special_tokens=params.skip_special_tokens,
         )
         outputs: Outputs
         if asked.prompt_only and params.prompt_logprobs is None:

@@ -1,7 +1,8 @@
 """Logprobs as the routes write them.
 
 Counterpart in vLLM: ``_create_completion_logprobs`` and ``_create_chat_logprobs`` in the two
-``serving.py``. JSON has no -inf, so all of them stand on a floor.
+``serving.py``. JSON has no -inf, so all of them stand on a floor. How tokens are named that are no
+whole characters: ``engine/token_names.py``.
 """
 
 from __future__ import annotations
@@ -70,13 +71,9 @@ def add_entry(
 
 
 def _by_text(row: Row, top: int) -> dict[str, float]:
-    """Token text to logprob, the chosen token and the ``top`` likeliest; of two tokens that look
-    alike, the likelier stands."""
+    """Token name to logprob, the chosen token and the ``top`` likeliest."""
     best = sorted(list(row.values())[: top + 1], key=lambda logprob: -logprob.logprob)
-    told: dict[str, float] = {}
-    for logprob in best:
-        told.setdefault(logprob.decoded_token, floored(logprob))
-    return told
+    return {logprob.decoded_token: floored(logprob) for logprob in best}
 
 
 def prompt_logprobs(output: RequestOutput) -> PromptLogprobs | UnsetType:

@@ -59,6 +59,9 @@ class IncrementalDetokenizer:
         """The stop string that ended the sample."""
         self.num_tokens = 0
         """Ids pushed so far; no more are taken after a stop string."""
+        self.added: list[str | None] = []
+        """What each id of the last push has added to the text, a stop string's end included; None
+        of one that is not shown. What :meth:`flush` brings out joins the last of them."""
         self._tokenizer = tokenizer
         self._stop = stop or []
         self._include_stop = include_stop_str_in_output
@@ -87,13 +90,13 @@ class IncrementalDetokenizer:
         ``last_is_stop_token``: the last id ended the sample (EOS or a stop id), so its text is
         not shown, unless the caller wants the stop in the output.
         """
+        self.added = []
         if self._finished:
             return 0
         for i, token_id in enumerate(token_ids):
             hidden = last_is_stop_token and i == len(token_ids) - 1 and not self._include_stop
             self.num_tokens += 1
-            if not hidden:
-                self._push_one(token_id)
+            self.added.append(None if hidden else self._push_one(token_id))
             if self.stop_string is not None:
                 return i + 1
         return len(token_ids)
@@ -103,7 +106,11 @@ class IncrementalDetokenizer:
         if not self._finished:
             self._finished = True
             if self.stop_string is None:
-                self.text += self._decoder.decode(b"", final=True)
+                unfinished = self._decoder.decode(b"", final=True)
+                self.text += unfinished
+                shown = [i for i, text in enumerate(self.added) if text is not None]
+                if shown:
+                    self.added[shown[-1]] = (self.added[shown[-1]] or "") + unfinished
 
     def take(self) -> str:
         """The text that became certain since the last call."""
@@ -125,13 +132,15 @@ class IncrementalDetokenizer:
         unfinished = self._decoder.getstate()[0].decode("utf-8", errors="replace")
         return self.text[self._certain_end() :] + unfinished
 
-    def _push_one(self, token_id: int) -> None:
+    def _push_one(self, token_id: int) -> str | None:
         if self._skip_special_tokens and token_id in self._tokenizer.all_special_ids:
-            return
-        self.text += self._decoder.decode(self._tokenizer.token_bytes(token_id))
+            return None
+        added = self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        self.text += added
         if self.num_tokens > self._min_tokens:
             self._check_stop()
         self._checked = len(self.text)
+        return added
 
     def _check_stop(self) -> None:
         """End at the stop string that is complete first; of two that end together, the longer.

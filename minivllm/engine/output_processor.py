@@ -20,9 +20,11 @@ from minivllm.engine.detokenizer import IncrementalDetokenizer
 from minivllm.engine.input_processor import ProcessedInput, TokenizerLike
 from minivllm.engine.messages import EngineCoreOutput, EngineCoreRequest
 from minivllm.engine.stats import IterationStats, RequestStateStats
+from minivllm.engine.token_names import named_row
 from minivllm.errors import DuplicateRequestError
 from minivllm.outputs import CompletionOutput, Logprob, OutputKind, RequestOutput
 from minivllm.trace.events import ReqDetokenize, ReqHeldBack, ReqReleased
+from minivllm.trace.texts import CONTEXT
 from minivllm.trace.tracer import OFF, Tracer
 
 
@@ -193,10 +195,6 @@ class OutputProcessor:
                 ns=time.perf_counter_ns() - begin,
             )
         sample.token_ids.extend(output.new_token_ids[:taken])
-        if sample.num_logprobs is not None:
-            for row in output.new_logprobs[:taken]:
-                sample.logprobs.append(self._name(row, sample.num_logprobs))
-                sample.cumulative_logprob += row.logprob
 
         stop_string = detokenizer.stop_string
         if stop_string is not None:
@@ -204,9 +202,21 @@ class OutputProcessor:
         elif output.finish_reason is not None:
             sample.refused, sample.engine_died = output.refused, output.engine_died
             self._end(sample, output.finish_reason, output.stop_reason)
+        if sample.num_logprobs is not None:  # not before its end, which may add half a character
+            first = len(sample.token_ids) - taken
+            self._take_in_logprobs(sample, output.new_logprobs[:taken], first)
         if before is not None:
             self._tell_held_back(sample, *before)
         return stop_string is not None and output.finish_reason is None
+
+    def _take_in_logprobs(self, sample: _Sample, rows: list[TokenLogprobs], first: int) -> None:
+        """``first``: the place of the first row's token in the sample."""
+        count, added = sample.num_logprobs or 0, sample.detokenizer.added
+        for i, row in enumerate(rows):
+            text = added[i] if added[i] is not None else self._tokenizer.token_text(row.token_id)
+            before = sample.token_ids[max(first + i - CONTEXT, 0) : first + i]
+            sample.logprobs.append(named_row(self._tokenizer, row, count, text or "", before))
+            sample.cumulative_logprob += row.logprob
 
     def _begin_anew(self, sample: _Sample) -> None:
         """Its engine has died, another one says all from the beginning; nobody has seen a word."""
@@ -219,7 +229,12 @@ class OutputProcessor:
 
     def _take_in_prompt(self, request: _Request, rows: list[TokenLogprobs]) -> None:
         count = request.num_prompt_logprobs
-        request.prompt_logprobs = [None, *(self._name(row, count) for row in rows)]
+        request.prompt_logprobs = [None]
+        for i, row in enumerate(rows, start=1):
+            before = request.prompt_token_ids[max(i - CONTEXT, 0) : i]
+            text = self._tokenizer.text_after(row.token_id, before)
+            named = named_row(self._tokenizer, row, count, text, before)
+            request.prompt_logprobs.append(named)
 
     def _end(self, sample: _Sample, finish_reason: str, stop_reason: int | str | None) -> None:
         sample.detokenizer.flush()
@@ -227,15 +242,6 @@ class OutputProcessor:
         del self._samples[sample.core_id]
         if sample.request.finished:
             del self._requests[sample.request.request_id]
-
-    def _name(self, row: TokenLogprobs, num_logprobs: int) -> dict[int, Logprob]:
-        """One position's logprobs with the tokens' text, the chosen (or given) token first."""
-        chosen = Logprob(row.logprob, row.rank, self._tokenizer.token_text(row.token_id))
-        named = {row.token_id: chosen}
-        for rank, (token_id, logprob) in enumerate(row.top[:num_logprobs], start=1):
-            if token_id not in named:
-                named[token_id] = Logprob(logprob, rank, self._tokenizer.token_text(token_id))
-        return named
 
     def _tell_held_back(self, sample: _Sample, held_before: str, num_shown: int) -> None:
         """Say what came out after having been kept back (nothing, where a stop string swallowed

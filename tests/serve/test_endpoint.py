@@ -8,7 +8,9 @@ import openai
 import pytest
 
 from minivllm import __version__
+from minivllm.core.scheduler_output import TokenLogprobs
 from minivllm.engine.messages import EngineCoreOutput
+from minivllm.engine.token_names import named_row
 from tests.serve.conftest import MODEL
 from tests.serve.fakes import EOS, FakeClient, FakeTokenizer
 
@@ -282,6 +284,78 @@ def test_completion_logprobs(serve, stream):
         "text_offset": [0, 5],
         "top": [{"é": -0.25, "Hello": -1.5}, {"é": -0.25, " world": -1.5}],
     }
+
+
+# --- characters that are split over tokens --------------------------------------------------------
+
+SPLIT = "é😀日a"  # é and 日本 are tokens; the emoji is two, 日 alone is three
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_names_of_tokens_join_to_the_text_and_offsets_are_places_in_it(serve, stream):
+    line = FakeTokenizer().encode(SPLIT)
+    answer = (
+        serve(FakeClient([*line, EOS], num_kv_blocks=65))
+        .openai()
+        .completions.create(
+            model=MODEL, prompt=SPLIT, echo=True, logprobs=2, max_tokens=9, stream=stream
+        )
+    )
+    text, columns, _ = gathered(answer, stream)
+    *tokens, end = columns["tokens"]
+    assert (text, end) == (SPLIT * 2, "<|im_end|>")
+    assert tokens == ["é", "", "😀", "", "", "日", "a"] * 2
+    *offsets, after = columns["text_offset"]
+    assert offsets == [0, 1, 1, 2, 2, 2, 3, 4, 5, 5, 6, 6, 6, 7]
+    assert after == len(text)
+    for token, chosen, top in zip(
+        tokens[1:], columns["token_logprobs"][1:], columns["top_logprobs"][1:], strict=False
+    ):
+        assert top[token] == chosen
+
+
+def test_what_could_have_stood_there_is_named_by_what_it_would_complete():
+    tokenizer = FakeTokenizer()
+    half, other_half = tokenizer.encode("😀")
+    before = [97, half]
+    top = [(other_half, -0.1), (half, -0.2), (0x98, -0.3), (0xF0, -0.4), (97, -0.5), (260, -0.6)]
+    row = named_row(tokenizer, TokenLogprobs(half, -0.2, 2, top), 6, "", before)
+    names = {token_id: logprob.decoded_token for token_id, logprob in row.items()}
+    assert names == {
+        half: "",  # it stands there
+        other_half: "😀",
+        0x98: r"bytes:\x98",
+        0xF0: r"bytes:\xf0",
+        97: "a",
+        260: "é",
+    }
+
+
+def test_half_a_character_at_the_end_belongs_to_the_last_token(serve):
+    half, _ = FakeTokenizer().encode("😀")
+    client = serve(FakeClient([97, half])).openai()
+    answer = client.completions.create(model=MODEL, prompt="a", logprobs=1, max_tokens=2)
+    assert answer.choices[0].text == "a\ufffd"
+    assert answer.choices[0].logprobs.tokens == ["a", "\ufffd"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chats_tokens_have_bytes_of_their_own(serve, stream):
+    line = FakeTokenizer().encode("😀")
+    answer = (
+        serve(FakeClient(line))
+        .openai()
+        .chat.completions.create(
+            model=MODEL, messages=USER, logprobs=True, top_logprobs=2, max_tokens=2, stream=stream
+        )
+    )
+    told = [
+        (token.token, bytes(token.bytes))
+        for chunk in (answer if stream else [answer])
+        for choice in chunk.choices
+        for token in (choice.logprobs.content if choice.logprobs else ())
+    ]
+    assert told == [("", "😀".encode()[:2]), ("😀", "😀".encode()[2:])]
 
 
 # --- echo -----------------------------------------------------------------------------------------
