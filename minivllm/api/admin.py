@@ -15,18 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 from flask import Blueprint, Request, Response, request
 
+from minivllm.api.answers import EngineList
 from minivllm.api.errors import ApiError, json_response
 from minivllm.engine.async_llm import AsyncLLM
-from minivllm.engine.client import EngineStatus
 from minivllm.engine.dp_client import DPClient
 from minivllm.errors import ConfigError
-
-
-class EngineList(msgspec.Struct, kw_only=True):
-    engines: list[EngineStatus]
 
 
 def create_admin_blueprint(llm: AsyncLLM, may_steer: Callable[[Request], bool]) -> Blueprint:

@@ -235,6 +235,10 @@ class Load(Answer, kw_only=True):
     engines: list[EngineLoad]
 
 
+class EngineList(Answer, kw_only=True):
+    engines: list[EngineStatus]
+
+
 class ErrorDetail(Answer, kw_only=True):
     message: str
     type: Literal["invalid_request_error", "server_error"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import socketio
 
+from minivllm.api.openapi import document
 from minivllm.config import make_config
 from minivllm.serving.front import Codes, FrontEnd
 from minivllm.serving.settings import ServeSettings
@@ -55,6 +56,39 @@ def test_every_route_is_guarded_or_on_the_list(front: FrontEnd) -> None:
                 expected = 403 if rule.endpoint in NEEDS_CODE else 401
                 assert status == expected, f"{method} {path} {rule.endpoint}: {status}"
     assert seen >= OPEN | NEEDS_CODE
+
+
+def test_every_route_is_in_the_document_and_nothing_else(front: FrontEnd) -> None:
+    """Of what serve serves, but for the dashboard and what is no JSON."""
+    told = {(path, method) for path, item in document()["paths"].items() for method in item}
+    found, others = set(), set()
+    for rule in front.app.url_map.iter_rules():
+        if rule.endpoint.startswith(("api.", "admin.")):
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+            methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+            found |= {(path, method.lower()) for method in methods}
+        else:
+            others.add(rule.endpoint)
+    assert found - {("/openapi.json", "get"), ("/metrics", "get")} == told
+    views = front.app.view_functions
+    rooms = {views[endpoint].__module__.split(".")[0] for endpoint in others - {"static"}}
+    assert rooms == {"viz"}
+
+
+def test_what_a_refusal_says_in_its_headers_is_in_the_document(server: RunningServer) -> None:
+    described = document()["components"]["responses"]
+    tries = {
+        401: server.get("/v1/models"),
+        403: server.get("/v1/models", Host="evil.example"),
+        404: server.get("/v1/models/x", **KEY),
+        405: server.get("/v1/completions", **KEY),
+        415: server.get("/v1/completions", "POST", b"{}", Content_Type="text/plain", **KEY),
+    }
+    for status, (given, headers, _) in tries.items():
+        assert given == status
+        missing = set(described[str(status)]["headers"]) - set(headers)
+        assert not {name for name in missing if name.lower() not in map(str.lower, headers)}
+    assert {"413", "414", "431", "500", "503", "504"} <= set(described)
 
 
 @pytest.fixture(scope="module")
