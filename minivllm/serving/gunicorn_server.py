@@ -36,12 +36,13 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
-from gunicorn.http import errors as http_errors
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from minivllm.api.errors import ApiError
 from minivllm.api.open_responses import WSGIApp
 from minivllm.errors import MiniVLLMError
+from minivllm.serving.bad_http import BodyReader, UnreadableBody, status_of
 from minivllm.serving.front import LAST_WORDS_S, FrontEnd
 from minivllm.serving.settings import ServeSettings
 
@@ -251,9 +252,9 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """What is no HTTP gets OpenAI's error body as well, and never its own words back."""
-        if not isinstance(exc, (http_errors.ParseException, UnreadableBody)):
+        if not isinstance(exc, (ParseException, UnreadableBody)):
             return super().handle_error(req, client, addr, exc)
-        status = _status_of(exc)
+        status = status_of(exc)
         self.app.front.metrics.answered(status)
         logger.info("a request that cannot be read: %s", type(exc).__name__)
         body = msgspec.json.encode(ApiError(status, "This request cannot be read.").body())
@@ -261,41 +262,6 @@ class Worker(ThreadWorker):
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         with contextlib.suppress(OSError):
             client.sendall(head.encode() + body)
-
-
-_STATUS: dict[type[Exception], int] = {
-    http_errors.LimitRequestLine: 414,
-    http_errors.LimitRequestHeaders: 431,
-    http_errors.UnsupportedTransferCoding: 501,
-}
-
-
-def _status_of(exc: Exception) -> int:
-    return next((code for kind, code in _STATUS.items() if isinstance(exc, kind)), 400)
-
-
-class UnreadableBody(ApiError):
-    """A body in chunks that keeps to no rule of theirs."""
-
-
-class BodyReader:
-    """The body's bytes, as gunicorn reads them from the connection. It checks the chunks' frames
-    only now, in the midst of a route, whose caller must hear of it as of any other fault of its
-    own; and the connection must end, since nobody knows where on it the next request begins."""
-
-    def __init__(self, req: Any) -> None:
-        self._req, self._reader = req, req.body.reader
-
-    def read(self, size: int) -> bytes:
-        try:
-            return bytes(self._reader.read(size))
-        except http_errors.ParseException as error:
-            self._req.force_close()
-            told = "The request's body cannot be read: its chunks are malformed."
-            raise UnreadableBody(_status_of(error), told) from None
-        except OSError:  # it breaks off
-            self._req.force_close()
-            raise
 
 
 class Connection(TConn):
