@@ -38,7 +38,8 @@ from minivllm.scenario_file import (
 )
 from minivllm.structured_output.interface import GrammarSource
 from minivllm.trace.events import Header, Reason
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.texts import TokenText
 from minivllm.trace.words import count
 

@@ -18,7 +18,8 @@ from minivllm.sampling_params import SamplingParams
 from minivllm.trace import events as ev
 from minivllm.trace.events import EngineWhy, Header, RouteWhy
 from minivllm.trace.file import Trace, decode_event
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 
 KNOBS = {
     "num_kv_blocks": 17,

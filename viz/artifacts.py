@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 from flask import Flask, Response, abort, jsonify, request
 
-from minivllm.trace.recorder import Life
+from minivllm.trace.log import Life
 from viz.problem import problem
 from viz.runs import Run
 

@@ -16,7 +16,7 @@ from minivllm.errors import MiniVLLMError
 from minivllm.trace.file import Trace
 from minivllm.trace.gate import MAX_RATE
 from minivllm.trace.gate_control import GateControl
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.log import TraceLog
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, redirect, request
 
 from minivllm.errors import MissingArtifactError, TraceError
-from minivllm.trace.recorder import Life
+from minivllm.trace.log import Life
 from viz.access import COOKIE, DRIVER_COOKIE, Access
 from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from minivllm.trace.recorder import Life
+from minivllm.trace.log import Life
 from viz.runs import Catalogue, Run
 
 logger = logging.getLogger(__name__)

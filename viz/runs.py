@@ -25,7 +25,7 @@ from minivllm.trace.fold import apply, forget_finished, new_state, to_json
 from minivllm.trace.front import Front
 from minivllm.trace.front import apply as apply_to_front
 from minivllm.trace.hues import Hues
-from minivllm.trace.recorder import Life, TraceLog
+from minivllm.trace.log import Life, TraceLog
 from minivllm.trace.words import join, knob_value
 
 MAX_EVENTS_PER_ANSWER = 5000

@@ -30,7 +30,8 @@ from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import make_header
 from minivllm.scenario_file import made_up_ids
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.texts import text_after
 from minivllm.trace.tracer import OFF
 

@@ -18,7 +18,7 @@ from minivllm.replay.recording import read_recording
 from minivllm.scenario import load_scenario, shipped_scenarios, start
 from minivllm.trace.events import RunConfig
 from minivllm.trace.file import Trace
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.log import TraceLog
 
 MOST_BLOCKS = 100_000
 """What a page may ask for: a larger pool takes seconds and memory, and shows nothing more."""

@@ -50,7 +50,7 @@ from minivllm.trace.collector import TraceCollector
 from minivllm.trace.events import IpcRecv, IpcSend, Reason
 from minivllm.trace.gate import check_rate
 from minivllm.trace.gate_control import GateState
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.log import TraceLog
 from minivllm.trace.tracer import OFF, Tracer
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from minivllm.errors import ConfigError
 from minivllm.executor.base import Executor
 from minivllm.structured_output.manager import StructuredOutputManager
 from minivllm.trace.gate import Gate
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.tracer import OFF, Tracer
 
 if TYPE_CHECKING:

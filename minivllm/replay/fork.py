@@ -33,7 +33,8 @@ from minivllm.replay.model import grammar_of
 from minivllm.replay.recording import Input, Recording, apply_input, ran
 from minivllm.scenario import make_header
 from minivllm.trace.events import Header, Reason, RunConfig
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.texts import TokenText
 
 MAX_MORE_STEPS = 100_000

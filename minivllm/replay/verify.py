@@ -1,8 +1,8 @@
 """Verify: a trace is run again, and each event of the new run must be the recorded one.
 
-Compared are the structural forms (``trace/file.py``): the decisions, without times, source lines
-and callers' ids. A kind of a later version is noted and not compared: this engine cannot tell it.
-The first event that differs ends it, so what is told is the cause and not what came of it.
+Compared are the structural forms (``trace/structural.py``): the decisions, without times, source
+lines and callers' ids. A kind of a later version is noted and not compared: this engine cannot tell
+it. The first event that differs ends it, so what is told is the cause and not what came of it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from minivllm.replay.grammars import RecordedGrammars
 from minivllm.replay.model import grammar_of
 from minivllm.replay.recording import Recording, apply_input, ran, sources_of
 from minivllm.trace.events import KINDS, Event
-from minivllm.trace.file import decode_event, is_structural, structural_fields
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.file import decode_event
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.say import other_fields, say
+from minivllm.trace.structural import is_structural, structural_fields
 from minivllm.trace.texts import TokenText
 from minivllm.trace.words import count, join
 

@@ -15,7 +15,7 @@ from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import load_scenario
 from minivllm.trace.gate_control import GateControl
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.log import TraceLog
 
 PAGE_MAX_TOKENS = 64
 """Output tokens of a prompt that is typed in the page: at 2 steps a second, half a minute."""

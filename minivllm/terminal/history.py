@@ -14,9 +14,9 @@ from functools import cached_property
 import msgspec
 
 from minivllm.trace.events import Event, Header, RunSource
-from minivllm.trace.file import SNAPSHOT_EVERY
 from minivllm.trace.fold import State, apply, new_state
 from minivllm.trace.hues import Hues
+from minivllm.trace.index import SNAPSHOT_EVERY
 from minivllm.trace.story import Story, story
 from minivllm.trace.why import Record
 

@@ -32,7 +32,7 @@ from minivllm.trace.channel import (
 )
 from minivllm.trace.events import ExecTensors, TraceGap
 from minivllm.trace.file import decode_event
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.log import TraceLog
 from minivllm.trace.tracer import Tracer
 
 logger = logging.getLogger(__name__)

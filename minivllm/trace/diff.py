@@ -23,10 +23,11 @@ import msgspec
 
 from minivllm.trace.decisions import decisions
 from minivllm.trace.events import Event, RunSource
-from minivllm.trace.file import Trace, is_structural, structural
+from minivllm.trace.file import Trace
 from minivllm.trace.fold import State, apply
 from minivllm.trace.inputs import InputPair, arrivals, breaks_off, input_pairs
 from minivllm.trace.story import story
+from minivllm.trace.structural import is_structural, structural
 from minivllm.trace.why import why_request
 from minivllm.trace.words import knob_value
 

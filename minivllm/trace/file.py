@@ -1,14 +1,12 @@
-"""Trace files: a header line, then one event a line; read, indexed, compared.
+"""Trace files: a header line, then one event a line. Reads them; ``log.py`` writes them.
 
-A file that is cut, altered or of a later major version gives a TraceError that names the line. The
-sidecar index (``FILE.index``) makes a long trace seekable; it can be rebuilt from the file.
+A file that is cut, altered or of a later major version gives a TraceError that names the line.
 """
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -19,10 +17,9 @@ import msgspec
 
 from minivllm.errors import TraceError
 from minivllm.trace.events import KINDS, SCHEMA, Event, Header
-from minivllm.trace.fold import State, apply, from_json, new_state, to_json
+from minivllm.trace.fold import State, apply, from_json, new_state
+from minivllm.trace.index import Index, build_index, fitting_sidecar, sidecar_of
 
-SNAPSHOT_EVERY = 64
-"""Steps between two snapshots of a trace's index."""
 MAX_BLOCK_SIZE = 1024
 """As in ``config.py``."""
 MAX_BLOCKS = 10_000_000
@@ -195,7 +192,7 @@ def read_trace(path: str | Path) -> Trace:
     except OSError as error:
         raise TraceError(f"cannot read the trace {path}: {error.strerror or error}") from error
     trace = parse_trace(raw, str(path))
-    trace.index = _fitting_sidecar(path)
+    trace.index = fitting_sidecar(path)
     return trace
 
 
@@ -294,123 +291,15 @@ def _parse_header(line: bytes, name: str) -> Header:
     return header
 
 
-# --- index -------------------------------------------------------------------------------------
-
-
-class LifeIndex(msgspec.Struct):
-    """Where to start reading one engine's life."""
-
-    steps: dict[int, int]
-    """Step → number of the life's events before its first one."""
-    snapshots: dict[int, Any]
-    """Every 64th step → the state before it, as ``to_json`` gives it."""
-
-
-class Index(msgspec.Struct):
-    """Written beside the trace, rebuilt when it does not fit it."""
-
-    size: int
-    """Bytes of the trace file that it was made for."""
-    lives: dict[str, LifeIndex]
-    """By the names that :meth:`Trace.lives` gives them."""
-
-
-def build_index(trace: Trace, size: int) -> Index:
-    lives = {name: _index_life(life.events) for name, life in trace.lives().items()}
-    return Index(size=size, lives=lives)
-
-
-def _index_life(events: list[Event]) -> LifeIndex:
-    steps: dict[int, int] = {}
-    snapshots: dict[int, Any] = {}
-    state = new_state()
-    for count, event in enumerate(events):
-        if event.step not in steps:
-            steps[event.step] = count
-            if event.step and event.step % SNAPSHOT_EVERY == 0:
-                snapshots[event.step] = to_json(state)
-        apply(state, event)
-    return LifeIndex(steps=steps, snapshots=snapshots)
-
-
 def load_index(path: str | Path) -> Index:
     """The index beside a trace file; made, and written where that is possible, if it is not
     there or belongs to another version of the file."""
     path = Path(path)
-    if (fitting := _fitting_sidecar(path)) is not None:
+    if (fitting := fitting_sidecar(path)) is not None:
         return fitting
     index = build_index(read_trace(path), path.stat().st_size)
     try:
-        _sidecar(path).write_bytes(msgspec.json.encode(index))
+        sidecar_of(path).write_bytes(msgspec.json.encode(index))
     except OSError:
         pass  # a read-only place: the index is only a convenience
     return index
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".index")
-
-
-def _fitting_sidecar(path: Path) -> Index | None:
-    """The index beside the file, if it was made for the file as it is now."""
-    sidecar = _sidecar(path)
-    try:
-        index = msgspec.json.decode(sidecar.read_bytes(), type=Index)
-        now, made = path.stat(), sidecar.stat()
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    return index if index.size == now.st_size and made.st_mtime_ns >= now.st_mtime_ns else None
-
-
-# --- comparison --------------------------------------------------------------------------------
-
-_UNSTRUCTURAL_KINDS = (
-    "run.start",
-    "run.snapshot",
-    "run.source",
-    "gate.change",
-    "run.idle",
-    "run.end",
-    "trace.violation",
-    "trace.arm",
-    "trace.left_out",
-    "trace.gap",
-    "exec.tensors",
-    "ipc.send",
-    "ipc.recv",
-    "core.drop",
-)
-
-
-def is_structural(event: Event) -> bool:
-    """Whether the event belongs to what runs are compared by: an engine's own, and neither a
-    source, nor the gate, nor idling, nor the end of the process, nor how
-    its messages travelled, nor what was captured of it, nor
-    what a check found."""
-    return event.kind not in _UNSTRUCTURAL_KINDS and event.stream.startswith("engine")
-
-
-def structural(events: Iterable[Event], hashes: bool = True) -> list[bytes]:
-    """The one form in which runs are compared: an engine's decisions, one line each.
-
-    Without times, source lines, the caller's request ids, and what is no decision. Two runs of one
-    scenario are equal in it, byte for byte. ``hashes=False`` also drops hash values, which depend
-    on sampled text; goldens use that.
-    """
-    return [
-        msgspec.json.encode(structural_fields(event, hashes))
-        for event in events
-        if is_structural(event)
-    ]
-
-
-def structural_fields(event: Event, hashes: bool = True) -> dict[str, Any]:
-    """What of one event stands in the structural form."""
-    data = msgspec.to_builtins(event.data)
-    for field in list(data):
-        times = field == "ns" or field.endswith("_ns")
-        callers_id = field == "request_id" or (event.kind, field) == ("req.arrive", "parent")
-        hash_value = field in ("hash", "parent") and event.kind.startswith("kv.")
-        if times or callers_id or (hash_value and not hashes):
-            del data[field]
-    return {"step": event.step, "kind": event.kind, "req": event.req, "data": data}

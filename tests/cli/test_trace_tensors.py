@@ -11,7 +11,8 @@ from minivllm.cli.main import app
 from minivllm.core.scheduler_output import StepTensors
 from minivllm.errors import MiniVLLMError
 from minivllm.trace.artifacts import folder_of
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.conftest import RunPython
 from tests.core.builders import HEADER, Engine
 from tests.core.tensors import TensorExecutor, floats

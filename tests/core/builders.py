@@ -20,7 +20,8 @@ from minivllm.structured_output.interface import GrammarSource
 from minivllm.trace.events import Event, Header
 from minivllm.trace.fold import State, fold
 from minivllm.trace.invariants import violations
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.tracer import OFF, Tracer
 from tests.helpers import engine_view, events_of, fold_view
 

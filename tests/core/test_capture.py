@@ -13,8 +13,8 @@ from minivllm.engine.engine_core import EngineCore
 from minivllm.errors import ConfigError
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.trace.events import Reason
-from minivllm.trace.file import structural
 from minivllm.trace.gate import Gate
+from minivllm.trace.structural import structural
 from minivllm.trace.tracer import OFF
 from tests.core.builders import SMALL, Engine
 from tests.core.tensors import TensorExecutor

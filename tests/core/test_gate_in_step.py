@@ -17,8 +17,9 @@ from minivllm.engine.inproc_client import InprocClient
 from minivllm.errors import ConfigError, EngineDeadError
 from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.trace.events import Event
-from minivllm.trace.file import decode_event, structural
+from minivllm.trace.file import decode_event
 from minivllm.trace.gate import Gate, Held
+from minivllm.trace.structural import structural
 from tests.core.builders import SMALL, Engine, message
 from tests.core.test_inproc_client import PATIENCE, Client, client
 from tests.helpers import events_of

@@ -25,7 +25,8 @@ from minivllm.scenario import make_header
 from minivllm.trace.file import decode_event
 from minivllm.trace.fold import apply, new_state
 from minivllm.trace.invariants import violations
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.engine.prompts import CHATS, LONGEST, RAW_PROMPTS
 from tests.helpers import engine_view, fold_view
 

@@ -17,9 +17,11 @@ from minivllm.replay.verify import verify
 from minivllm.trace.artifacts import artifact_events
 from minivllm.trace.batch import batch_of
 from minivllm.trace.events import Event
-from minivllm.trace.file import read_trace, structural
+from minivllm.trace.file import read_trace
 from minivllm.trace.fold import apply, new_state
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
+from minivllm.trace.structural import structural
 from tests.core.builders import HEADER, Engine
 from tests.helpers import events_of
 

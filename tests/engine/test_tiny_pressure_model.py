@@ -13,7 +13,8 @@ import minivllm
 from minivllm.config import EngineConfig
 from minivllm.models.source import ModelSource
 from minivllm.scenario import load_scenario, start
-from minivllm.trace.file import Trace, read_trace, structural
+from minivllm.trace.file import Trace, read_trace
+from minivllm.trace.structural import structural
 from tests.core.test_tiny_pressure import STEPS, table_row
 from tests.helpers import trace_of
 

@@ -14,7 +14,8 @@ from minivllm.engine.parts import start_log
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Event
 from minivllm.trace.file import decode_event
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.tracer import OFF
 from tests.engine_process.scripted import HERE
 

@@ -24,7 +24,7 @@ from minivllm.errors import (
 )
 from minivllm.structured_output.params import StructuredOutputsParams
 from minivllm.trace.events import Reason
-from minivllm.trace.file import structural
+from minivllm.trace.structural import structural
 from tests.engine_process.helpers import PATIENCE, Client, client, request, until
 from tests.engine_process.scripted import HERE, SAYS
 

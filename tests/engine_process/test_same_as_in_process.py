@@ -17,10 +17,11 @@ from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
 from minivllm.serving.live import DashboardEngine
 from minivllm.trace.events import Event
-from minivllm.trace.file import Trace, decode_event, read_trace, structural
+from minivllm.trace.file import Trace, decode_event, read_trace
 from minivllm.trace.fold import fold
 from minivllm.trace.gate import Gate
 from minivllm.trace.invariants import violations
+from minivllm.trace.structural import structural
 from tests.engine_process.helpers import KNOBS, until
 from tests.engine_process.scripted import HERE
 from viz.commands import perform

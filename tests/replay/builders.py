@@ -22,7 +22,8 @@ from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import load_scenario, start
 from minivllm.trace.events import Event
 from minivllm.trace.file import Trace, decode_event, read_trace
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.core.builders import HEADER, SMALL
 from tests.helpers import trace_of
 from tests.serve.fakes import FakeTokenizer

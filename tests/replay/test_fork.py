@@ -13,9 +13,10 @@ from minivllm.config import STEP_KNOBS
 from minivllm.errors import ConfigError, ReplayError
 from minivllm.replay.fork import fork, parse_knobs
 from minivllm.trace.events import Reason
-from minivllm.trace.file import Trace, read_trace, structural
+from minivllm.trace.file import Trace, read_trace
 from minivllm.trace.fold import fold
 from minivllm.trace.invariants import violations
+from minivllm.trace.structural import structural
 from tests.core.builders import HEADER, Engine
 from tests.core.random_runs import Plan, Run, plans
 from tests.core.test_random_runs import random_runs

@@ -23,8 +23,9 @@ from minivllm.replay.model import with_model
 from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
 from minivllm.trace.events import Event, RunError
-from minivllm.trace.file import Trace, read_trace, structural
+from minivllm.trace.file import Trace, read_trace
 from minivllm.trace.gallery import gallery
+from minivllm.trace.structural import structural
 from tests.conftest import RunPython
 from tests.core.builders import HEADER, Engine
 from tests.helpers import events_of
@@ -292,7 +293,8 @@ def test_each_life_of_an_engine_is_verified_by_itself() -> None:
 DIGEST = """
 import hashlib
 from minivllm.scenario import load_scenario, start
-from minivllm.trace.file import decode_event, structural
+from minivllm.trace.file import decode_event
+from minivllm.trace.structural import structural
 run = start(load_scenario("tiny-pressure"), enable_prefix_caching=True).run()
 lines = run.recorder.log.lines("engine0", 1, run.recorder.seq)
 print(hashlib.sha256(b"\\n".join(structural(map(decode_event, lines)))).hexdigest())

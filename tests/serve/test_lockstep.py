@@ -12,7 +12,7 @@ from minivllm.config import make_config
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.inproc_client import InprocClient
 from minivllm.executor.scripted import ScriptedExecutor
-from minivllm.trace.file import structural
+from minivllm.trace.structural import structural
 from tests.core.builders import SMALL, recorder
 from tests.helpers import events_of
 from tests.serve.fakes import FakeTokenizer

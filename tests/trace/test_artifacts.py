@@ -26,7 +26,8 @@ from minivllm.trace.artifacts import (
 )
 from minivllm.trace.events import ExecTensors, Reason, TraceLeftOut
 from minivllm.trace.file import read_trace
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.core.builders import HEADER, Engine
 from tests.core.tensors import TensorExecutor, floats, made_up
 from tests.helpers import events_of

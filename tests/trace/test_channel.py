@@ -20,7 +20,8 @@ from minivllm.trace.channel import Lines, TraceChannel, encode
 from minivllm.trace.collector import TraceCollector
 from minivllm.trace.events import RunIdle
 from minivllm.trace.file import decode_event
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.core.builders import HEADER
 from tests.engine_process.helpers import until
 
@@ -216,4 +217,4 @@ def test_a_name_that_no_artifact_has_is_not_opened(tmp_path: Path) -> None:
     told = store.put("engine0", 1, 1, arrays(1))
     bad = msgspec.structs.replace(told, file="../../etc/passwd")
     with pytest.raises(FileNotFoundError, match="no name of an artifact"):
-        TraceLog(HEADER).artifacts.take_over("engine0", 1, bad, tmp_path)  # type: ignore[arg-type]
+        TraceLog(HEADER).artifacts.take_over("engine0", 1, 1, bad, tmp_path)  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ from minivllm.replay.recording import read_recording
 from minivllm.replay.verify import verify
 from minivllm.scenario import load_scenario, shipped_scenarios, start
 from minivllm.trace.events import Event
-from minivllm.trace.file import Trace, structural
+from minivllm.trace.file import Trace
+from minivllm.trace.structural import structural
 from tests.core.builders import Engine
 from tests.core.random_runs import Plan, Run, plans
 from tests.core.test_random_runs import random_runs

@@ -14,7 +14,7 @@ from minivllm.trace.events import EngineWhy, Header, RoutePick, RouteWhy
 from minivllm.trace.file import decode_event, read_trace, split_lives
 from minivllm.trace.fold import fold
 from minivllm.trace.invariants import violations
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.log import TraceLog
 from tests.two_engines import TwoEngines, write_two_engines
 
 

@@ -17,7 +17,8 @@ from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Header
 from minivllm.trace.file import read_trace
 from minivllm.trace.life import way_of
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.two_engines import KNOBS
 
 SCRIPTED = {

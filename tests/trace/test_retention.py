@@ -21,7 +21,8 @@ from minivllm.trace.events import HttpDone
 from minivllm.trace.file import decode_event, load_index, parse_trace, read_trace
 from minivllm.trace.fold import apply, fold, new_state, to_json
 from minivllm.trace.invariants import violations
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.core.builders import HEADER, SMALL, message
 from tests.helpers import engine_view, fold_view
 

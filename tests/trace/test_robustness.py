@@ -19,7 +19,7 @@ from minivllm.trace.events import Header
 from minivllm.trace.file import load_index, read_trace
 from minivllm.trace.fold import fold, forget_finished, new_state, to_json
 from minivllm.trace.gate import Gate
-from minivllm.trace.recorder import TraceLog
+from minivllm.trace.log import TraceLog
 from tests.helpers import trace_of
 
 HEADER = Header(run_id="x", created="", engine_version="")

@@ -16,10 +16,11 @@ from minivllm.errors import ConfigError
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.request import Request
 from minivllm.trace.events import Event, KvUncache, Reason
-from minivllm.trace.file import structural
 from minivllm.trace.fold import fold
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from minivllm.trace.story import story
+from minivllm.trace.structural import structural
 from tests.core.builders import HEADER, SMALL, message
 from tests.helpers import events_of
 

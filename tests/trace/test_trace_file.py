@@ -12,17 +12,10 @@ import pytest
 
 from minivllm.errors import TraceError
 from minivllm.scenario import Scenario, ScenarioRequest, load_scenario, start
-from minivllm.trace.file import (
-    SNAPSHOT_EVERY,
-    Index,
-    Trace,
-    build_index,
-    load_index,
-    parse_trace,
-    read_trace,
-    structural,
-)
+from minivllm.trace.file import Trace, load_index, parse_trace, read_trace
 from minivllm.trace.fold import apply, fold, from_json, new_state, to_json
+from minivllm.trace.index import SNAPSHOT_EVERY, Index, build_index
+from minivllm.trace.structural import structural
 from tests.helpers import trace_of
 
 

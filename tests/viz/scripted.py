@@ -14,7 +14,8 @@ from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.sampling_params import SamplingParams
 from minivllm.trace.events import Header
 from minivllm.trace.gate import Gate
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 
 KNOBS = {
     "num_kv_blocks": 65,

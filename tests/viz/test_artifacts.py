@@ -10,7 +10,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from minivllm.trace.artifacts import folder_of
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.core.builders import HEADER, Engine
 from tests.core.tensors import TensorExecutor, floats
 from viz.access import Access

@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Locator, Page
 
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput, StepTensors
 from minivllm.executor.scripted import ScriptedExecutor
-from minivllm.trace.recorder import Recorder, TraceLog
+from minivllm.trace.log import TraceLog
+from minivllm.trace.recorder import Recorder
 from tests.core.builders import HEADER, Engine
 from tests.core.tensors import TensorExecutor, floats
 from tests.viz.browser import at_step, open_page, still
