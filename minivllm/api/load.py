@@ -21,6 +21,8 @@ from minivllm.engine.messages import SchedulerStats
 def health_of(llm: AsyncLLM) -> Health:
     """Raises ApiError where no engine works."""
     engines = llm.engines()
+    if llm.is_dead:  # engines may live, and nobody takes what they say
+        raise ApiError(503, "The server has failed, and its log says why.", code="engine_dead")
     if all(status.state not in ("ready", "draining") for status in engines):
         states = ", ".join(f"engine {status.engine} is {status.state}" for status in engines)
         dead = any(status.state == "dead" for status in engines)

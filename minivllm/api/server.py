@@ -11,6 +11,7 @@ responses, audio.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Collection, Iterable
 from typing import ClassVar
@@ -30,6 +31,8 @@ from minivllm.api.service import CallIds, Service
 from minivllm.api.tokenize import TokenizeRoutes
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.trace.events import HttpRejected
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 * 2**20
 
@@ -103,6 +106,13 @@ def create_blueprint(
     @bp.app_errorhandler(Exception)
     def refuse(error: Exception) -> Response:
         failure = to_api_error(error, g.get("prompt_field"), g.get("form_field"))
+        try:
+            note(failure)
+        except Exception:  # the client gets its answer, whatever fails beside it
+            logger.exception("a refused request could not be counted or told of")
+        return failure.response()
+
+    def note(failure: ApiError) -> None:
         if failure.code in REJECTIONS and request.endpoint in GENERATES:  # not a probe's
             counts.rejected(REJECTIONS[failure.code])
         request_id = g.get("request_id")
@@ -115,7 +125,6 @@ def create_blueprint(
                 message=failure.message,
             )
             async_llm.tracer.flush()
-        return failure.response()
 
     GenerateRoutes(service).add_to(bp)
     TokenizeRoutes(service).add_to(bp)

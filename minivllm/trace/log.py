@@ -8,20 +8,20 @@ an engine in another process. No counterpart in vLLM.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from minivllm.errors import TraceError
 from minivllm.trace.artifact_store import DEFAULT_LIMIT, ArtifactStore
 from minivllm.trace.events import Header
+from minivllm.trace.log_file import LogFile
 from minivllm.trace.retention import StepRing
 
 logger = logging.getLogger(__name__)
@@ -83,23 +83,23 @@ class TraceLog:
         self.header = header
         self.start_ns = time.perf_counter_ns()
         self.retention = retention
-        self._ring = StepRing(steps) if steps is not None else None
-        self._rewrite_at = 2 * steps if steps is not None else 0
+        self._ring = StepRing(steps, retention) if steps is not None else None
         self._first_in_file: dict[str, tuple[int, int]] = {}  # stream → its first (epoch, step)
         self._lives: dict[str, dict[int, _Kept]] = {}  # stream → epoch → its lines
         self._subscribers: list[Subscriber] = []
         self._lock = threading.Lock()
-        self._file: IO[bytes] | None = None
+        self._failed = False
+        self._file: LogFile | None = None
         self._held_back: list[bytes] | None = None if header_complete else []
         """Lines that wait for the header, which comes first in the file."""
         if path is not None:
             try:
-                self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+                self._file = LogFile(path)
                 if header_complete:
-                    self._file.write(_encoder.encode(header) + b"\n")
+                    self._file.append([_encoder.encode(header)])
             except OSError as error:
                 raise TraceError(f"cannot write the trace {path}: {error.strerror}") from error
-            if steps is not None and not os.path.isfile(path):
+            if steps is not None and not self._file.is_regular:
                 self._file.close()
                 raise TraceError(
                     f"{path} is no regular file: with a retention of {steps} steps it would have "
@@ -139,26 +139,47 @@ class TraceLog:
         """Take the next lines of a stream, told during ``step`` (0: of no engine).
 
         They come in order and without a gap, and a life's after all of the life before it: what
-        comes later is not taken.
+        comes later is not taken. Never raises: a defect of the trace ends the trace, with an error
+        in the log, and not the run that it tells of.
         """
         with self._lock:
-            lives = self._lives.setdefault(stream, {})
-            if lives and epoch < max(lives):
-                logger.warning("%s: what life %d still told is too late", stream, epoch)
-                return
-            kept = lives.setdefault(epoch, _Kept())
-            kept.lines.extend(lines)
-            if self._ring is not None:
-                for (name, life), count in self._ring.take(stream, lines, step, epoch).items():
-                    self._forget(name, life, count)
-            self._forget(stream, epoch, len(kept.lines) - self.retention)
-            for old in sorted(lives)[:-LIVES_KEPT]:
-                del lives[old]
-            self._write_file(lines)
-            self._forget_artifacts()
-            subscribers = list(self._subscribers)
+            try:
+                self._take(stream, lines, step, epoch)
+            except Exception:
+                logger.exception("the trace ends here; the run goes on")
+                self._fail()
+            subscribers = [] if self._failed else list(self._subscribers)
         for subscriber in subscribers:
-            subscriber(stream, lines)
+            try:
+                subscriber(stream, lines)
+            except Exception:
+                logger.exception("somebody who was told of the trace failed, and is told no more")
+                self._unsubscribe(subscriber)
+
+    def _take(self, stream: str, lines: list[bytes], step: int, epoch: int) -> None:
+        if self._failed:
+            return
+        lives = self._lives.setdefault(stream, {})
+        if lives and epoch < max(lives):
+            logger.warning("%s: what life %d still told is too late", stream, epoch)
+            return
+        kept = lives.setdefault(epoch, _Kept())
+        kept.lines.extend(lines)
+        if self._ring is None:
+            self._forget(stream, epoch, len(kept.lines) - self.retention)
+        else:
+            for (name, life), count in self._ring.take(stream, lines, step, epoch).items():
+                self._forget(name, life, count)
+        for old in sorted(lives)[:-LIVES_KEPT]:
+            del lives[old]
+        self._write_file(lines)
+        self._forget_artifacts()
+
+    def _fail(self) -> None:
+        """What is kept may fit no more: nothing of it is shown."""
+        self._failed, self._ring = True, None
+        self._lives.clear()
+        self._end_file()
 
     def _forget(self, stream: str, epoch: int, count: int) -> None:
         kept = self._lives[stream].get(epoch)
@@ -175,15 +196,19 @@ class TraceLog:
             self._held_back += lines
             return
         try:
-            _write_all(self._file, b"\n".join(lines) + b"\n")
-            if self._ring is not None and self._ring.num_begun >= self._rewrite_at:
-                self._rewrite_at += self._ring.size * self._ring.num_engines
-                self._file = _written_anew(self._file, self.header, self._ring)
+            self._file.append(lines)
+            if self._ring is not None and self._ring.is_file_due:
+                self._file.write_anew([_encoder.encode(self.header), *self._ring.lines()])
+                self._ring.file_written()
                 self._first_in_file = self._ring.first_steps()
         except OSError as error:
             logger.warning(
-                "the trace file %s ends here: %s; the run goes on", self._file.name, error.strerror
+                "the trace file %s ends here: %s; the run goes on", self._file.path, error.strerror
             )
+            self._end_file()
+
+    def _end_file(self) -> None:
+        if self._file is not None:
             self._file.close()
             self._file = None
             self.artifacts.is_open = False  # no line would tell of them
@@ -200,12 +225,12 @@ class TraceLog:
         with self._lock:
             self._subscribers.append(subscriber)
 
-        def unsubscribe() -> None:
-            with self._lock:
-                if subscriber in self._subscribers:
-                    self._subscribers.remove(subscriber)
+        return lambda: self._unsubscribe(subscriber)
 
-        return unsubscribe
+    def _unsubscribe(self, subscriber: Subscriber) -> None:
+        with self._lock:
+            if subscriber in self._subscribers:
+                self._subscribers.remove(subscriber)
 
     def first_seq(self, stream: str, epoch: int | None = None) -> int:
         """The oldest event still in memory (1 until the retention is exceeded).
@@ -249,27 +274,3 @@ class TraceLog:
             if self._file is not None:
                 self._file.close()
                 self._file = None
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    """All of it, or nothing: what a full disk took of it is cut off again. Raises OSError."""
-    whole = file.tell() if file.seekable() else None
-    try:
-        while data:
-            data = data[file.write(data) :]  # a disk that fills up takes a part, then nothing
-    except OSError:
-        if whole is not None:
-            file.truncate(whole)
-        raise
-
-
-def _written_anew(old: IO[bytes], header: Header, ring: StepRing) -> IO[bytes]:
-    """The file with only what the ring holds, put in the old one's place. Raises OSError."""
-    path = os.path.realpath(old.name)
-    rotated = path + ".rotating"
-    with open(rotated, "wb") as file:
-        for line in (_encoder.encode(header), *ring.lines()):
-            file.write(line + b"\n")
-    os.replace(rotated, path)
-    old.close()
-    return open(path, "ab", buffering=0)

@@ -7,6 +7,7 @@ Several streams (``engine0``, ``api``) number their own events and share one sin
 from __future__ import annotations
 
 import linecache
+import logging
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from minivllm.trace.redact import TEXT, redacted
 from minivllm.trace.texts import TokenText
 from minivllm.trace.tracer import P, Tracer
 
+logger = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 _Line = msgspec.defstruct("_Line", Event.__struct_fields__, gc=False)
 """An Event on its way to its bytes: made by position, at half the price."""
@@ -72,6 +74,7 @@ class Recorder(Tracer):
         self.phase = "idle"
         self._token_text = token_text
         self._lines: list[bytes] = []
+        self._ended = False
         self._sites: dict[tuple[int, int], int] = {}  # (code, instruction) → src
         self._sources: dict[tuple[int, int], int] = {}  # (code, line) → src
         self._places: list[tuple[str, int]] = []  # file and line of src 1, 2, …
@@ -128,12 +131,20 @@ class Recorder(Tracer):
     def flush(self) -> None:
         with self._lock:
             lines, self._lines = self._lines, []
-            if lines:
-                self._sink.append(self.stream, lines, self.step, self.epoch)
+            if lines and not self._ended:
+                self._guarded(self._sink.append, self.stream, lines, self.step, self.epoch)
 
     def close(self) -> None:
         self.flush()
-        self._sink.close()
+        self._guarded(self._sink.close)
+
+    def _guarded(self, do: Callable[..., None], *arguments: Any) -> None:
+        """Whatever the sink fails by ends the stream, and not the engine or server it tells of."""
+        try:
+            do(*arguments)
+        except Exception:
+            self._ended = True
+            logger.exception("the trace of %s ends here; the run goes on", self.stream)
 
     def _write(self, data: Data, req: str | None, src: int) -> Any:
         self.seq += 1

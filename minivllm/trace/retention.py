@@ -5,6 +5,8 @@ read from there: first a ``run.snapshot`` event, which stands in the place of al
 and has the number of the last of it, then the kept events. The file is written anew, in this
 form, whenever it holds twice the steps that are kept; in between it grows by appending.
 
+The front end tells things while no engine steps, too, so its stream is held to a count besides.
+
 The price is one decode and one ``apply`` for each event, on the engine's thread: about half of
 what recording it costs. A run without ``--trace-retention`` pays nothing.
 """
@@ -26,6 +28,10 @@ from minivllm.trace.front import apply as apply_to_front
 
 FINISHED_KEPT = 64
 """Finished requests that a beginning remembers, besides those whose tokens a block still holds."""
+
+OTHERS_KEPT = 10_000
+"""Events of a stream that is no engine's (2 MB), or as many as the engines' kept steps have: what
+is told while no engine steps, as refused requests are, pushes out what is older."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -73,13 +79,16 @@ class StepRing:
     long as the steps of whichever engine drops some, so that no idle engine holds it for ever.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.num_begun = 0
-        """Steps that have ever begun, of all engines."""
+    def __init__(self, size: int, events: int) -> None:
+        """``events``: no stream keeps more, however few steps they are of."""
+        self.size, self._events = size, events
         self._flushes = 0
         self._steps: dict[str, deque[_Step]] = {}
+        self._counts: dict[str, int] = {}  # stream → lines that are kept
         self._beginnings: dict[str, _Beginning] = {}
+        self._num_begun = 0  # steps that have ever begun, of all engines
+        self._rewrite_at = 2 * size  # steps
+        self._num_cut = 0  # lines that were dropped for their number since the file was written
 
     @property
     def num_engines(self) -> int:
@@ -98,17 +107,25 @@ class StepRing:
     ) -> dict[tuple[str, int], int]:
         """Keep the lines of one flush; returns how many of each (stream, epoch) were dropped."""
         self._flushes += 1
-        steps = self._steps.setdefault(stream, deque([_Step(epoch, 0)]))
-        newest = steps[-1]
-        if not _is_engine(stream):
-            steps.append(_Step(epoch, 0))
-        elif (epoch, step) > (newest.epoch, newest.number):
-            steps.append(_Step(epoch, step))
-            self.num_begun += step > 0
+        steps = self._steps.setdefault(stream, deque())
+        is_engine = _is_engine(stream)
+        number = step if is_engine else 0
+        newest = (steps[-1].epoch, steps[-1].number) if steps and is_engine else (0, 0)
+        if not steps or not is_engine or (epoch, number) > newest:
+            steps.append(_Step(epoch, number))
+            self._num_begun += number > 0
         steps[-1].parts.append((self._flushes, lines))
+        self._counts[stream] = self._counts.get(stream, 0) + len(lines)
         dropped: dict[tuple[str, int], int] = {}
-        if not _is_engine(stream):
-            return dropped
+        if is_engine:
+            self._drop_old_steps(stream, dropped)
+        while self._counts[stream] > self._most(stream) and len(steps) > 1:
+            self._num_cut += self._drop(stream, dropped)
+        return dropped
+
+    def _drop_old_steps(self, stream: str, dropped: dict[tuple[str, int], int]) -> None:
+        """Of an engine, and what other streams told until then."""
+        steps = self._steps[stream]
         while len(steps) > self.size + 1:  # the newest may be under way
             self._drop(stream, dropped)
         if dropped:
@@ -116,10 +133,16 @@ class StepRing:
             for other, told in self._steps.items():
                 while not _is_engine(other) and told and _last(told[0]) < first_kept:
                     self._drop(other, dropped)
-        return dropped
 
-    def _drop(self, stream: str, dropped: dict[tuple[str, int], int]) -> None:
-        """The earliest step of a stream: fold it into the beginning."""
+    def _most(self, stream: str) -> int:
+        """Lines that a stream may keep."""
+        if _is_engine(stream):
+            return self._events
+        of_engines = sum(n for other, n in self._counts.items() if _is_engine(other))
+        return min(self._events, max(OTHERS_KEPT, of_engines))
+
+    def _drop(self, stream: str, dropped: dict[tuple[str, int], int]) -> int:
+        """The earliest step of a stream: fold it into the beginning. Returns its lines' number."""
         step = self._steps[stream].popleft()
         beginning = self._beginnings.get(stream)
         if beginning is None:
@@ -128,11 +151,24 @@ class StepRing:
         for _, lines in step.parts:
             for line in lines:
                 beginning.take(line)
-            dropped[stream, step.epoch] = dropped.get((stream, step.epoch), 0) + len(lines)
+        count = sum(len(lines) for _, lines in step.parts)
+        dropped[stream, step.epoch] = dropped.get((stream, step.epoch), 0) + count
+        self._counts[stream] -= count
         # Every block is looked at to see whose tokens it holds, so not after each step.
         state = beginning.state
         if isinstance(state, State) and state.step % 64 == 0:
             forget_finished(state, FINISHED_KEPT)
+        return count
+
+    @property
+    def is_file_due(self) -> bool:
+        """Does the file hold about twice of what is kept?"""
+        return self._num_begun >= self._rewrite_at or self._num_cut >= OTHERS_KEPT
+
+    def file_written(self) -> None:
+        """It holds what is kept, and no more."""
+        self._rewrite_at = self._num_begun + self.size * self.num_engines
+        self._num_cut = 0
 
     def snapshot(self, stream: str, epoch: int | None = None) -> bytes | None:
         """The line that stands for what was dropped of a stream's life (None: of the one it

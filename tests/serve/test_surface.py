@@ -142,6 +142,32 @@ def test_what_is_not_built_is_a_clean_404(serve, path):
     assert (status, error["type"], error["param"]) == (404, "invalid_request_error", None)
 
 
+def test_health_is_503_once_nobody_takes_what_the_engines_say(serve, monkeypatch):
+    server = serve()
+
+    def break_down() -> None:
+        raise IndexError("deque index out of range")
+
+    monkeypatch.setattr(server.llm.tracer, "flush", break_down)
+    assert server.error("/v1/completions", {"prompt": "a"})[0] == 500
+    status, _, body = server.raw("GET", "/health")
+    error = json.loads(body)["error"]
+    assert (status, error["code"]) == (503, "engine_dead") and "deque" not in error["message"]
+    assert server.llm.engines()[0].state == "ready"
+
+
+def test_refusal_is_openais_body_whatever_fails_beside_it(serve, monkeypatch, caplog):
+    server = serve()
+
+    def break_down() -> None:
+        raise IndexError("deque index out of range")
+
+    monkeypatch.setattr(server.llm.tracer, "flush", break_down)
+    status, error = server.error("/v1/completions", {"prompt": "a", "n": 0})
+    assert (status, error["param"]) == (400, "n")
+    assert "could not be counted or told of" in caplog.text
+
+
 # --- what every answer carries --------------------------------------------------------------------
 
 

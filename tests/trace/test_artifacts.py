@@ -335,12 +335,9 @@ def test_trace_file_that_ends_keeps_its_arrays_and_gets_no_more(tmp_path: Path) 
         e.step()
 
     class Full:
-        name = "run.jsonl"
+        path = "run.jsonl"
 
-        def seekable(self) -> bool:
-            return False
-
-        def write(self, _: bytes) -> int:
+        def append(self, _: list[bytes]) -> None:
             raise OSError(28, "No space left on device")
 
         def close(self) -> None:

@@ -121,6 +121,55 @@ def test_other_streams_are_cut_at_the_same_step(tmp_path: Path) -> None:
     assert first.kind == "run.snapshot" and first.data.state["seq"] == first.seq
 
 
+def refuse(api: Recorder, name: str) -> None:
+    api.emit(HttpDone, None, request_id=name, status=400, bytes=1)
+    api.flush()
+
+
+def test_front_end_goes_on_after_all_it_told_was_dropped(tmp_path: Path) -> None:
+    """An engine may run many steps before the front end has something to tell again."""
+    path = tmp_path / "t.jsonl"
+    core = traced(path)
+    api = core.trace.sibling("api")  # type: ignore[attr-defined]
+    refuse(api, "early")
+    for _ in busy(core, 4 * KEEP):
+        pass
+    log = core.trace.log  # type: ignore[attr-defined]
+    (snapshot,) = (decode_event(line) for line in log.lines("api", 1, 2**62))
+    assert snapshot.kind == "run.snapshot" and snapshot.seq == log.head_seq("api")
+    refuse(api, "late")
+    for _ in busy(core, 4 * KEEP):
+        refuse(api, "later")
+    told = [decode_event(line) for line in log.lines("api", 1, 2**62)]
+    assert [e.seq for e in told] == list(range(told[0].seq, log.head_seq("api") + 1))
+    assert read_trace(path).last_step == 8 * KEEP
+
+
+def test_what_is_told_while_no_engine_steps_is_held_to_a_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minivllm.trace.retention.OTHERS_KEPT", 30)
+    path = tmp_path / "t.jsonl"
+    log = TraceLog(HEADER, str(path), steps=KEEP)
+    api = Recorder(log, "api")
+    for i in range(500):
+        refuse(api, f"q{i}")
+        head = log.head_seq("api")
+        assert head - log.first_seq("api") <= 30
+    names = [e.data.request_id for e in read_trace(path).events if e.kind == "http.done"]
+    assert names == [f"q{i}" for i in range(500 - len(names), 500)] and 29 <= len(names) <= 61
+
+
+def test_no_stream_keeps_more_events_than_it_may_however_few_steps_they_are() -> None:
+    config = make_config(**SMALL)
+    log = TraceLog(HEADER, steps=30, retention=100)
+    core = EngineCore(config, ScriptedExecutor(config, counting_tokens), Recorder(log))
+    for _ in busy(core, 40):
+        first, head = log.first_seq("engine0"), log.head_seq("engine0")
+        events = [decode_event(line) for line in log.lines("engine0", first, head)]
+        assert len(events) <= 102 and fold_view(fold(events)) == engine_view(core)
+
+
 def test_finished_requests_are_forgotten_in_the_end() -> None:
     core = traced(None)
     for _ in busy(core, 700):

@@ -32,12 +32,9 @@ def test_full_disk_ends_the_file_and_not_the_run(
     run.step()
 
     class FullDisk:
-        name = "t.jsonl"
+        path = "t.jsonl"
 
-        def seekable(self) -> bool:
-            return False
-
-        def write(self, data: bytes) -> int:
+        def append(self, lines: list[bytes]) -> None:
             raise OSError(28, "No space left on device")
 
         def close(self) -> None:
