@@ -98,7 +98,10 @@ class Tokenizer:
 
     @cached_property
     def _byte_level(self) -> bool:
-        return '"ByteLevel"' in json.dumps(json.loads(self._tokenizer.to_str())["decoder"])
+        # Asked of the decoder alone: the first request would else wait until the whole vocabulary
+        # had been written as JSON.
+        decoder = self._tokenizer.decoder
+        return decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
 
     # --- chat ------------------------------------------------------------------------------------
 
