@@ -72,12 +72,24 @@ class TwoEngines:
         parent: str | None = None,
     ) -> None:
         """A client's request, over every hop up to the engine's waiting queue."""
-        api = self.api
-        api.emit(
+        self.api.emit(
             ev.HttpRequest, None, request_id=request_id, method="POST", path="/v1/completions",
             bytes=8 * len(prompt) + 40,
         )  # fmt: skip
-        api.emit(
+        self.send(request_id, prompt, engine, why, cached, max_tokens, parent)
+
+    def send(
+        self,
+        request_id: str,
+        prompt: list[int],
+        engine: int,
+        why: RouteWhy = RouteWhy.LEAST_LOADED,
+        cached: int = 0,
+        max_tokens: int = 6,
+        parent: str | None = None,
+    ) -> None:
+        """One prompt of what a client asked for."""
+        self.api.emit(
             ev.ReqTokenize, None, request_id=request_id, characters=5 * len(prompt),
             tokens=len(prompt), ns=2_000,
         )  # fmt: skip
@@ -129,6 +141,10 @@ class TwoEngines:
         for _ in range(steps):
             made = self.engines[engine].step()
             self.recorders[engine].flush()
+            self.api.emit(
+                ev.IpcRecv, None, engine=engine, message="outputs", bytes=500, ns=30_000,
+                epoch=self.recorders[engine].epoch, of_step=made.step,
+            )  # fmt: skip
             for output in made.outputs:
                 tokens, request_id = len(output.new_token_ids), output.request_id
                 self.api.emit(

@@ -124,6 +124,9 @@ class Generation:
     _tally: Tally = field(default_factory=Tally)
     _held: dict[str, RequestOutput] = field(default_factory=dict)
     _bytes: int = 0
+    _begun: bool = False
+    _unsent: dict[int, int] = field(default_factory=dict)
+    """Choice → tokens whose text was held back so far: the next chunk brings them."""
     _closed: bool = False
     on_stream_end: Callable[[int], None] = lambda status: None
     """Hears the status by which a stream ended, once: its status line was sent long before."""
@@ -203,17 +206,17 @@ class Generation:
                         yield from self._output_frames(ready, opened)
                     quiet_until = time.monotonic() + KEEP_ALIVE_S
                 elif time.monotonic() >= quiet_until:
-                    yield b": keep-alive\n\n"
+                    yield self._sent(b": keep-alive\n\n")
                     quiet_until = time.monotonic() + KEEP_ALIVE_S
             if self.include_usage:
                 yield self._frame(self.format.chunk(self._head, [], self._tally.usage()))
-            yield b"data: [DONE]\n\n"
+            yield self._sent(b"data: [DONE]\n\n")
             status = 200
         except Exception as error:  # the status line has been sent: all that is left is a frame
             failure = to_api_error(error)
             status = failure.status
             yield self._frame(failure.body())
-            yield b"data: [DONE]\n\n"
+            yield self._sent(b"data: [DONE]\n\n")
         finally:
             self.close(status)
 
@@ -243,9 +246,10 @@ class Generation:
             opening = self.format.opening(index) if index not in opened else None
             opened.add(index)
             if opening is not None:
-                choices = [opening, *choices]
+                yield self._frame(self._chunk(opening))
+            self._unsent[index] = self._unsent.get(index, 0) + len(completion.token_ids)
             for choice in choices:
-                yield self._frame(self._chunk(choice), tokens=len(completion.token_ids))
+                yield self._frame(self._chunk(choice), tokens=self._unsent.pop(index, 0))
 
     def _chunk(self, choice: Answer) -> Answer:
         usage: Usage | UnsetType | None = UNSET
@@ -257,13 +261,17 @@ class Generation:
 
     def _frame(self, body: Answer, tokens: int = 0) -> bytes:
         frame = b"data: " + msgspec.json.encode(body) + b"\n\n"
-        if not self._bytes:
+        if not self._begun:
+            self._begun = True
             self.tracer.emit(HttpFirstByte, None, request_id=self.request_id, status=200)
-        self._bytes += len(frame)
         self.tracer.emit(
             HttpChunk, None, request_id=self.request_id, bytes=len(frame), tokens=tokens
         )
-        return frame
+        return self._sent(frame)
+
+    def _sent(self, part: bytes) -> bytes:
+        self._bytes += len(part)
+        return part
 
     # --- both ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minivllm.cli.trace_show import AsJson, EngineNumber, LifeNumber, TraceFile, unknown_request
+from minivllm.cli.trace_show import AsJson, EngineNumber, LifeNumber, TraceFile, request_called
 
 
 def life(
@@ -15,7 +15,9 @@ def life(
     request: Annotated[
         str,
         typer.Argument(
-            metavar="REQUEST", help="The id that its client has, or the engine's name for it: r3."
+            metavar="REQUEST",
+            help="The id that its client has (x-request-id, or the answer's id), or the engine's "
+            "name for it: r3.",
         ),
     ],
     engine: EngineNumber = None,
@@ -33,17 +35,16 @@ def life(
     import msgspec
 
     from minivllm.trace.file import read_trace
-    from minivllm.trace.life import lines_of, way_of, way_of_req
+    from minivllm.trace.life import Way, lines_of, way_of, way_of_req
     from minivllm.trace.pick import pick
 
     trace = read_trace(file)
+    way = Way("", [], [])
     if re.fullmatch(r"r\d+", request):
         picked = pick(trace, engine, life)
         way = way_of_req(trace, picked.stream, picked.life, request)
-    else:
-        way = way_of(trace, request)
     if not way.hops:
-        raise unknown_request("REQUEST", trace, request)
+        way = way_of(trace, request_called("REQUEST", trace, request))
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(way), indent=1).decode())
         return

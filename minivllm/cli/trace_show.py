@@ -204,21 +204,24 @@ def cat(
 def _of_request(trace: Trace, request_id: str) -> list[Event]:
     from minivllm.trace.life import events_of
 
-    if events := events_of(trace, request_id)[1]:
-        return events
-    raise unknown_request("--request", trace, request_id)
+    return events_of(trace, request_called("--request", trace, request_id))
 
 
-def unknown_request(option: str, trace: Trace, given: str) -> ConfigError:
-    ids = dict.fromkeys(
-        event.data.parent or event.data.request_id
-        for event in trace.events
-        if event.kind == "req.arrive"
-    )
-    some = difflib.get_close_matches(given, list(ids), n=3) or list(ids)[:6]
-    return ConfigError(
-        option, given, f"a request of this trace: {', '.join(some) or 'it has none'}"
-    )
+def request_called(option: str, trace: Trace, given: str) -> str:
+    """The one request that is meant, by its id or by what its client knows of that. Raises
+    ConfigError where it is none, or one of several."""
+    from minivllm.trace.family import Families
+
+    families = Families(trace)
+    called = families.called(given)
+    if len(called) == 1:
+        return called[0]
+    if called:
+        allowed = f"one of the {len(called)} that this may be: {', '.join(called[:6])}"
+        raise ConfigError(option, given, allowed + (", …" if len(called) > 6 else ""))
+    ids = families.tops()
+    some = difflib.get_close_matches(given, ids, n=3) or ids[:6]
+    raise ConfigError(option, given, f"a request of this trace: {', '.join(some) or 'it has none'}")
 
 
 def _tests(

@@ -329,6 +329,8 @@ class MPClient:
             message=wire.name_of(message),
             bytes=num_bytes,
             ns=time.perf_counter_ns() - message.sent_ns,
+            epoch=self.epoch,
+            of_step=outputs.step,
         )
         ended = {o.request_id for o in outputs.outputs if o.finish_reason is not None}
         with self._lock:

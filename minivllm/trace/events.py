@@ -563,6 +563,10 @@ class IpcRecv(Data):
     bytes: int
     ns: int
     request_id: str | None = None
+    epoch: int | None = None
+    """With ``outputs``: which life of the engine they come from,"""
+    of_step: int | None = None
+    """and which of its steps. What a step says to all its requests is one message."""
 
 
 # --- requests ----------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """The way of one request over all streams: from the first byte that came to the last that left.
 
-Front end and engine each tell their part on a stream of their own, the one by the client's id, the
-other by the engine's name for the request (``r3``); ``req.arrive`` joins the two. :func:`way_of`
-puts them together by clock (all streams of a run have one) into an ordered list of hops:
+Front end and engine each tell their part on a stream of their own, the one by the request's id, the
+other by the engine's name for it (``r3``); ``family.py`` joins the two. :func:`way_of` puts them
+together by clock (all streams of a run have one) into an ordered list of hops:
 
-    http → tokenise → route → ipc → queue → prefill → decode → … → end, detokenise, sse
+    http → tokenise → route → ipc → queue → prefill → decode → …
+                                        sse ← detokenise ← ipc back ← end
 
 What happens many times is one hop with a count: the steps of decoding, the pieces of text, the
 chunks of the answer. A request whose first engine died has the hops of both engines.
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minivllm.trace.events import ROUTE_WHYS, Event, GrantWhy
+from minivllm.trace.family import Families, Place
 from minivllm.trace.file import Trace, life_name
 from minivllm.trace.words import count, join
 
@@ -28,7 +30,7 @@ class Hop:
 
     name: str
     """``http`` | ``tokenise`` | ``route`` | ``ipc`` | ``queue`` | ``prefill`` | ``decode`` |
-    ``preempted`` | ``end`` | ``died`` | ``detokenise`` | ``sse``."""
+    ``preempted`` | ``end`` | ``died`` | ``ipc back`` | ``detokenise`` | ``sse``."""
     t_ns: int
     """Since the run's start."""
     stream: str
@@ -38,19 +40,12 @@ class Hop:
     bytes: int | None = None
     tokens: int | None = None
     times: int = 1
-    """Steps, pieces of text, chunks."""
+    """Steps, messages, pieces of text, chunks."""
     words: str = ""
+    of: str = ""
+    """Whose, of several prompts or samples."""
     waited: Counter[str] = field(default_factory=Counter)
     """Reason → how many steps it waited for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an engine took the request in."""
-
-    stream: str
-    life: int
-    req: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,69 +72,42 @@ class Way:
 
 
 def way_of(trace: Trace, request_id: str) -> Way:
-    """The way of the request that its client knows as ``request_id``; no hops if it is unknown.
+    """The way of the request of this id; no hops if it is unknown.
 
-    Of a request with several samples, that of the first.
+    The id of a batch, or of several samples, has the hops of all; one of those has what it shares
+    with the others, as the door, and its own.
     """
-    places, events = events_of(trace, request_id)
-    walk = _Walk()
-    for event in events:
+    told = Families(trace).told(request_id)
+    several = len({place.request_id for place in told.places}) > 1
+    hops: list[Hop] = []
+    walks: dict[str, _Walk] = {}
+    for of, event in told.events:
+        walk = walks.get(of)
+        if walk is None:
+            walk = walks[of] = _Walk(hops, of if several and of not in told.shared else "")
         walk.take(event)
-    return Way(request_id, places, sorted(walk.hops, key=lambda hop: hop.t_ns))
+    return Way(request_id, told.places, sorted(hops, key=lambda hop: hop.t_ns))
 
 
-def events_of(trace: Trace, request_id: str) -> tuple[list[Place], list[Event]]:
-    """The engines that had a request, and what all streams tell of it, by clock."""
-    ids = {request_id, f"0_{request_id}"}
-    mine = [
-        event
-        for event in trace.events
-        if event.stream == "api" and getattr(event.data, "request_id", None) in ids
-    ]
-    found: list[tuple[int, Place]] = []
-    open_on: list[tuple[str, int]] = []
-    for stream in trace.engines:
-        for life, events in trace.epochs(stream).items():
-            arrived = [e for e in events if e.kind == "req.arrive" and e.data.request_id in ids]
-            names = {event.req for event in arrived[-1:]}
-            own = [event for event in events if _concerns(event, names, ids)]
-            mine += own
-            if arrived:
-                found.append((arrived[-1].t_ns, Place(stream, life, str(arrived[-1].req))))
-                if all(event.kind != "req.finish" for event in own):
-                    open_on.append((stream, life))
-    mine += [
-        event
-        for event in trace.events
-        if event.kind == "engine.dead"
-        and (f"engine{event.data.engine}", event.data.epoch) in open_on
-    ]
-    mine.sort(key=lambda event: event.t_ns)  # stable: of one instant, in the order they were told
-    return [place for _, place in sorted(found, key=lambda each: each[0])], mine
+def events_of(trace: Trace, request_id: str) -> list[Event]:
+    """What all streams tell of a request, by clock."""
+    told = Families(trace).told(request_id)
+    return list({(e.stream, e.t_ns, e.seq): e for _, e in told.events}.values())
 
 
 def way_of_req(trace: Trace, stream: str, life: int, req: str) -> Way:
     """The same, by the engine's name for the request."""
     for event in trace.epochs(stream).get(life, []):
         if event.kind == "req.arrive" and event.req == req:
-            name = event.data.request_id
-            return way_of(trace, event.data.parent if name.startswith("0_") else name)
+            return way_of(trace, event.data.request_id)
     return Way("", [], [])
-
-
-def _concerns(event: Event, names: set[str | None], ids: set[str]) -> bool:
-    if event.req is not None:
-        return event.req in names
-    if event.kind == "sched.stop":
-        return event.data.head in names or not names.isdisjoint(event.data.behind)
-    return event.kind.startswith("ipc.") and event.data.request_id in ids
 
 
 class _Walk:
     """Makes hops of events that come in order."""
 
-    def __init__(self) -> None:
-        self.hops: list[Hop] = []
+    def __init__(self, hops: list[Hop], of: str) -> None:
+        self._hops, self._of = hops, of
         self._skipped: tuple[str, int] | None = None  # the last step in which it was passed over
         self._stage: Hop | None = None  # queue, prefill, decode or preempted: what goes on
         self._one: dict[str, Hop] = {}  # hops that are told in many pieces
@@ -151,8 +119,8 @@ class _Walk:
             handler(self, event, event.data)
 
     def _hop(self, name: str, event: Event, **fields: Any) -> Hop:
-        hop = Hop(name, event.t_ns, event.stream, event.step, **fields)
-        self.hops.append(hop)
+        hop = Hop(name, event.t_ns, event.stream, event.step, of=self._of, **fields)
+        self._hops.append(hop)
         return hop
 
     # --- the front end ---------------------------------------------------------------------------
@@ -225,10 +193,23 @@ class _Walk:
         self._wire[d.message] = self._hop("ipc", event, bytes=d.bytes, words=way)
 
     def ipc_recv(self, event: Event, d: Any) -> None:
+        if d.of_step is not None:
+            self._back(event, d)
+            return
         hop = self._wire.pop(d.message, None)
         if hop is None:
             hop = self._hop("ipc", event, bytes=d.bytes, words=d.message)
         hop.ns = d.ns
+
+    def _back(self, event: Event, d: Any) -> None:
+        """What a step has said; others' words travel in the same message."""
+        hop = self._one.get("ipc back")
+        if hop is None:
+            hop = self._one["ipc back"] = self._hop("ipc back", event, ns=0, bytes=0, times=0)
+            hop.t_ns -= d.ns
+        hop.times += 1
+        hop.ns, hop.bytes = (hop.ns or 0) + d.ns, (hop.bytes or 0) + d.bytes
+        hop.words = f"{count(hop.times, 'message')} from engine {d.engine}"
 
     # --- the engine ------------------------------------------------------------------------------
 
@@ -312,18 +293,26 @@ _HANDLERS: dict[str, Callable[[_Walk, Event, Any], None]] = {
 
 def lines_of(way: Way) -> list[str]:
     """A headline, and a line for each hop: when it began, its name, its bytes, how long it took."""
-    places = [f"{place.req} on {life_name(place.stream, place.life)}" for place in way.places]
-    where = ", then ".join(places) or "no engine had it"
+    places: dict[str, list[str]] = {}
+    for place in way.places:
+        where = f"{place.req} on {life_name(place.stream, place.life)}"
+        places.setdefault(place.request_id, []).append(where)
+    engines = [", then ".join(each) for each in places.values()]
     begun = way.first_byte_ns
+    where = join(engines) if engines else "no engine had it"
     first = "" if begun is None else f" · first byte after {begun / 1e6:.3f} ms"
     return [
         f"{way.request_id}: {where}{first} · {way.ns / 1e6:.3f} ms in all",
         *(
             f"{(hop.t_ns - way.hops[0].t_ns) / 1e6:>10.3f} ms  {hop.name:<11}{_size(hop):>9}"
-            f"{_took(hop):>13}  {hop.words}{_held(hop)}"
+            f"{_took(hop):>13}  {hop.words}{_held(hop)}{_of(hop)}"
             for hop in way.hops
         ),
     ]
+
+
+def _of(hop: Hop) -> str:
+    return f" [{hop.of}]" if hop.of else ""
 
 
 def _size(hop: Hop) -> str:

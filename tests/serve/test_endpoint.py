@@ -11,6 +11,7 @@ from minivllm import __version__
 from minivllm.core.scheduler_output import TokenLogprobs
 from minivllm.engine.messages import EngineCoreOutput
 from minivllm.engine.token_names import named_row
+from minivllm.trace.events import HttpChunk, HttpDone
 from tests.serve.conftest import MODEL
 from tests.serve.fakes import EOS, FakeClient, FakeTokenizer
 
@@ -553,6 +554,32 @@ def test_the_way_of_a_request_is_told(serve):
     names = {event.request_id for event in server.tracer.events}
     assert names == {server.core.requests[0].request_id}
     assert server.tracer.events[-1].status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"n": 2},
+        {"stop": ["wor!", "dog"]},  # held back at each "wo", and ends it
+        {"stream_options": {"include_usage": True}},
+    ],
+)
+def test_chunks_are_told_with_all_tokens_and_bytes_of_the_answer(serve, path, more):
+    server = serve(FakeClient("a world 😀 wow dog and more"))
+    prompt = {"messages": USER, "model": MODEL} if "chat" in path else {"prompt": "a"}
+    usage = {"stream_options": {"include_usage": True}}
+    body = prompt | {"stream": True, "max_tokens": 60} | more
+    _, _, answer = server.raw("POST", path, body)
+    told = [e for e in server.tracer.events if type(e) is HttpChunk]
+    (done,) = (e for e in server.tracer.events if type(e) is HttpDone)
+    assert done.bytes == len(answer)
+    assert sum(e.bytes for e in told) == len(answer) - len(b"data: [DONE]\n\n")
+    assert len(told) == len(frames(answer)) - 1
+    _, _, again = server.raw("POST", path, body | usage)
+    counted = json.loads(frames(again)[-2])["usage"]["completion_tokens"]
+    assert sum(e.tokens for e in told) == counted
 
 
 def test_special_tokens_in_the_answer_are_skipped(serve):

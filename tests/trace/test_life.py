@@ -30,6 +30,7 @@ WHOLE = [
     "queue",
     "prefill",
     "decode",
+    "ipc back",
     "detokenise",
     "sse",
     "end",
@@ -126,13 +127,68 @@ def test_samples_share_the_front_ends_hops() -> None:
     for i in range(2):
         server.ask(f"{i}_n", [1, 2, 3], engine=0, parent="n")
     server.step(0, 6)
-    way = way_of(server.trace(), "n")
-    assert [place.req for place in way.places] == ["r1"]
-    assert way_of_req(server.trace(), "engine0", 1, "r1") == way
+    whole = way_of(server.trace(), "n")
+    assert [place.req for place in whole.places] == ["r1", "r2"]
+    assert "n: r1 on engine0 and r2 on engine0" in lines_of(whole)[0]
+    assert {hop.of for hop in whole.hops} == {"", "0_n", "1_n"}
+    queued = [hop.of for hop in whole.hops if hop.name == "decode"]
+    assert queued == ["0_n", "1_n"]
+    second = way_of_req(server.trace(), "engine0", 1, "r2")
+    assert second == way_of(server.trace(), "1_n") and [p.req for p in second.places] == ["r2"]
+    assert {"http", "decode"} <= {hop.name for hop in second.hops}
+    assert {hop.of for hop in second.hops} == {""}
+
+
+def test_prompts_of_a_batch_share_its_door_and_its_answer() -> None:
+    server = TwoEngines()
+    server.start(0)
+    server.start(1)
+    server.api.emit(
+        ev.HttpRequest, None, request_id="b", method="POST", path="/v1/completions", bytes=99
+    )
+    for i in range(2):
+        server.send(f"b-{i}", [1, 2, 3], engine=i)
+        server.step(i, 6)
+    server.api.emit(ev.HttpFirstByte, None, request_id="b", status=200)
+    server.api.emit(ev.HttpDone, None, request_id="b", status=200, bytes=345)
+    server.api.flush()
+    trace = server.trace()
+    whole = way_of(trace, "b")
+    assert [(p.stream, p.request_id) for p in whole.places] == [
+        ("engine0", "b-0"),
+        ("engine1", "b-1"),
+    ]
+    assert [h.of for h in whole.hops if h.name == "prefill"] == ["b-0", "b-1"]
+    child = way_of(trace, "b-1")
+    told = {hop.name: hop for hop in child.hops}
+    assert (told["http"].bytes, told["sse"].bytes) == (99, 345) and len(child.places) == 1
+    assert [h.stream for h in child.hops if h.name == "prefill"] == ["engine1"]
+    # One that only looks like a prompt of a batch was asked for by itself.
+    server.ask("b-7", [1, 2, 3], engine=0)
+    server.step(0, 6)
+    assert len(way_of(server.trace(), "b").places) == 2
+    assert way_of(server.trace(), "b-7").hops[0].bytes != 99
+
+
+def test_words_of_a_step_come_back_with_its_message(trace: Trace) -> None:
+    server = TwoEngines()
+    server.start(0)
+    server.ask("a", [1, 2, 3], engine=0)
+    server.ask("c", [1, 2, 3, 4], engine=0, max_tokens=2)
+    server.step(0, 6)
+    for request_id, messages in (("a", 6), ("c", 2)):
+        way = way_of(server.trace(), request_id)
+        (back,) = (hop for hop in way.hops if hop.name == "ipc back")
+        assert (back.times, back.bytes, back.ns) == (messages, messages * 500, messages * 30_000)
+        order = [hop.name for hop in way.hops]
+        assert order.index("prefill") < order.index("ipc back")
+    # Its first engine said nothing of it before it died: only the second one's messages count.
+    (back,) = (hop for hop in way_of(trace, "cmpl-d").hops if hop.name == "ipc back")
+    assert back.words == "6 messages from engine 0"
 
 
 def test_nobodys_way_is_empty(trace: Trace) -> None:
-    assert way_of(trace, "cmpl-z").hops == [] and events_of(trace, "r1") == ([], [])
+    assert way_of(trace, "cmpl-z").hops == [] and events_of(trace, "r1") == []
     assert way_of_req(trace, "engine0", 1, "r77").hops == []
 
 
@@ -149,11 +205,40 @@ def test_command_tells_the_way_by_either_name(path: Path) -> None:
     hops = json.loads(run("life", str(path), "cmpl-d", "--json"))["hops"]
     assert hops[5]["name"] == "died"
     printed = run("cat", str(path), "--request", "cmpl-d").splitlines()
-    assert printed[0].split()[:4] == ["api", "0", "37", "http.request"]
+    assert printed[0].split()[:4] == ["api", "0", "42", "http.request"]
     assert {line.split()[0] for line in printed} == {"api", "engine0", "engine1"}
     for command in (["life", str(path), "cmpl-z"], ["cat", str(path), "--request", "cmpl-z"]):
         with pytest.raises(ConfigError, match="got 'cmpl-z'; allowed: a request of this trace"):
             CliRunner().invoke(app, ["trace", *command], catch_exceptions=False)
+
+
+def test_request_is_found_by_what_its_client_knows(tmp_path: Path) -> None:
+    server = TwoEngines(tmp_path / "t.jsonl")
+    server.start(0)
+    for request_id in ("chatcmpl-plain1-0a1b2c3d", "cmpl-twice-0a1b2c3d", "cmpl-twice-99999999"):
+        server.ask(request_id, [1, 2, 3], engine=0)
+    server.step(0, 6)
+    refused = "cmpl-bad-01234567"
+    server.api.emit(
+        ev.HttpRequest, None, request_id=refused, method="POST", path="/v1/completions", bytes=9
+    )
+    server.api.emit(ev.HttpRejected, None, request_id=refused, status=400, message="n is 0")
+    server.api.flush()
+    server.log.close()
+
+    def run(name: str, *command: str) -> str:
+        arguments = ["trace", *(command or ("life",)), str(tmp_path / "t.jsonl")]
+        arguments += ["--request", name] if command else [name]
+        return CliRunner().invoke(app, arguments, catch_exceptions=False).output
+
+    for name in ("plain1", "chatcmpl-plain1", "chatcmpl-plain1-0a1b2c3d"):
+        assert run(name).startswith("chatcmpl-plain1-0a1b2c3d: r1 on engine0")
+        assert run(name, "cat") == run("chatcmpl-plain1-0a1b2c3d", "cat")
+    assert "refused with 400: n is 0" in run("bad")
+    with pytest.raises(ConfigError, match="one of the 2 that this may be: cmpl-twice-0a1b2c3d, "):
+        run("twice")
+    with pytest.raises(ConfigError, match=r"a request of this trace: .*cmpl-bad-01234567"):
+        run("cmpl-bat")
 
 
 def test_terminals_request_shows_the_hops_outside_the_engine(path: Path) -> None:
