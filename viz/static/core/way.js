@@ -2,62 +2,44 @@
 // an ordered list of hops. Twin of minivllm/trace/life.py; tests/data/ways.json holds both to the
 // same hops.
 //
-//     {name, t_ns, stream, step, ns, bytes, tokens, times, words, waited: {reason: steps}}
+//     {name, t_ns, stream, step, ns, bytes, tokens, times, words, of, waited: {reason: steps}}
 
+import { familyOf } from "#core/family.js";
 import { ROUTE_WHYS } from "#core/front.js";
 import { listed, plural } from "#core/reasons.js";
 
 // `lives`: {stream, life, events}, those of the front end included. Of an engine's life that is not
 // here its part of the way is missing.
 export function wayOf(lives, requestId) {
-  const { places, events } = eventsOf(lives, requestId);
-  const walk = new Walk();
-  for (const event of events) walk.take(event);
-  return { requestId, places, hops: walk.hops.sort((a, b) => a.t_ns - b.t_ns) };
-}
-
-// The engines that had it, and what all streams tell of it, by clock.
-export function eventsOf(lives, requestId) {
-  const ids = new Set([requestId, `0_${requestId}`]);
-  const front = lives.filter(({ stream }) => stream === "api").flatMap(({ events }) => events);
-  const mine = front.filter(({ data }) => ids.has(data?.request_id));
-  const [places, open] = [[], []];
-  for (const { stream, life, events } of lives) {
-    if (stream === "api") continue;
-    const arrival = events.findLast((event) => event.kind === "req.arrive" && ids.has(event.data.request_id));
-    const own = events.filter((event) => concerns(event, arrival?.req, ids));
-    mine.push(...own);
-    if (!arrival) continue;
-    places.push({ stream, life, req: arrival.req, t_ns: arrival.t_ns });
-    if (!own.some(({ kind }) => kind === "req.finish")) open.push(`${stream} ${life}`);
+  const { shared, places, events } = familyOf(lives, requestId);
+  const several = new Set(places.map(({ request_id }) => request_id)).size > 1;
+  const [hops, walks] = [[], new Map()];
+  for (const [of, event] of events) {
+    if (!walks.has(of)) walks.set(of, new Walk(hops, several && !shared.includes(of) ? of : ""));
+    walks.get(of).take(event);
   }
-  const died = ({ kind, data }) => kind === "engine.dead" && open.includes(`engine${data.engine} ${data.epoch}`);
-  mine.push(...front.filter(died));
-  const byClock = (a, b) => a.t_ns - b.t_ns; // stable: of one instant, in the order they were told
-  const named = places.sort(byClock).map(({ stream, life, req }) => ({ stream, life, req }));
-  return { places: named, events: mine.sort(byClock) };
-}
-
-function concerns({ kind, req, data }, name, ids) {
-  if (req !== null && req !== undefined) return req === name;
-  if (kind === "sched.stop") return data.head === name || data.behind.includes(name);
-  return kind.startsWith("ipc.") && ids.has(data.request_id);
+  return { requestId, places, hops: hops.sort((a, b) => a.t_ns - b.t_ns) };
 }
 
 class Walk {
-  hops = [];
   skipped = ""; // the last step in which it was passed over
   stage = null; // queue, prefill, decode or preempted: what goes on
   detokenise = null;
+  back = null;
   sse = null;
   wire = new Map(); // message → its hop, until it has arrived
+
+  constructor(hops, of) {
+    this.hops = hops;
+    this.of = of; // whose, of several prompts or samples
+  }
 
   take(event) {
     HANDLERS[event.kind]?.(this, event, event.data);
   }
 
   hop(name, { t_ns, stream, step }, fields = {}) {
-    const made = { name, t_ns, stream, step, ns: null, bytes: null, tokens: null, times: 1, words: "", waited: {}, ...fields };
+    const made = { name, t_ns, stream, step, ns: null, bytes: null, tokens: null, times: 1, words: "", of: this.of, waited: {}, ...fields };
     this.hops.push(made);
     return made;
   }
@@ -147,6 +129,15 @@ const HANDLERS = {
     walk.wire.set(d.message, walk.hop("ipc", event, { bytes: d.bytes, words }));
   },
   "ipc.recv"(walk, event, d) {
+    if (d.of_step !== null && d.of_step !== undefined) {
+      // What a step has said; others' words travel in the same message.
+      const back = (walk.back ??= walk.hop("ipc back", event, { t_ns: event.t_ns - d.ns, ns: 0, bytes: 0, times: 0 }));
+      back.times += 1;
+      back.ns += d.ns;
+      back.bytes += d.bytes;
+      back.words = `${plural(back.times, "message")} from engine ${d.engine}`;
+      return;
+    }
     const hop = walk.wire.get(d.message) ?? walk.hop("ipc", event, { bytes: d.bytes, words: d.message });
     walk.wire.delete(d.message);
     hop.ns = d.ns;

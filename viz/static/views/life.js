@@ -4,7 +4,8 @@ import { html, nothing, render } from "lit-html";
 
 import { lifeOf, livesIn, textOf } from "#core/life.js";
 import { columnWords, endWords, summaryOf, tokenWords } from "#core/lifewords.js";
-import { eventsOf, wayOf } from "#core/way.js";
+import { eventsOf } from "#core/family.js";
+import { wayOf } from "#core/way.js";
 import { chip, visible } from "#view/parts.js";
 import { theme } from "#view/theme.js";
 import { register } from "#views/frame.js";
@@ -78,10 +79,9 @@ class LifeView {
     return [front, { ...board.at, events: [...events, ...board.store.pending] }];
   }
 
-  // By the client's id: of several samples, the front end's hops are shared.
+  // Of a sample or a prompt of a batch, too: what they share is found by it.
   get clientId() {
-    const { requestId, parent } = this.life;
-    return parent && requestId.startsWith("0_") ? parent : requestId;
+    return this.life.requestId;
   }
 
   get way() {
@@ -90,7 +90,7 @@ class LifeView {
 
   get events() {
     return this.keepLate("events", this.req, () => {
-      const { events } = eventsOf(this.streams, this.clientId);
+      const events = eventsOf(this.streams, this.clientId);
       return [...events, ...this.#shared()].sort((a, b) => a.t_ns - b.t_ns);
     });
   }
