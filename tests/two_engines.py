@@ -91,7 +91,7 @@ class TwoEngines:
         """One prompt of what a client asked for."""
         self.api.emit(
             ev.ReqTokenize, None, request_id=request_id, characters=5 * len(prompt),
-            tokens=len(prompt), ns=2_000,
+            tokens=len(prompt), ns=20,
         )  # fmt: skip
         self._prompts[request_id] = prompt
         self.route(request_id, engine, why, cached, max_tokens, parent)
@@ -142,7 +142,7 @@ class TwoEngines:
             made = self.engines[engine].step()
             self.recorders[engine].flush()
             self.api.emit(
-                ev.IpcRecv, None, engine=engine, message="outputs", bytes=500, ns=30_000,
+                ev.IpcRecv, None, engine=engine, message="outputs", bytes=500, ns=100,
                 epoch=self.recorders[engine].epoch, of_step=made.step,
             )  # fmt: skip
             for output in made.outputs:
