@@ -20,6 +20,7 @@ from flask_socketio import SocketIO
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from minivllm.setup.progress import EngineStatus, StatusBoard
+from minivllm.typed import warm_up
 from viz.access import Access, is_loopback
 from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
 from viz.forks import read_wish, trace_of
@@ -171,6 +172,7 @@ def create_app(
     add_socket(app)
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
+    warm_up()
     return app
 
 

@@ -31,6 +31,7 @@ from minivllm.api.service import CallIds, Service
 from minivllm.api.tokenize import TokenizeRoutes
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.trace.events import HttpRejected
+from minivllm.typed import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ def create_blueprint(
     TokenizeRoutes(service).add_to(bp)
     InfoRoutes(service).add_to(bp)
     MetricsRoute(counts).add_to(bp)
+    warm_up()  # the first requests come several at once
     return bp
 
 

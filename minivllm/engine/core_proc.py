@@ -49,6 +49,7 @@ from minivllm.trace.gate import Gate
 from minivllm.trace.gate_control import GateState
 from minivllm.trace.recorder import Recorder
 from minivllm.trace.tracer import OFF, Tracer
+from minivllm.typed import warm_up
 
 logger = logging.getLogger("minivllm.engine.core_proc")  # which is __main__ here
 
@@ -308,6 +309,7 @@ def main() -> None:
     logging.basicConfig(
         level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
+    warm_up()
     code = CoreProcess(settings).run()
     logging.shutdown()
     sys.stderr.flush()
