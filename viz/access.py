@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from flask import Request
 
@@ -33,16 +33,25 @@ def is_loopback(address: str | None) -> bool:
         return False
 
 
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_.-]+))(?::[0-9]{1,5})?", re.ASCII)
+
+
+def name_in(host: str) -> str | None:
+    """The name or address in a Host header, in small letters; None where that is no such header.
+
+    Strict, for a lax reading finds ``localhost`` in ``localhost/evil`` and ``evil@localhost``.
+    """
+    found = _HOST.fullmatch(host.lower())
+    return (found[1] or found[2]) if found else None
+
+
 def is_local(request: Request) -> bool:
     """A browser on this machine that asked for this machine by its loopback name.
 
     The Host header is checked because a foreign page can point a name of its own at 127.0.0.1
     (DNS rebinding); forwarding headers, because behind a proxy everybody comes from loopback.
     """
-    try:
-        host = urlsplit(f"//{request.host}").hostname
-    except ValueError:  # "[", say
-        return False
+    host = name_in(request.host)
     forwarded = any(h in request.headers for h in ("Forwarded", "X-Forwarded-For", "X-Real-Ip"))
     return is_loopback(request.remote_addr) and is_loopback(host) and not forwarded
 

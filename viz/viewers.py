@@ -7,11 +7,14 @@ may take no more threads than the server has for them.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import urllib.parse
 from collections.abc import Iterable
 from typing import Any
 
+import simple_websocket  # type: ignore[import-untyped]
+from engineio.async_drivers._websocket_wsgi import SimpleWebSocketWSGI
 from flask import Request, Response
 
 from viz.access import Access
@@ -30,6 +33,29 @@ class _Slot:
         """By websocket that lasts as long as the channel."""
 
 
+class Channel(SimpleWebSocketWSGI):
+    """A websocket whose end is no news: engine.io closes it on a thread of its own, where nobody
+    waits for an error, and its client may just have been dropped."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, simple_websocket.ConnectionClosed):
+            super().close()
+
+
+def lacks_for_websocket(environ: dict[str, Any]) -> str | None:
+    """The header that is missing or wrong in a request for a websocket (RFC 6455, 4.2.1)."""
+    wanted = {
+        "Upgrade": lambda value: value.lower() == "websocket",
+        "Connection": lambda value: "upgrade" in value.lower(),
+        "Sec-WebSocket-Version": lambda value: value == "13",
+        "Sec-WebSocket-Key": lambda value: len(value) == 24,
+    }
+    for name, is_right in wanted.items():
+        if not is_right(environ.get("HTTP_" + name.upper().replace("-", "_"), "").strip()):
+            return name
+    return None
+
+
 class ViewerGate:
     """Stands before an engine.io server's ``handle_request``, whatever path leads there."""
 
@@ -43,11 +69,17 @@ class ViewerGate:
         self.closed = False
         """The server ends: nobody new."""
         eio.handle_request, eio.generate_id = self.handle_request, self._name
+        eio._async["websocket"] = Channel
 
     def handle_request(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        is_new = "sid" not in urllib.parse.parse_qs(environ.get("QUERY_STRING", ""))
+        query = urllib.parse.parse_qs(environ.get("QUERY_STRING", ""))
+        is_new = "sid" not in query
         if is_new and not self._access.may_look(Request(environ)):
             refusal = problem(403, "this dashboard needs its join code: open /?code=CODE")
+            return refusal(environ, start_response)
+        missing = lacks_for_websocket(environ) if query.get("transport") == ["websocket"] else None
+        if missing is not None:
+            refusal = problem(400, f"this is no request for a websocket: {missing}")
             return refusal(environ, start_response)
         slot = self._enter() if is_new else None
         if (is_new and slot is None) or not self._calls.acquire(blocking=False):

@@ -6,9 +6,10 @@ Counterpart in vLLM: ``vllm/entrypoints/serve/instrumentator/`` and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from flask import Blueprint, Response
+from flask import Blueprint, Request, Response, request
 
 import minivllm
 from minivllm.api import openapi
@@ -22,6 +23,8 @@ from minivllm.errors import EngineDeadError, EngineUnavailableError
 @dataclass(slots=True)
 class InfoRoutes:
     service: Service
+    is_insider: Callable[[Request], bool]
+    """May this request's sender know of the server's inside?"""
 
     def add_to(self, bp: Blueprint) -> None:
         bp.get("/v1/models", endpoint="models")(self.models)
@@ -41,18 +44,20 @@ class InfoRoutes:
         return json_response(self.service.card())
 
     def health(self) -> Response:
-        return json_response(health_of(self.service.llm))
+        in_full = self.is_insider(request)
+        return json_response(health_of(self.service.llm, ending=self._ending, in_full=in_full))
 
     def ready(self) -> Response:
         """200 while requests are taken. Not so from the moment on at which the server is told to
         end, though it is healthy until its last answer is out."""
-        if self.service.limits.open_requests.ending:
+        if self._ending:
             raise busy("The server is shutting down and takes no new requests.", "ending")
         try:
             self.service.llm.check_ready()
         except (EngineDeadError, EngineUnavailableError):
             raise busy("No engine takes requests at the moment.", "no_engine") from None
-        health = health_of(self.service.llm)
+        in_full = self.is_insider(request)
+        health = health_of(self.service.llm, in_full=in_full)
         if not health.ready:
             raise busy("No engine gives a sign of life at the moment.", "no_engine")
         return json_response(health)
@@ -61,7 +66,11 @@ class InfoRoutes:
         return json_response(Version(version=minivllm.__version__))
 
     def load(self) -> Response:
-        return json_response(load_of(self.service.llm))
+        return json_response(load_of(self.service.llm, ending=self._ending))
+
+    @property
+    def _ending(self) -> bool:
+        return self.service.limits.open_requests.ending
 
     def openapi(self) -> Response:
         return Response(openapi.encoded(), mimetype="application/json")

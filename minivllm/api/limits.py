@@ -22,12 +22,15 @@ from minivllm.engine.mailbox import OutputStream
 from minivllm.outputs import RequestOutput
 from minivllm.trace.events import Reason
 
+MAX_SHORT_REQUESTS = 8
+"""Of the threads that are there to spare, those that may read a body at once."""
+
 ACCESS_FIELDS = "minivllm.access"
 """Where in a request's environ its line of the log is gathered."""
 
 
 class OpenRequests:
-    """Counts the requests that generate."""
+    """Counts the requests that generate, or those that hold a thread in another way."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
@@ -110,6 +113,9 @@ class Limits:
     """What bounds the requests of one server."""
 
     open_requests: OpenRequests = field(default_factory=OpenRequests)
+    short_requests: OpenRequests = field(default_factory=lambda: OpenRequests(MAX_SHORT_REQUESTS))
+    """Those that do not generate but have a body (``/tokenize``): who sends one slowly holds a
+    thread, too."""
     clock: RunningClock = field(default_factory=RunningClock)
     request_timeout_s: float | None = None
     metrics: ServerMetrics | None = None

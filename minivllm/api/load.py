@@ -5,11 +5,14 @@
               starting or taken out.
     /load     how much there is to do, engine by engine
 
-Neither asks an engine: the front end knows. Counterpart in vLLM: ``/health`` without a body, and
-``/load``, whose ``server_load`` is kept.
+While the server ends it is healthy and takes nothing new. Neither asks an engine: the front end
+knows. A process's number and how an engine died are told to those who may steer the server only.
+Counterpart in vLLM: ``/health`` without a body, and ``/load``, whose ``server_load`` is kept.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from minivllm.api.answers import EngineLoad, Health, Load
 from minivllm.api.errors import ApiError
@@ -18,7 +21,7 @@ from minivllm.engine.client import EngineStatus
 from minivllm.engine.messages import SchedulerStats
 
 
-def health_of(llm: AsyncLLM) -> Health:
+def health_of(llm: AsyncLLM, *, ending: bool = False, in_full: bool = False) -> Health:
     """Raises ApiError where no engine works."""
     engines = llm.engines()
     if llm.is_dead:  # engines may live, and nobody takes what they say
@@ -28,14 +31,17 @@ def health_of(llm: AsyncLLM) -> Health:
         dead = any(status.state == "dead" for status in engines)
         code = "engine_dead" if dead else "no_engine"
         raise ApiError(503, f"No engine works: {states}.", code=code)
-    return Health(ready=any(map(_is_ready, engines)), engines=engines)
+    ready = not ending and any(map(_is_ready, engines))
+    if not in_full:
+        engines = [msgspec.structs.replace(each, pid=None, message="") for each in engines]
+    return Health(ready=ready, engines=engines)
 
 
-def load_of(llm: AsyncLLM) -> Load:
+def load_of(llm: AsyncLLM, *, ending: bool = False) -> Load:
     stats = llm.stats()
     statuses = llm.engines()
     engines = [_load_of(status, stats.get(status.engine)) for status in statuses]
-    ready = sum(map(_is_ready, statuses))
+    ready = 0 if ending else sum(map(_is_ready, statuses))
     return Load(server_load=llm.num_open, ready_engines=ready, engines=engines)
 
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar
 
-from flask import Blueprint, Flask, Response, g, request
+import msgspec
+from flask import Blueprint, Flask, Request, Response, g, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from minivllm.api.address import bind
@@ -64,13 +65,15 @@ def create_blueprint(
     metrics: ServerMetrics | None = None,
     life_page: str | None = None,
     limits: Limits | None = None,
+    is_insider: Callable[[Request], bool] | None = None,
 ) -> Blueprint:
     """OpenAI's routes, guarded by ``api_keys`` if there are any.
 
     The guard and the JSON error bodies hold for the whole application that registers this.
     ``open_endpoints``: names of further Flask endpoints that need no key. ``metrics``: where the
     server counts, if others count there, too. ``life_page``: where a request's life can be seen,
-    without the request's id at its end; answers link to it.
+    without the request's id at its end; answers link to it. ``is_insider``: who may know
+    of processes and how they died; None: who has a key, or everybody where none is needed.
     """
     bp = Blueprint("api", __name__)
     service = Service(async_llm, served_model_name, limits or Limits())
@@ -129,7 +132,8 @@ def create_blueprint(
 
     GenerateRoutes(service).add_to(bp)
     TokenizeRoutes(service).add_to(bp)
-    InfoRoutes(service).add_to(bp)
+    by_key = lambda asks: keys.allows(asks.headers.get("Authorization"))  # noqa: E731
+    InfoRoutes(service, is_insider or by_key).add_to(bp)
     MetricsRoute(counts).add_to(bp)
     warm_up()  # the first requests come several at once
     return bp
@@ -151,6 +155,34 @@ class RequestHandler(WSGIRequestHandler):
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
         """The door writes the log's line."""
+
+    def parse_request(self) -> bool:
+        """A body whose length is told twice, or is no number, ends where nobody knows."""
+        if not super().parse_request():
+            return False
+        lengths = self.headers.get_all("Content-Length", [])
+        coding = self.headers.get_all("Transfer-Encoding", [])
+        if len(lengths) + len(coding) > 1 or not all(
+            length.isascii() and length.isdigit() for length in lengths
+        ):
+            self.send_error(400)
+            return False
+        if coding and coding[0].strip().lower() != "chunked":
+            self.send_error(501)
+            return False
+        return True
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What cannot be read gets OpenAI's error body, never its own words back, and no more."""
+        body = msgspec.json.encode(ApiError(code, "This request cannot be read.").body())
+        self.request_version = "HTTP/1.1"  # unknown as yet where its first line is wrong
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
 
 
 def make_http_server(app: WSGIApp, host: str, port: int) -> BaseWSGIServer:

@@ -61,7 +61,7 @@ class TokenizeRoutes:
         bp.post("/detokenize", endpoint="detokenize")(self.detokenize)
 
     def tokenize(self) -> Response:
-        body = read_body(request)
+        body = self._read_body()
         if body.get("messages") is not None and body.get("prompt") is None:
             asked: TokenizePrompt | TokenizeMessages
             asked = parse(body, TokenizeMessages, _MESSAGES_NOT_BUILT)
@@ -80,6 +80,10 @@ class TokenizeRoutes:
             )
         )
 
+    def _read_body(self) -> dict[str, Any]:
+        g.leave = self.service.limits.short_requests.enter()
+        return read_body(request)
+
     def _ids(self, asked: TokenizePrompt) -> list[int]:
         _check_size(len(asked.prompt), "prompt")
         special = asked.add_special_tokens is not False
@@ -94,7 +98,7 @@ class TokenizeRoutes:
         return self.service.llm.tokenizer.encode_chat(messages, add_generation_prompt=opened)
 
     def detokenize(self) -> Response:
-        asked = parse(read_body(request), Detokenize, {})
+        asked = parse(self._read_body(), Detokenize, {})
         self.service.check_model(asked.model)
         _check_size(len(asked.tokens), "tokens", "ids")
         tokenizer = self.service.llm.tokenizer

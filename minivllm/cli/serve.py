@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,13 @@ import typer
 from minivllm.cli.flags import parse_size
 from minivllm.cli.options import engine_flags
 from minivllm.logs import FORMATS, LEVELS
-from minivllm.serving.settings import HTTP_SERVERS, ServeSettings, split_list
+from minivllm.serving.settings import (
+    HTTP_SERVERS,
+    KEY_VARIABLE,
+    ServeSettings,
+    given_keys,
+    split_list,
+)
 
 DEFAULTS = ServeSettings()
 SERVER, LIMITS, LOG = "The server", "Limits", "The log"
@@ -32,7 +39,7 @@ def serve(
         list[str] | None,
         typer.Option(
             "--api-key",
-            envvar="MINIVLLM_API_KEY",
+            envvar=KEY_VARIABLE,
             help="Clients must send this as a bearer token; several: again, or with commas. "
             "Default: none needed.",
             rich_help_panel=SERVER,
@@ -159,7 +166,7 @@ def serve(
         host=host,
         port=port,
         served_model_name=served_model_name or engine.get("model") or ModelConfig().model,
-        api_keys=split_list(api_key or ()),
+        api_keys=given_keys(api_key, os.environ),
         allowed_hosts=split_list(allowed_host or ()),
         http_server=http_server,
         threads=threads,

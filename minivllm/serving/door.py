@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 from flask import Response
 from werkzeug.wsgi import ClosingIterator
 
-from minivllm.api.errors import ApiError
+from minivllm.api.errors import ApiError, to_api_error
 from minivllm.api.limits import ACCESS_FIELDS
 from minivllm.api.open_responses import WSGIApp
 from minivllm.api.service import CallIds
 from minivllm.serving.settings import ServeSettings
-from viz.access import is_loopback
+from viz.access import is_loopback, name_in
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +51,20 @@ class Door:
             line.status, line.headers = status, headers
             return start_response(status, headers, *([exc_info] if exc_info else []))
 
-        refusal = self._refusal(environ)
-        app = self._app if refusal is None else self._refuse(refusal, environ)
         try:
+            refusal = self._refusal(environ)
+            app = self._app if refusal is None else self._refuse(refusal, environ)
             answer = app(environ, start)
             # Not in the generator: one that was never begun runs no `finally`.
             closing = [answer.close] if hasattr(answer, "close") else []
             return ClosingIterator(line.counting(answer), [*closing, line.write])
-        except BaseException:  # a websocket ends so, too
+        except (StopIteration, OSError):  # a websocket ends so, and a client that is gone
+            line.write()
+            raise
+        except Exception as error:  # no traceback and no HTML, whatever it is
+            if line.status == "-":
+                failure = self._refuse(to_api_error(error), environ)
+                return ClosingIterator(failure(environ, start), [line.write])
             line.write()
             raise
 
@@ -69,28 +75,28 @@ class Door:
         return response
 
     def _refusal(self, environ: dict[str, Any]) -> ApiError | None:
-        host = environ.get("HTTP_HOST", "")
-        if host and not self._is_ours(host):
+        host = environ.get("HTTP_HOST")
+        # Only HTTP/1.0 knows requests without a host, and no browser sends them.
+        if not (self._is_ours(host) if host is not None else _is_http_1_0(environ)):
             return ApiError(
                 403,
                 "This server does not go by the name in the Host header; "
                 "--allowed-host gives it further names.",
                 code="host_not_allowed",
             )
-        if environ["REQUEST_METHOD"] not in SAFE_METHODS and _is_cross_site(environ, host):
+        if environ["REQUEST_METHOD"] not in SAFE_METHODS and _is_cross_site(environ, host or ""):
             return ApiError(
                 403, "Pages of other origins may not call this server.", code="cross_origin"
             )
         return None
 
     def _is_ours(self, host: str) -> bool:
-        if self._any_name:
-            return True
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
-            return False
-        return is_loopback(name) or name in self._names
+        name = name_in(host)
+        return name is not None and (self._any_name or is_loopback(name) or name in self._names)
+
+
+def _is_http_1_0(environ: dict[str, Any]) -> bool:
+    return environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
 
 
 def _is_cross_site(environ: dict[str, Any], host: str) -> bool:
@@ -98,7 +104,10 @@ def _is_cross_site(environ: dict[str, Any], host: str) -> bool:
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
         return True
     origin = environ.get("HTTP_ORIGIN")
-    return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    try:
+        return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    except ValueError:  # "http://[", which no browser says
+        return True
 
 
 class AccessLine:

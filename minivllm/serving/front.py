@@ -49,6 +49,7 @@ PAGE_ENDPOINTS = (
     "list_runs",
     "events",
     "snapshot",
+    "find",
     "tour",
     "list_artifacts",
     "artifact",
@@ -99,7 +100,7 @@ class FrontEnd:
             self.llm.close()
             raise
 
-    def end(self) -> None:
+    def end(self, at_once: bool = False) -> None:
         """Nobody new, then who is here finishes or is cancelled, then the engines end.
 
         Until the last answer is out the server answers: that it lives, and that it is not ready.
@@ -111,7 +112,8 @@ class FrontEnd:
             self._requests.refuse_new()
             logger.info("ending; requests that are under way: %d", self._requests.count)
             self.app.stop()  # pages first: an open channel would hold its thread for ever
-            if not self._requests.wait_for_none(self.settings.shutdown_timeout_s):
+            timeout_s = 0.0 if at_once else self.settings.shutdown_timeout_s
+            if not self._requests.wait_for_none(timeout_s):
                 logger.info("cancelling what is not finished: %d", self._requests.count)
             self.llm.close()  # streams that are left end, each with its last frame
             self.wsgi.wait(LAST_WORDS_S)
@@ -130,6 +132,7 @@ class FrontEnd:
             metrics=self.metrics,
             limits=limits,
             life_page="/#/run/live?view=life&request=",
+            is_insider=access.may_steer,
         )
         return create_app(
             settings.open_traces,

@@ -6,57 +6,67 @@
               started here, after the fork, as children of this process
 
 What differs from gunicorn's own: SIGTERM and Ctrl-C mean the same, an orderly end
-(``FrontEnd.end``), and a second one ends at once; a client that takes nothing, or sends nothing,
-for too long is dropped; a connection takes a thread only once it has sent something; headers by
-which a trusted proxy would set path, scheme or peer are off.
+(``FrontEnd.end``), and a second one ends at once; a worker whose arbiter is gone ends without
+waiting for anybody; clients that are slow hold nobody up (``patient_worker.py``); headers by which
+a trusted proxy would set path, scheme or peer are off.
 
 Counterpart in vLLM: ``launcher.py`` in ``vllm/entrypoints/`` (uvicorn; one process, asyncio).
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import os
 import queue
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-import msgspec
 from gunicorn import sock
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
-from gunicorn.http.errors import ParseException
-from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from minivllm.api.errors import ApiError
 from minivllm.api.open_responses import WSGIApp
 from minivllm.errors import MiniVLLMError
-from minivllm.serving.bad_http import BodyReader, UnreadableBody, status_of
 from minivllm.serving.front import LAST_WORDS_S, FrontEnd
+from minivllm.serving.open_files import IDLE_CONNECTIONS, allow_connections
+from minivllm.serving.patient_worker import PatientWorker
 from minivllm.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75
 """Longer than clients keep an idle connection, or it is closed under their next request."""
-SILENCE_S = 60
-"""How long a client may take to send the rest of a request; a page's channel pings each 25 s."""
 ENGINES_END_S = 30.0
 """What the arbiter allows for the end, beyond what requests and last words may take."""
-IDLE_CONNECTIONS = 1000
+ORPHAN_S = 10.0
+"""How long a worker may still take whose arbiter is gone."""
+
+ARBITER_EVERY_S = 0.5
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+# Ctrl-C reaches every process of the terminal; the arbiter passes it on. The others mean something
+# to other servers, or would stop or end this one by default.
+_IGNORED_BY_WORKER = (
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGPIPE,
+)
+
+Wish = Literal["end", "leave"]
+"""``leave``: at once."""
 
 
 def run(
@@ -91,7 +101,7 @@ class _Application(BaseApplication):
             "worker_class": Worker,
             "logger_class": OurLogger,
             "threads": threads,
-            "worker_connections": threads + IDLE_CONNECTIONS,
+            "worker_connections": allow_connections(threads, threads + IDLE_CONNECTIONS),
             "timeout": 0,  # nothing here is killed for being busy
             "graceful_timeout": 0,  # all have been answered before gunicorn's own end begins
             "keepalive": KEEP_ALIVE_S,
@@ -165,27 +175,38 @@ class OneWorkerArbiter(Arbiter):
         sys.exit(exit_status or int(self.failed))
 
 
-class Worker(ThreadWorker):
-    """gthread, with the front end's beginning and end."""
+class Worker(PatientWorker):
+    """A gthread worker with the front end's beginning and end."""
 
     _loaded = False
 
     def init_signals(self) -> None:
-        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Wish] = queue.SimpleQueue()
         super().init_signals()
-        # Ctrl-C reaches every process of the terminal; the arbiter passes it on.
-        for sign in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        for sign in _IGNORED_BY_WORKER:
             signal.signal(sign, signal.SIG_IGN)
+
+    def init_process(self) -> None:
+        threading.Thread(target=self._watch_arbiter, name="arbiter", daemon=True).start()
+        super().init_process()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self._loaded:
             raise SystemExit(0)  # whatever is being loaded
-        self._asked.put(None)  # the one thing that is safe to do in a signal's handler
+        self._asked.put("end")  # the one thing that is safe to do in a signal's handler
 
     def is_parent_alive(self) -> bool:
-        if self.ppid != os.getppid():
-            self._asked.put(None)
-        return True
+        return True  # _watch_arbiter knows
+
+    def _watch_arbiter(self) -> None:
+        """Without it nobody listens to this server's signals any more: it ends, and waits for
+        none of its requests."""
+        while self.ppid == os.getppid():
+            time.sleep(ARBITER_EVERY_S)
+        if self._loaded:
+            self._asked.put("leave")
+            time.sleep(ORPHAN_S)
+        _leave(1)  # engines end with their parent's pipe
 
     def load_wsgi(self) -> None:
         status = 1
@@ -215,101 +236,9 @@ class Worker(ThreadWorker):
         _leave(0)
 
     def _end_when_asked(self, front: FrontEnd) -> None:
-        self._asked.get()
-        front.end()
+        front.end(at_once=self._asked.get() == "leave")
         self.alive = False
         self.method_queue.defer(lambda: None)  # wakes the thread that polls
-
-    def accept(self, listener: socket.socket) -> None:
-        """As gthread's, but without a thread that waits for the first byte: a browser opens
-        connections in advance, and sixteen of them would hold up ``/health``."""
-        try:
-            accepted, address = listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
-                return
-            raise
-        patient = PatientSocket(fileno=accepted.detach())
-        patient.limit(SILENCE_S, self.app.settings.send_timeout_s)
-        conn = Connection(self.cfg, patient, address, listener.getsockname())
-        conn.timeout = time.monotonic() + self.cfg.keepalive
-        self.nr_conns += 1
-        self.pending_conns.append(conn)
-        self.poller.register(
-            conn.sock, 1, lambda client: self.on_pending_socket_readable(conn, client)
-        )
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        req.body.reader = BodyReader(req)
-        return super().handle_request(req, conn)
-
-    def handle(self, conn: Connection) -> Any:
-        kept = super().handle(conn)
-        if not kept:
-            # This may wait for the client; gthread would do it on the one thread that accepts.
-            conn.close(graceful=True)
-        return kept
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """What is no HTTP gets OpenAI's error body as well, and never its own words back."""
-        if not isinstance(exc, (ParseException, UnreadableBody)):
-            return super().handle_error(req, client, addr, exc)
-        status = status_of(exc)
-        self.app.front.metrics.answered(status)
-        logger.info("a request that cannot be read: %s", type(exc).__name__)
-        body = msgspec.json.encode(ApiError(status, "This request cannot be read.").body())
-        head = f"HTTP/1.1 {status} Bad Request\r\nConnection: close\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        with contextlib.suppress(OSError):
-            client.sendall(head.encode() + body)
-
-
-class Connection(TConn):
-    """Closed by whoever is first, once."""
-
-    closed = False
-
-    def close(self, graceful: bool = False) -> None:
-        if not self.closed:
-            self.closed = True
-            super().close(graceful)
-
-
-class PatientSocket(socket.socket):
-    """A socket whose blocking calls give up some time, and then for good.
-
-    The kernel's own limits are used, since Python's would make the socket non-blocking under
-    gunicorn and the websockets, which set and expect it blocking.
-    """
-
-    is_stuck = False
-    """Its client has not taken what was sent to it."""
-
-    def limit(self, receive_s: float, send_s: float) -> None:
-        for option, seconds in ((socket.SO_RCVTIMEO, receive_s), (socket.SO_SNDTIMEO, send_s)):
-            whole = int(seconds)
-            timeval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
-            self.setsockopt(socket.SOL_SOCKET, option, timeval)
-
-    def recv(self, *args: Any) -> bytes:
-        try:
-            return super().recv(*args)
-        except BlockingIOError as error:
-            raise ConnectionResetError(errno.ECONNRESET, "the client sends nothing") from error
-
-    def send(self, data: Any, *args: Any) -> int:
-        """All of ``data``: half a websocket's frame would make nonsense of the next one."""
-        self.sendall(data, *args)
-        return len(data)
-
-    def sendall(self, data: Any, *args: Any) -> None:
-        try:
-            super().sendall(data, *args)
-        except BlockingIOError as error:
-            self.is_stuck = True
-            with contextlib.suppress(OSError):
-                self.shutdown(socket.SHUT_RDWR)  # what waits to read from it ends, too
-            raise BrokenPipeError(errno.EPIPE, "the client takes nothing") from error
 
 
 class OurLogger(Logger):

@@ -13,7 +13,7 @@ from minivllm.engine.async_llm import AsyncLLM
 from minivllm.errors import ConfigError
 from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
-from minivllm.scenario import load_scenario
+from minivllm.scenario_file import load_scenario, shipped_scenarios
 from minivllm.trace.gate_control import GateControl
 from minivllm.trace.log import TraceLog
 
@@ -49,8 +49,10 @@ class DashboardEngine:
     def run_workload(self, name: str) -> list[str]:
         """Send all requests of a scenario that comes with the package, at once.
 
-        Its knobs are not applied: the engine runs already. Raises ScenarioError, PromptError.
+        Its knobs are not applied: the engine runs already. Raises ConfigError, PromptError.
         """
+        if name not in shipped_scenarios():  # a name only: a page must not open files
+            raise ConfigError("workload", name[:100], " | ".join(shipped_scenarios()))
         scenario, run, names = load_scenario(name), next(self._ids), []
         for number, request in enumerate(scenario.request, start=1):
             tokens = request.output_tokens

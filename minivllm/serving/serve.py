@@ -48,6 +48,11 @@ def serve_forever(
     with bind(settings.host, settings.port) as listener:
         if not is_loopback(settings.host) and not settings.api_keys:
             logger.warning("no --api-key is set: whoever reaches %s may use it", settings.host)
+        if not is_loopback(settings.host) and not settings.allowed_hosts:
+            logger.warning(
+                "no --allowed-host is set: any name is answered, so a web page whose name is "
+                "pointed at this server (DNS rebinding) may use it from its visitors' browsers"
+            )
         codes = Codes.fresh()
         _tell(settings, f"loading {config.model.model}")
         make_front = partial(FrontEnd, config, settings, codes, start_engine, workbench)
@@ -70,9 +75,14 @@ def _tell_ready(settings: ServeSettings, codes: Codes, port: int) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = f"http://{host}:{port}"
     line = f"API {base}/v1   dashboard {base}/"
-    if not is_open_here(settings):
-        line += f"?driver={codes.driver}   for viewers {base}/?code={codes.join}"
-    _tell(settings, f"{line}   Ctrl-C ends")
+    with_codes = f"{line}?driver={codes.driver}   for viewers {base}/?code={codes.join}"
+    has_codes = not is_open_here(settings)
+    if settings.log_format == "json":  # logs are kept, and read by many
+        _tell(settings, f"{line}   Ctrl-C ends")
+        if has_codes and sys.stderr.isatty():
+            print(with_codes, file=sys.stderr, flush=True)
+    else:
+        _tell(settings, f"{with_codes if has_codes else line}   Ctrl-C ends")
 
 
 def _tell(settings: ServeSettings, line: str) -> None:

@@ -7,13 +7,15 @@ CORS: no page of another origin may call this server.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from minivllm.errors import ConfigError
 from minivllm.logs import FORMATS, LEVELS
+from minivllm.trace.gate import MAX_RATE
 
 HTTP_SERVERS = ("gunicorn", "werkzeug")
 
@@ -71,8 +73,15 @@ class ServeSettings:
         ):
             if given is not None and given < 1:
                 raise ConfigError(flag, given, "1 or more")
-        if self.request_timeout_s is not None and self.request_timeout_s <= 0:
-            raise ConfigError("--request-timeout", self.request_timeout_s, "more than 0 seconds")
+        if not all(self.api_keys):
+            raise ConfigError("--api-key", "", "a key of one character or more, or not given")
+        seconds = self.request_timeout_s
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ConfigError("--request-timeout", seconds, "more than 0 seconds, or not given")
+        if not 0 < self.send_timeout_s < math.inf:
+            raise ConfigError("send_timeout_s", self.send_timeout_s, "more than 0 seconds")
+        if not 0 <= self.rate <= MAX_RATE:
+            raise ConfigError("--rate", self.rate, f"0 (full speed) to {MAX_RATE:.0f}")
         if not 0 <= self.shutdown_timeout_s <= 86400:
             raise ConfigError("--shutdown-timeout", self.shutdown_timeout_s, "0 to 86400 seconds")
         if self.threads is not None and self.threads < self._least_threads:
@@ -91,6 +100,20 @@ class ServeSettings:
     @property
     def _least_threads(self) -> int:
         return self.max_streams + THREADS_PER_VIEWER * self.max_viewers + SPARE_THREADS
+
+
+KEY_VARIABLE = "MINIVLLM_API_KEY"
+
+
+def given_keys(given: Iterable[str] | None, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What ``--api-key`` or the variable says. Raises ConfigError where one of them is given and
+    holds no key: a secret that was not filled in must not open the server to everybody."""
+    keys = [split_list([text]) for text in given or ()]
+    if not all(keys):
+        raise ConfigError("--api-key", "", "a key of one character or more, or not given")
+    if not keys and KEY_VARIABLE in environ:
+        raise ConfigError(KEY_VARIABLE, environ[KEY_VARIABLE], "a key, or not set at all")
+    return tuple(key for some in keys for key in some)
 
 
 def split_list(given: Iterable[str]) -> tuple[str, ...]:

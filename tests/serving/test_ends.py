@@ -53,7 +53,9 @@ def test_who_is_under_way_finishes_and_nobody_new_is_taken(
     server.process.send_signal(signal.SIGTERM)
     if http_server == "gunicorn":  # werkzeug's listener answers, too, until the end
         until(lambda: server.get("/ready")[0] == 503, "readiness is gone")
-        assert server.get("/health")[0] == 200
+        status, _, body = server.get("/health")
+        assert (status, json.loads(body)["ready"]) == (200, False)
+        assert json.loads(server.get("/load")[2])["ready_engines"] == 0
         status, headers, body = server.get("/v1/completions", "POST", {"prompt": "a"})
         assert (status, headers["Retry-After"]) == (503, "1")
         assert json.loads(body)["error"]["code"] == "ending"
@@ -93,8 +95,22 @@ def test_a_second_signal_ends_at_once(serve: StartServer) -> None:
     until(lambda: not any(map(is_alive, children)), "every child has ended")
 
 
-def test_without_its_arbiter_the_front_end_ends(serve: StartServer) -> None:
-    server = serve({"engine_processes": True}, shutdown_timeout_s=0)
+def test_signals_that_mean_nothing_here_end_nobody(serve: StartServer) -> None:
+    server = serve()
+    (worker,) = server.children()
+    for name in ("USR1", "USR2", "TTIN", "TTOU", "WINCH", "PIPE"):
+        for pid in (server.process.pid, worker):
+            os.kill(pid, getattr(signal, f"SIG{name}"))
+            assert server.get("/health")[0] == 200
+    for name in ("INT", "QUIT", "HUP"):  # the arbiter's business
+        os.kill(worker, getattr(signal, f"SIG{name}"))
+        assert server.get("/health")[0] == 200
+    assert server.end() == 0
+
+
+def test_without_its_arbiter_the_front_end_ends_and_waits_for_nobody(serve: StartServer) -> None:
+    server = serve({"engine_processes": True}, shutdown_timeout_s=3600, **SLOW)
+    first_data(server.post(LONG))
     children = server.children()
     server.process.kill()
     until(lambda: not any(map(is_alive, children)), "worker and engine have ended")

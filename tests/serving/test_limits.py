@@ -15,8 +15,9 @@ from minivllm.engine.messages import SchedulerStats
 from minivllm.engine.queue_limit import QueueLimit
 from minivllm.errors import ConfigError, QueueFullError
 from minivllm.sampling_params import SamplingParams
-from minivllm.serving.settings import ServeSettings, split_list
+from minivllm.serving.settings import ServeSettings, given_keys, split_list
 from minivllm.trace.gate import Gate
+from tests.serving.conftest import RunningServer, until
 from tests.serving.scripted_server import start_scripted
 
 PARAMS = SamplingParams(max_tokens=4, ignore_eos=True)
@@ -134,7 +135,14 @@ def test_open_requests_are_counted_and_the_end_takes_nobody() -> None:
         ({"max_streams": 0}, "--max-streams"),
         ({"max_queue_size": 0}, "--max-queue-size"),
         ({"request_timeout_s": 0.0}, "--request-timeout"),
+        ({"request_timeout_s": float("nan")}, "--request-timeout"),
+        ({"request_timeout_s": float("inf")}, "--request-timeout"),
         ({"shutdown_timeout_s": -1.0}, "--shutdown-timeout"),
+        ({"shutdown_timeout_s": float("nan")}, "--shutdown-timeout"),
+        ({"send_timeout_s": float("nan")}, "send_timeout_s"),
+        ({"rate": float("nan")}, "--rate"),
+        ({"rate": float("inf")}, "--rate"),
+        ({"api_keys": ("a", "")}, "--api-key"),
         ({"http_server": "nginx"}, "--http-server"),
         ({"log_format": "xml"}, "--log-format"),
         ({"log_level": "all"}, "--log-level"),
@@ -153,3 +161,20 @@ def test_threads_suffice_for_all_streams_and_viewers_and_some_more() -> None:
 
 def test_keys_come_one_by_one_or_with_commas() -> None:
     assert split_list(["a", "b, c,", ""]) == ("a", "b", "c")
+    assert given_keys(["a", "b, c,"], {}) == ("a", "b", "c")
+    assert given_keys(None, {}) == ()
+
+
+@pytest.mark.parametrize("given", [[""], [","], ["a", " "]])
+def test_a_key_that_is_given_and_empty_does_not_open_the_server(given: list[str]) -> None:
+    with pytest.raises(ConfigError, match="--api-key"):
+        given_keys(given, {})
+
+
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_a_variable_for_keys_that_is_empty_does_not_open_the_server(
+    command: Callable[..., RunningServer], value: str
+) -> None:
+    server = command("--port", "0", MINIVLLM_API_KEY=value)
+    assert server.process.wait(30) == 2
+    until(lambda: "minivllm: " in server.log, "the error is told")

@@ -17,7 +17,9 @@ FORGED = "/v1/x%0a12:00:00.000%20INFO%20api%20forged%1b[31m%e2%80%a8%c2%85"
 
 @pytest.fixture(scope="module", params=["text", "json"])
 def server(request: pytest.FixtureRequest, serve_module: StartServer) -> RunningServer:
-    return serve_module(log_format=request.param, log_level="debug", request_timeout_s=60.0)
+    return serve_module(
+        log_format=request.param, log_level="debug", request_timeout_s=60.0, host="0.0.0.0"
+    )
 
 
 def test_each_request_has_a_line_and_no_client_writes_one(server: RunningServer) -> None:
@@ -42,6 +44,7 @@ def test_each_request_has_a_line_and_no_client_writes_one(server: RunningServer)
         assert line["ms"] > 0 and line["bytes"] > 0
         (ready,) = [line for line in lines if "API http" in line["message"]]
         assert ready["level"] == "INFO"
+        assert "driver=" not in log and "code=" not in log
     else:
         (line,) = [line for line in log.splitlines() if "request_id=my-id" in line]
         assert "INFO" in line and "status=200" in line and "completion_tokens=3" in line

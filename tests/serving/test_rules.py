@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import socketio
+from werkzeug.test import Client
 
 from minivllm.api.openapi import document
+from minivllm.api.server import OPEN_ENDPOINTS
 from minivllm.config import make_config
-from minivllm.serving.front import Codes, FrontEnd
+from minivllm.serving.door import Door
+from minivllm.serving.front import PAGE_ENDPOINTS, Codes, FrontEnd
 from minivllm.serving.settings import ServeSettings
 from tests.serving.conftest import RunningServer, StartServer, until
 from tests.serving.scripted_server import start_scripted
 
+ERROR_FIELDS = {"message", "type", "param", "code"}
 KEY = {"Authorization": "Bearer second"}
 
 # Every route of the server is on one of these lists, or it needs a key.
@@ -29,7 +35,7 @@ OPEN = {
     "icon",
     "static",
 }
-NEEDS_CODE = {"list_runs", "events", "snapshot", "tour", "list_artifacts", "artifact"}
+NEEDS_CODE = {"list_runs", "events", "snapshot", "find", "tour", "list_artifacts", "artifact"}
 NEEDS_CODE |= {"workbench_offers"}
 
 
@@ -91,10 +97,20 @@ def test_what_a_refusal_says_in_its_headers_is_in_the_document(server: RunningSe
     assert {"413", "414", "431", "500", "503", "504"} <= set(described)
 
 
+def test_every_route_of_the_page_has_an_access_rule_of_its_own(front: FrontEnd) -> None:
+    """So it needs no key beside: a link to a request's life must lead there."""
+    of_page = {
+        rule.endpoint
+        for rule in front.app.url_map.iter_rules()
+        if not rule.endpoint.startswith(("api.", "admin."))
+    }
+    assert of_page == set(PAGE_ENDPOINTS) == (OPEN | NEEDS_CODE) - OPEN_ENDPOINTS
+
+
 @pytest.fixture(scope="module")
 def server(serve_module: StartServer) -> RunningServer:
     return serve_module(
-        {"max_num_seqs": 4},
+        {"max_num_seqs": 4, "engine_processes": True},
         api_keys=["first", "second"],
         allowed_hosts=["public.example"],
         max_body_bytes=2_500_000,
@@ -173,6 +189,12 @@ def test_no_path_and_no_header_opens_a_guarded_route(server: RunningServer) -> N
         ("localhost@evil.example", False),
         ("[::1", False),
         ("evil.example#localhost", False),
+        ("evil.example@localhost", False),
+        ("localhost/evil.example", False),
+        ("localhost?evil.example", False),
+        ("localhost:abc", False),
+        ("localhost:99999999", False),
+        ("", False),
     ],
 )
 def test_only_names_of_this_server_are_answered(
@@ -196,6 +218,57 @@ def test_who_is_refused_at_the_door_is_counted(server: RunningServer) -> None:
     before = refused()
     server.raw(b"GET /health HTTP/1.1\r\nHost: evil.example\r\nX-Request-Id: abc\r\n\r\n")
     assert refused() == before + 1
+
+
+def test_only_http_1_0_may_name_no_host(server: RunningServer) -> None:
+    assert status_of(server.raw(b"GET /version HTTP/1.0\r\n\r\n")) == 200
+    assert status_of(server.raw(b"GET /version HTTP/1.1\r\n\r\n")) == 403
+
+
+WEBSOCKET = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.mark.parametrize("name", WEBSOCKET)
+def test_what_is_no_request_for_a_websocket_is_refused(server: RunningServer, name: str) -> None:
+    path, lines = "/socket.io/?EIO=4&transport=websocket", WEBSOCKET | KEY
+    del lines[name]
+    status, _, body = server.get(path, **lines)
+    assert status == 400 and name in json.loads(body)["error"]
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "\x00", "null"])
+def test_an_origin_that_is_none_is_a_foreign_one(server: RunningServer, origin: str) -> None:
+    request = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n"
+    answer = server.raw(request.encode() + b"Content-Length: 2\r\n\r\n{}")
+    assert status_of(answer) in (400, 403)
+    assert set(json.loads(answer.partition(b"\r\n\r\n")[2])["error"]) == ERROR_FIELDS
+
+
+def test_whatever_fails_in_the_door_is_answered_in_openais_words() -> None:
+    def app(environ: object, start_response: object) -> None:
+        raise ValueError("the inside")
+
+    statuses: list[int] = []
+    client = Client(Door(app, ServeSettings(), statuses.append))
+    answer = client.get("/", headers={"Host": "localhost"})
+    assert answer.status_code == 500 == statuses[0] and "inside" not in answer.text
+    assert set(answer.json["error"]) == ERROR_FIELDS
+
+
+def test_processes_and_deaths_are_told_to_those_who_steer(server: RunningServer) -> None:
+    def told(**headers: str) -> dict[str, object]:
+        (engine,) = json.loads(server.get("/health", **headers)[2])["engines"]
+        return engine
+
+    driver, viewer = codes(server)
+    assert [told(**who)["pid"] is None for who in ({}, {"Cookie": viewer})] == [True, True]
+    assert [told(**who)["pid"] is None for who in (KEY, {"Cookie": driver})] == [False, False]
 
 
 def test_pages_of_other_origins_may_neither_read_nor_write(server: RunningServer) -> None:
@@ -255,6 +328,18 @@ def test_the_drivers_code_steers_and_the_join_code_is_not_one(server: RunningSer
     assert server.get("/api/runs", Cookie=swapped)[0] == 403
     assert server.get("/api/runs", Cookie=viewer)[0] == 200
     assert server.get("/api/runs", **KEY)[0] == 200
+
+
+def test_a_workload_is_a_name_and_never_a_file(server: RunningServer, tmp_path: Path) -> None:
+    driver, _ = codes(server)
+    there, pipe = tmp_path / "there.toml", tmp_path / "pipe.toml"
+    there.write_text('secret = "word"')
+    os.mkfifo(pipe)
+    for path in (there, pipe, tmp_path / "absent.toml", "../scenarios/tiny-pressure.toml"):
+        refused = ask(server, driver, "workload", str(path))
+        assert not refused["ok"] and " | tiny-pressure" in str(refused["error"])
+        assert "secret" not in str(refused["error"])
+    assert ask(server, driver, "workload", "tiny-pressure")["ok"]
 
 
 def test_the_channel_needs_a_code_or_a_key(server: RunningServer) -> None:
