@@ -55,6 +55,8 @@ class Tokenizer:
         self._added = {token_id: token.content for token_id, token in added.items()}
         self.added_token_ids: set[int] = set(self._added)
         """All that stand beside the vocabulary, the special ones among them."""
+        self._texts: dict[int, str] = {}
+        """What logprobs name again and again: at most the vocabulary."""
         self.all_special_ids: set[int] = {i for i, token in added.items() if token.special}
 
     def _id_of(self, token: str | None) -> int | None:
@@ -86,7 +88,11 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """One token as shown to people; part of a character shows as U+FFFD."""
-        return self.token_bytes(token_id).decode("utf-8", errors="replace")
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self.token_bytes(token_id).decode("utf-8", errors="replace")
+            self._texts[token_id] = text
+        return text
 
     def piece(self, token_id: int) -> str:
         """One token as the vocabulary writes it (``Ġworld``); "" for an id it does not have."""

@@ -22,11 +22,12 @@ def gather_logprobs(
 ) -> list[TokenLogprobs]:
     """Row i: the logprob and rank of ``token_ids[i]``, and the ``num_top[i]`` most likely tokens.
 
-    ``logits``: (num_rows, vocab) float32; ``normaliser``: (num_rows,), their logsumexp;
+    ``logits``: (num_rows, vocab) float32; ``normaliser``: (num_rows,), their logsumexp
+    (zeros, where the rows are logprobs already);
     ``token_ids``: (num_rows,).
     """
     chosen = logits.gather(1, token_ids[:, None])  # (num_rows, 1)
-    ranks = ((logits > chosen).sum(-1) + 1).tolist()
+    ranks = ((logits > chosen).count_nonzero(-1) + 1).tolist()
     values = (chosen[:, 0] - normaliser).tolist()
     tops = _most_likely(logits, normaliser, num_top)
     return [
@@ -43,7 +44,8 @@ def _most_likely(
     if not asking:
         return {}
     most = min(max(num_top), logits.shape[1])
-    values, ids = logits[asking].topk(most)  # (asking, most)
+    rows = logits if len(asking) == len(num_top) else logits[asking]  # no copy where all ask
+    values, ids = rows.topk(most)  # (asking, most)
     values = values - normaliser[asking, None]
     result = {}
     for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):

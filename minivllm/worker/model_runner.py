@@ -134,10 +134,12 @@ class ModelRunner:
             count = min(PROMPT_ROWS_AT_ONCE, rows.count - done)
             row, target = rows.first_row + done, rows.target + done
             logits = self.model.compute_logits(hidden[row : row + count])  # (count, vocab)
+            # In one pass: over thousands of rows it counts that logsumexp takes several.
+            logprobs = logits.log_softmax(-1)
             tokens = torch.tensor(request.token_ids[target : target + count], device=self.device)
             num_top = [request.sampling_params.prompt_logprobs or 0] * count
             request.prompt_logprobs += gather_logprobs(
-                logits, logits.logsumexp(-1), tokens, num_top
+                logprobs, logprobs.new_zeros(count), tokens, num_top
             )
 
     def _sample(
