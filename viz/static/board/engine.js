@@ -1,5 +1,9 @@
 // The live engine as the page sees it: how far it is, its gate, and what may be asked of it.
 
+import { findRequest } from "#net/history.js";
+
+const FOLLOW_TRIES = 20; // no more: a paused engine may say nothing for long
+const FOLLOW_EVERY_MS = 250;
 const WORKLOAD = "shared-prefix"; // eight prompts that begin alike
 
 export class EngineLink {
@@ -40,10 +44,27 @@ export class EngineLink {
     event.preventDefault();
     const field = event.target.closest("form").elements.prompt;
     const prompt = field.value;
-    if (!prompt.trim() || !(await this.ask("submit", prompt))) return;
+    if (!prompt.trim()) return;
+    const sent = await this.ask("submit", prompt);
+    if (!sent) return;
     if (field.value === prompt) field.value = ""; // not what was typed meanwhile
     if (this.gate?.mode === "pause") this.notice = "The engine is paused: → runs one step.";
     await this.goLive();
+    await this.#follow(sent.answer);
+  }
+
+  // To the engine that the router has sent it to, once an engine has said that it came.
+  async #follow(request) {
+    const { board } = this;
+    if (board.engines.length < 2) return;
+    for (let tries = 0; tries < FOLLOW_TRIES && board.isLive; tries++) {
+      const found = await findRequest(board.run.id, request).catch(() => null);
+      if (found) {
+        if (found.stream !== board.at.stream) await board.showEngine(found.stream);
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, FOLLOW_EVERY_MS));
+    }
   }
 
   async runWorkload(name = WORKLOAD) {

@@ -102,8 +102,9 @@ export class Runs {
     const id = place.request;
     if (!id) return [place, null];
     const nowhere = [`There is no request “${id}” here.`, "It never reached an engine, or what it did is no longer kept."];
-    const found = run.lives ? findRequest(run.lives, id) : await askForRequest(run.id, id).catch(() => null);
-    if (!found) return [{}, nowhere];
+    const unanswered = (error) => ({ refused: [`“${id}” cannot be looked for.`, error.message] });
+    const found = run.lives ? findRequest(run.lives, id) : await askForRequest(run.id, id).catch(unanswered);
+    if (!found || found.refused) return [{}, found?.refused ?? nowhere];
     const { stream, life, req, step } = found;
     return [{ engine: Number(stream.slice("engine".length)), life, req, step }, null];
   }

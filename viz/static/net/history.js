@@ -5,7 +5,7 @@ const CHUNK = 5000; // what the server gives at once
 async function getJson(path) {
   const response = await fetch(path);
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error ?? `the server answered ${response.status}`);
+  if (!response.ok) throw new Error(body.error?.message ?? body.error ?? `the server answered ${response.status}`);
   return body;
 }
 
