@@ -6,6 +6,7 @@ templates from clients, tools, ``/tokenizer_info``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -57,11 +58,11 @@ class TokenizeRoutes:
     service: Service
 
     def add_to(self, bp: Blueprint) -> None:
-        bp.post("/tokenize", endpoint="tokenize")(self.tokenize)
-        bp.post("/detokenize", endpoint="detokenize")(self.detokenize)
+        bp.post("/tokenize", endpoint="tokenize")(lambda: self._bounded(self.tokenize))
+        bp.post("/detokenize", endpoint="detokenize")(lambda: self._bounded(self.detokenize))
 
     def tokenize(self) -> Response:
-        body = self._read_body()
+        body = read_body(request)
         if body.get("messages") is not None and body.get("prompt") is None:
             asked: TokenizePrompt | TokenizeMessages
             asked = parse(body, TokenizeMessages, _MESSAGES_NOT_BUILT)
@@ -80,9 +81,13 @@ class TokenizeRoutes:
             )
         )
 
-    def _read_body(self) -> dict[str, Any]:
-        g.leave = self.service.limits.short_requests.enter()
-        return read_body(request)
+    def _bounded(self, route: Callable[[], Response]) -> Response:
+        """A body that comes slowly holds a thread: only so many may, at once."""
+        leave = self.service.limits.short_requests.enter()
+        try:
+            return route()
+        finally:
+            leave()
 
     def _ids(self, asked: TokenizePrompt) -> list[int]:
         _check_size(len(asked.prompt), "prompt")
@@ -98,7 +103,7 @@ class TokenizeRoutes:
         return self.service.llm.tokenizer.encode_chat(messages, add_generation_prompt=opened)
 
     def detokenize(self) -> Response:
-        asked = parse(self._read_body(), Detokenize, {})
+        asked = parse(read_body(request), Detokenize, {})
         self.service.check_model(asked.model)
         _check_size(len(asked.tokens), "tokens", "ids")
         tokenizer = self.service.llm.tokenizer
