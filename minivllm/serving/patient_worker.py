@@ -283,7 +283,6 @@ class PatientWorker(ThreadWorker):
             client.sendall(head.encode() + body)
 
 
-
 _PHRASES = {
     414: "URI Too Long",
     431: "Request Header Fields Too Large",
