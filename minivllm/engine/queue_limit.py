@@ -43,7 +43,11 @@ class QueueLimit:
         self._open.clear()
 
     def told(self, stats: SchedulerStats) -> None:
-        self._stats[stats.engine] = stats
+        """Only what a step has looked at counts: between two steps whoever has just come waits,
+        and a seat may be free for them."""
+        last = self._stats.get(stats.engine)
+        if stats.step != (last.step if last is not None else 0):
+            self._stats[stats.engine] = stats
 
     def num_waiting(self, ready: Collection[int]) -> int:
         """Requests that no engine has begun. An engine that is down has nothing."""

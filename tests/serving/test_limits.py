@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from minivllm.api.errors import ApiError
 from minivllm.api.limits import OpenRequests, RunningClock
@@ -89,6 +90,16 @@ def test_who_waits_is_known_from_the_last_statistics_and_what_was_sent_since(
     for each in told:
         queue.told(stats(*each))
     assert queue.num_waiting(ready) == waiting
+
+
+def test_who_came_between_two_steps_may_find_a_seat_in_the_next() -> None:
+    queue = QueueLimit(seats=4)
+    for name in "abc":
+        queue.sent(name)
+    queue.told(replace(stats(0, 0, 3), step=0))  # taken in, and no step has looked at them
+    assert queue.num_waiting([0]) == 0
+    queue.told(stats(0, 1, 2))  # one has, and found no room for two
+    assert queue.num_waiting([0]) == 2
 
 
 def test_what_has_ended_waits_no_longer() -> None:
