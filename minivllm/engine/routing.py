@@ -51,9 +51,15 @@ def choose(
     if policy == "round_robin":
         return Choice(min(candidates, key=turn).engine, RouteWhy.ROUND_ROBIN)
     if policy == "least_loaded":
-        return Choice(min(candidates, key=load).engine, RouteWhy.LEAST_LOADED)
+        return _by_load(min(candidates, key=load), candidates)
     best = min(candidates, key=cost)
     rival = min((c for c in candidates if c is not best), key=load)
     # The cache has decided only if load alone would have decided otherwise, or had a tie.
     by_cache = best.load_tokens >= rival.load_tokens and best.cached_tokens > rival.cached_tokens
-    return Choice(best.engine, RouteWhy.CACHED_PREFIX if by_cache else RouteWhy.LEAST_LOADED)
+    return Choice(best.engine, RouteWhy.CACHED_PREFIX) if by_cache else _by_load(best, candidates)
+
+
+def _by_load(best: RouteCandidate, candidates: Sequence[RouteCandidate]) -> Choice:
+    as_little = (best.load_tokens, best.open_requests)
+    tie = sum((c.load_tokens, c.open_requests) == as_little for c in candidates) > 1
+    return Choice(best.engine, RouteWhy.TIE if tie else RouteWhy.LEAST_LOADED)

@@ -135,6 +135,7 @@ class RouteWhy(Vocabulary):
     ONLY_ENGINE = "only_engine"
     ROUND_ROBIN = "round_robin"
     LEAST_LOADED = "least_loaded"
+    TIE = "tie"
     CACHED_PREFIX = "cached_prefix"
     SAME_PARENT = "same_parent"
     RETRY = "retry"
@@ -144,6 +145,7 @@ ROUTE_WHYS: dict[RouteWhy, str] = {
     RouteWhy.ONLY_ENGINE: "no other engine takes requests",
     RouteWhy.ROUND_ROBIN: "it is its turn",
     RouteWhy.LEAST_LOADED: "it has the fewest tokens to run",
+    RouteWhy.TIE: "another one has as little to run, and it is its turn",
     RouteWhy.CACHED_PREFIX: (
         "it holds so much of the prompt in its prefix cache that its load does not matter"
     ),

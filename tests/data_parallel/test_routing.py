@@ -49,7 +49,9 @@ def test_least_loaded_takes_the_fewest_tokens_and_then_the_fewest_requests() -> 
 def test_among_equals_it_is_the_next_ones_turn() -> None:
     for policy in ("least_loaded", "prefix_aware"):
         equals = [candidate(e) for e in (0, 1, 2)]
-        assert [choose(policy, equals, 10, last).engine for last in (-1, 0, 1, 2)] == [0, 1, 2, 0]
+        chosen = [choose(policy, equals, 10, last) for last in (-1, 0, 1, 2)]
+        assert [choice.engine for choice in chosen] == [0, 1, 2, 0]
+        assert {choice.why for choice in chosen} == {RouteWhy.TIE}
 
 
 def test_a_cached_prefix_outweighs_as_much_load_as_it_saves_and_no_more() -> None:
@@ -64,8 +66,8 @@ def test_a_cached_prefix_outweighs_as_much_load_as_it_saves_and_no_more() -> Non
 def test_the_reason_is_load_where_load_alone_would_have_decided_so() -> None:
     idle_and_warm = [candidate(0, load=0, cached=64), candidate(1, load=9)]
     assert choose("prefix_aware", idle_and_warm, 100, -1).why is RouteWhy.LEAST_LOADED
-    both_warm = [candidate(0, cached=64), candidate(1, cached=64)]
-    assert choose("prefix_aware", both_warm, 100, -1).why is RouteWhy.LEAST_LOADED
+    both_warm = [candidate(0, cached=64), candidate(1, cached=64), candidate(2, load=1)]
+    assert choose("prefix_aware", both_warm, 100, -1).why is RouteWhy.TIE
 
 
 @given(situations(), st.sampled_from(["round_robin", "least_loaded", "prefix_aware"]))

@@ -66,6 +66,7 @@ export const ROUTE_WHYS = {
   only_engine: "no other engine takes requests",
   round_robin: "it is its turn",
   least_loaded: "it has the fewest tokens to run",
+  tie: "another one has as little to run, and it is its turn",
   cached_prefix: "it holds so much of the prompt in its prefix cache that its load does not matter",
   same_parent: "another sample of the same prompt went there",
   retry: "its first engine died before it had said anything",
