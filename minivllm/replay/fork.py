@@ -91,12 +91,12 @@ def fork(
     *,
     executor: Callable[[EngineConfig], Executor] | None = None,
     text: TokenText | None = None,
-    max_more_steps: int = MAX_MORE_STEPS,
+    max_more_steps: int | None = None,
 ) -> Fork:
     """Run the fork, and write its trace if there is a path for it.
 
     ``executor``: what runs the model; without, the recorded tokens take its place. Raises
-    ReplayError for one that has not ended ``max_more_steps`` after its recording,
+    ReplayError for one that has not ended ``max_more_steps`` (None: 100,000) after its recording,
     ConfigError for a step that the recording does not have, a bad value, and a knob that can be
     changed from the start only.
     """
@@ -113,7 +113,8 @@ def fork(
         grammars = RecordedGrammars(recording, grammar_of(engine))
         core = EngineCore(config, engine, trace, grammars)
         grammars.next_step = lambda: core.scheduler.current_step + 1
-        _Run(recording, core, at_step, knobs).to_the_end(max_more_steps)
+        more = MAX_MORE_STEPS if max_more_steps is None else max_more_steps
+        _Run(recording, core, at_step, knobs).to_the_end(more)
     finally:
         engine.shutdown()
         trace.close()

@@ -22,6 +22,16 @@ class PatientSocket(socket.socket):
     """Its client has not taken what was sent to it."""
     _deadline: float | None = None
 
+    def close(self) -> None:
+        """Ends the talk, and keeps the descriptor: a websocket's thread calls this when it likes,
+        and the number would be the next client's while the poller still knows it as this one's."""
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        """The real end. Only for who polls it, once it is on the poller no more."""
+        super().close()
+
     def limit(self, send_s: float) -> None:
         self._set(socket.SO_SNDTIMEO, send_s)
         self._set(socket.SO_RCVTIMEO, SILENCE_S)

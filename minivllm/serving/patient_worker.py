@@ -72,7 +72,7 @@ class Connection(TConn):
         """Closed by whoever is first, once."""
         if not self.closed:
             self.closed = True
-            super().close(False)
+            self.sock.release()
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class PatientWorker(ThreadWorker):
             patient.limit(self.app.settings.send_timeout_s)
             conn = Connection(self.cfg, patient, address, listener.getsockname())
         except OSError:  # gone already
-            patient.close()
+            patient.release()
             return
         self.nr_conns += 1
         self._await_request(conn)

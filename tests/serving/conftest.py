@@ -161,6 +161,9 @@ def _await_ready(server: RunningServer) -> RunningServer:
 
 
 def _kill(server: RunningServer) -> None:
+    if server.process.poll() is not None:  # its number may be another's by now
+        print(f"a server had ended by itself, with {server.process.returncode}:\n{server.log}")
+        return
     pids = server.children()
     server.process.kill()
     server.process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import pytest
 import simple_websocket
 import socketio
 
+from minivllm.serving.patient_socket import PatientSocket
 from tests.serving.conftest import RunningServer, StartServer, answer_of, until
 from viz.viewers import Channel
 
@@ -144,3 +146,14 @@ def test_a_pages_websocket_that_is_gone_already_closes_without_an_error() -> Non
     channel = Channel(lambda: None, None)
     channel.ws = Gone()
     channel.close()
+
+
+def test_a_websocket_that_closes_its_socket_leaves_the_descriptor_to_the_poller() -> None:
+    """Its number would be the next client's, and the poller know two of that number."""
+    ours, theirs = socket.socketpair()
+    patient = PatientSocket(fileno=ours.detach())
+    patient.close()
+    assert patient.fileno() >= 0 and theirs.recv(1) == b""
+    patient.release()
+    assert patient.fileno() == -1
+    theirs.close()
