@@ -21,6 +21,8 @@ BATCHINGS = ("continuous", "static")
 KV_MANAGERS = ("paged", "contiguous")
 RESERVES = ("max_model_len", "request")
 ROUTING_POLICIES = ("round_robin", "least_loaded", "prefix_aware")
+HOST_KV_CACHE_MEMORY = 512 * 2**20
+"""Bytes of the pool on a CPU, unless told otherwise; a GPU is measured."""
 TRACE_LEVELS = ("structure", "sampling", "tensors")
 MAX_KV_BLOCKS = 2**22
 """Of 16 tokens each: 67 million tokens, and half a gigabyte for the bookkeeping alone."""
@@ -81,6 +83,9 @@ class ModelConfig:
     attention_backend: str = "auto"
     """``torch`` | ``triton`` | ``auto`` (triton on a GPU, torch on a CPU): whose kernels compute
     attention and the operations between the matrix products."""
+    enforce_eager: bool = False
+    """On a GPU: launch every kernel of a decode step from Python instead of replaying a recorded
+    CUDA graph."""
     max_model_len: int | None = None
     """Tokens of prompt + output that one request may hold. None: what the model was trained for."""
     seed: int = 0
@@ -93,6 +98,7 @@ class ModelConfig:
             raise ConfigError("model", self.model, "an alias, a path or a hub id")
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("attention_backend", self.attention_backend, ATTENTION_BACKENDS)
+        _check_bool("enforce_eager", self.enforce_eager)
         if self.max_model_len is not None:
             _check_int("max_model_len", self.max_model_len, 2)
         _check_int("seed", self.seed, 0, 2**63 - 1)
@@ -107,8 +113,11 @@ class CacheConfig:
     """Tokens per KV block."""
     num_kv_blocks: int | None = None
     """Blocks in the pool, the null block included (so one less is usable). None: from memory."""
-    kv_cache_memory: int = 512 * 2**20
-    """Bytes for the pool when ``num_kv_blocks`` is None."""
+    kv_cache_memory: int | None = None
+    """Bytes for the pool when ``num_kv_blocks`` is None. None: on a GPU what
+    ``gpu_memory_utilization`` leaves, on a CPU 512 MiB."""
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory (above 0, up to 1) for weights, the largest step and the pool."""
     enable_prefix_caching: bool = True
     """Share the blocks of equal prefixes between requests."""
     kv_manager_cls: str | type = "paged"
@@ -122,7 +131,12 @@ class CacheConfig:
         _check_int("block_size", self.block_size, 1, 1024)
         if self.num_kv_blocks is not None:
             _check_int("num_kv_blocks", self.num_kv_blocks, 2, MAX_KV_BLOCKS)
-        _check_int("kv_cache_memory", self.kv_cache_memory, 1)
+        if self.kv_cache_memory is not None:
+            _check_int("kv_cache_memory", self.kv_cache_memory, 1)
+        share = self.gpu_memory_utilization
+        number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if not number or not 0 < share <= 1:
+            raise ConfigError("gpu_memory_utilization", share, "a number above 0, up to 1")
         _check_bool("enable_prefix_caching", self.enable_prefix_caching)
         _check_class("kv_manager_cls", self.kv_manager_cls, KV_MANAGERS)
         _check_choice("contiguous_reserve", self.contiguous_reserve, RESERVES)
@@ -238,6 +252,8 @@ class ParallelConfig:
 
     data_parallel_size: int = 1
     """Engines, each with the whole model and a KV pool of its own."""
+    data_parallel_rank: int = 0
+    """Which of them this one is, from 0; set by whoever starts it. It decides the GPU."""
     engine_processes: bool = False
     """Run each engine in a process of its own (``serve`` does); else on a thread of this one."""
     routing_policy: str = "prefix_aware"
@@ -251,6 +267,7 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         _check_int("data_parallel_size", self.data_parallel_size, 1, 64)
+        _check_int("data_parallel_rank", self.data_parallel_rank, 0, 63)
         _check_bool("engine_processes", self.engine_processes)
         _check_choice("routing_policy", self.routing_policy, ROUTING_POLICIES)
         for name in ("engine_stall_timeout", "engine_step_timeout"):

@@ -91,6 +91,14 @@ FLAGS = (
         metavar="|".join(ATTENTION_BACKENDS),
     ),
     Flag(
+        "enforce_eager",
+        bool,
+        "--enforce-eager/--no-enforce-eager",
+        _MODEL,
+        "On a GPU: launch each kernel of a decode step from Python, instead of replaying a CUDA "
+        "graph recorded at the start. Slower; starts sooner, and a debugger sees each kernel.",
+    ),
+    Flag(
         "max_model_len",
         int,
         "--max-model-len",
@@ -128,9 +136,18 @@ FLAGS = (
         "--kv-cache-memory",
         _POOL,
         "Memory of the pool, such as 512MiB or 2GB; divided by the bytes of one block it gives "
-        "the number of blocks.",
+        "the number of blocks. Default: 512 MiB on a CPU; on a GPU what --gpu-memory-utilization "
+        "leaves.",
         parse=parse_size,
         metavar="SIZE",
+    ),
+    Flag(
+        "gpu_memory_utilization",
+        float,
+        "--gpu-memory-utilization",
+        _POOL,
+        "Share of a GPU's memory (above 0, up to 1) that the engine may take: the weights and the "
+        "largest step, which is run once to measure it, and the pool, which gets the rest.",
     ),
     Flag(
         "enable_prefix_caching",

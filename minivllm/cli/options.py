@@ -61,7 +61,7 @@ def engine_flags(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(flag: Flag) -> inspect.Parameter:
     default = defaults()[flag.field]
     shown = "" if default is None else str(default)
-    if flag.metavar == "SIZE":
+    if flag.metavar == "SIZE" and default is not None:
         shown = show_size(default)
     elif flag.kind is bool:
         shown = "on" if default else "off"

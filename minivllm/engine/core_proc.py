@@ -112,7 +112,7 @@ class CoreProcess:
     def _build(self) -> CoreLoop:
         settings = self._settings
         _check_private(settings.directory)
-        config = make_config(**settings.config)
+        config = make_config(**{**settings.config, "data_parallel_rank": settings.index})
         tokenizer = make_tokenizer(config, settings.tokenizer)
         executor = make_executor(config, settings.executor)
         trace: Tracer = OFF

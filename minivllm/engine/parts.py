@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from minivllm.config import EngineConfig
+from minivllm.config import HOST_KV_CACHE_MEMORY, EngineConfig
 from minivllm.engine.client import EngineCoreClient
 from minivllm.engine.cores import check_pools, engine_threads, usable_memory
 from minivllm.engine.dp_client import DPClient
@@ -119,7 +119,8 @@ def _in_a_process(
     if lockstep and n > 1:
         raise ConfigError("data_parallel_size", n, "1 for offline use: LLM has one reader")
     if config.cache.num_kv_blocks is None and executor is None:
-        check_pools(config.cache.kv_cache_memory, n, usable_memory())
+        pool_bytes = config.cache.kv_cache_memory or HOST_KV_CACHE_MEMORY
+        check_pools(pool_bytes, n, usable_memory())
     ours = make_tokenizer(config, tokenizer_name)
     try:
         from minivllm.engine.mp_client import MPClient

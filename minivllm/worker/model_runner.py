@@ -9,8 +9,11 @@ Drafts run behind the last token, and each of their rows is sampled as ever; how
 is seen by comparing (vLLM's ``rejection_sampler.py`` compares distributions; this compares tokens,
 which is the same where the noise of a position is fixed).
 
-Counterpart in vLLM: ``vllm/v1/worker/gpu_model_runner.py``. Left out: CUDA graphs, LoRA, multimodal
-encoders, pipeline stages.
+On a GPU the arrays go through buffers that stay where they are (``step_inputs.py``), and a step of
+decodes alone is one launch (``decode_graphs.py``).
+
+Counterpart in vLLM: ``vllm/v1/worker/gpu_model_runner.py``. Left out: LoRA, multimodal encoders,
+pipeline stages.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from minivllm.attention.metadata import AttentionBackend, AttentionMetadata
+from minivllm.attention.metadata import AttentionBackend
 from minivllm.config import TraceConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
@@ -26,7 +29,9 @@ from minivllm.models.causal_lm import CausalLM
 from minivllm.sample.logprobs import gather_logprobs
 from minivllm.sample.sampler import NOTHING_LEFT, SamplerOutput, sample
 from minivllm.worker.capture import StepCapture
+from minivllm.worker.decode_graphs import DecodeGraphs, GraphCapture
 from minivllm.worker.input_batch import FlatBatch, InputBatch, PromptRows, SampledRows
+from minivllm.worker.step_inputs import DeviceInputs, HostInputs, ModelInputs, StepInputs
 
 PROMPT_ROWS_AT_ONCE = 64
 """Logits of so many prompt tokens are made at once: over a vocabulary of 49,152 that is 12 MiB,
@@ -53,6 +58,8 @@ class ModelRunner:
         self.block_size = block_size
         self.batch = InputBatch(block_size)
         self.kv_caches: list[torch.Tensor] = []
+        self.inputs: StepInputs = HostInputs()
+        self.graphs: DecodeGraphs | None = None
 
     def initialize_kv_cache(self, num_blocks: int) -> None:
         """Allocate K and V of ``num_blocks`` blocks for every layer.
@@ -111,18 +118,49 @@ class ModelRunner:
             self.tensors_limit,
         )
 
-    def _forward(self, flat: FlatBatch, capture: StepCapture | None) -> torch.Tensor:
-        metadata = AttentionMetadata(
-            query_start_loc=self._tensor(flat.query_start_loc),
-            seq_lens=self._tensor(flat.seq_lens),
-            block_table=self._tensor(flat.block_table),
-            slot_mapping=self._tensor(flat.slot_mapping),
+    @torch.inference_mode()
+    def record_graphs(self, sizes: list[int], max_blocks: int, capture: GraphCapture) -> None:
+        """Record decode steps of these batch sizes, over the KV cache as it is now: call this
+        after :meth:`initialize_kv_cache`. ``max_blocks``: longest row of a block table."""
+        inputs = DeviceInputs(self.device, max(sizes), max(sizes), max_blocks)
+        self.graphs = DecodeGraphs(sizes, inputs, self._run_model, capture)
+
+    @torch.inference_mode()
+    def run_largest_step(self, num_tokens: int, num_seqs: int) -> None:
+        """One step as large as the limits allow, for nobody: what memory it takes is measured
+        (``memory_profile.py``). Its K and V are stored nowhere."""
+        share, rest = divmod(num_tokens, num_seqs)
+        counts = np.array([share + (i < rest) for i in range(num_seqs)], dtype=np.int32)
+        starts = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+        caches, self.kv_caches = self.kv_caches, []
+        self.initialize_kv_cache(num_blocks=1)
+        flat = FlatBatch(
+            input_ids=np.zeros(num_tokens, dtype=np.int64),
+            positions=np.concatenate([np.arange(count) for count in counts]),
+            query_start_loc=starts,
+            seq_lens=counts,
+            block_table=np.zeros((num_seqs, -(-int(counts.max()) // self.block_size)), np.int32),
+            slot_mapping=np.full(num_tokens, -1, dtype=np.int64),
+            sampled=[],
+            prompt_rows=[],
         )
-        attention = self.backend.prepare(metadata, self.block_size)
+        hidden = self._run_model(self.inputs.load(flat))
+        last = torch.from_numpy(starts[1:].astype(np.int64) - 1).to(self.device)
+        self.model.compute_logits(hidden[last]).logsumexp(-1)  # the sampler's own first reduction
+        self.kv_caches = caches
+
+    def _forward(self, flat: FlatBatch, capture: StepCapture | None) -> torch.Tensor:
+        if capture is None and self.graphs is not None:
+            size = self.graphs.size_for(flat)
+            if size is not None:
+                return self.graphs.run(flat, size)
+        return self._run_model(self.inputs.load(flat), capture)
+
+    def _run_model(self, inputs: ModelInputs, capture: StepCapture | None = None) -> torch.Tensor:
+        attention = self.backend.prepare(inputs.metadata, self.block_size)
         if capture is not None:
             attention = capture.watch(attention)
-        input_ids, positions = self._tensor(flat.input_ids), self._tensor(flat.positions)
-        return self.model(input_ids, positions, self.kv_caches, attention)
+        return self.model(inputs.input_ids, inputs.positions, self.kv_caches, attention)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -88,7 +88,7 @@ def test_every_field_of_the_engine_can_be_set_by_a_flag() -> None:
 def test_the_help_shows_the_defaults_of_the_configuration(python_without: RunPython) -> None:
     text = " ".join(python_without(CLI, "generate", "--help").stdout.split())
     assert f"[default: {defaults()['max_num_batched_tokens']}]" in text
-    assert "[default: 512MiB]" in text and "[default: on]" in text
+    assert "[default: 256MiB]" in text and "[default: on]" in text
 
 
 @pytest.mark.parametrize(
