@@ -6,24 +6,28 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
+
+import pytest
 
 from minivllm.trace.events import REASONS, ROUTE_WHYS
 from viz.server import STATIC
 
-VENDOR = STATIC / "vendor"
+OF_THE_PAGE, OF_ITS_TESTS = STATIC / "vendor", Path(__file__).parent / "vendor"
 
 
-def test_vendored_files_are_those_whose_hashes_stand_in_vendor_json() -> None:
-    packages = json.loads((VENDOR / "vendor.json").read_text())["packages"]
+@pytest.mark.parametrize("vendor", [OF_THE_PAGE, OF_ITS_TESTS], ids=["page", "tests"])
+def test_vendored_files_are_those_whose_hashes_stand_in_vendor_json(vendor: Path) -> None:
+    packages = json.loads((vendor / "vendor.json").read_text())["packages"]
     listed: dict[str, str] = {}
     for package in packages:
         assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"])
         assert package["integrity"].startswith("sha512-") and package["license"]
         listed |= {file["path"]: file["integrity"] for file in package["files"]}
     found = {
-        path.relative_to(VENDOR).as_posix(): "sha384-"
+        path.relative_to(vendor).as_posix(): "sha384-"
         + base64.b64encode(hashlib.sha384(path.read_bytes()).digest()).decode()
-        for path in VENDOR.rglob("*")
+        for path in vendor.rglob("*")
         if path.is_file() and path.name != "vendor.json"
     }
     assert found == listed
