@@ -28,7 +28,8 @@ const { find } = await core("find.js");
 const { sayState } = await core("say.js");
 
 const json = (value) => JSON.parse(JSON.stringify(value));
-const readJson = (path) => JSON.parse(readFileSync(new URL(path, root), "utf8"));
+const readText = (path) => readFileSync(new URL(path, root), "utf8");
+const readJson = (path) => JSON.parse(readText(path));
 
 const vectors = readdirSync(new URL("tests/vectors/", root))
   .filter((name) => name.endsWith(".json"))
@@ -628,6 +629,10 @@ test("a clock turned by hand runs only then", () => {
 // --- colours -----------------------------------------------------------------------------------
 
 const { themes, hatches } = readJson("viz/static/palette.json");
+const [, share] = /\.chip\.dimmed[^}]*var\(--hue\) (\d+)%/.exec(readText("viz/static/style/base.css"));
+const CHIP_BEHIND = Number(share) / 100;
+
+const hexOf = (rgb) => `#${rgb.match(/\d+/g).map((v) => Number(v).toString(16).padStart(2, "0")).join("")}`;
 
 for (const [name, theme] of Object.entries(themes)) {
   test(`${name}: hues stand out from the ground, names on chips and texts can be read`, () => {
@@ -642,6 +647,21 @@ for (const [name, theme] of Object.entries(themes)) {
     }
     assert.ok(palette.contrast(theme.danger, theme.ink) >= 4.5);
     assert.ok(palette.contrast(theme.rim, theme.background) >= 12);
+  });
+
+  test(`${name}: what steps back keeps words that can be read, and the focus is seen everywhere`, () => {
+    for (const hue of [...theme.hues, theme.grey]) {
+      const chip = hexOf(palette.mix(hue, theme.background, CHIP_BEHIND));
+      assert.ok(palette.contrast(theme.text, chip) >= 4.5, `name on a chip of ${hue}`);
+    }
+    for (const ground of [theme.background, theme.surface, theme.raised]) {
+      assert.ok(palette.contrast(theme.focus, ground) >= 7);
+      for (const words of [theme.text, theme.dim]) {
+        const faded = hexOf(palette.mix(words, ground, palette.wordStrength(0.35)));
+        assert.ok(palette.contrast(faded, ground) >= 4.5, `${words} of a faded drawing on ${ground}`);
+      }
+    }
+    assert.ok(palette.contrast(theme.faint, theme.background) >= 3, "bars of the scrubber");
   });
 
   for (const sight of palette.SIGHTS) {
@@ -660,6 +680,12 @@ for (const [name, theme] of Object.entries(themes)) {
     for (const hue of theme.hues) assert.ok(palette.distance(hue, theme.danger) >= 0.1, hue);
   });
 }
+
+test("words fade less than drawings, and not at all where nothing is drawn yet", () => {
+  assert.equal(palette.wordStrength(0), 0);
+  assert.equal(palette.wordStrength(1), 1);
+  assert.ok(palette.wordStrength(0.6) === palette.wordStrength(0.35) && palette.wordStrength(0.1) < 0.3);
+});
 
 test("every hue has a hatch of its own", () => {
   assert.equal(new Set(hatches).size, 8);

@@ -48,6 +48,12 @@ export function distance(a, b, sight = "normal") {
   return Math.hypot(...x.map((v, i) => v - y[i]));
 }
 
+// How strong words are whose drawing has a strength of `alpha`: what steps back (0.35) keeps words
+// that can be read; what has not come yet (0) has none.
+export const WORDS_LEAST = 0.9;
+
+export const wordStrength = (alpha) => Math.max(alpha, Math.min(alpha / 0.35, 1) * WORDS_LEAST);
+
 // `share` of colour a over colour b, as a canvas or CSS colour.
 export function mix(a, b, share) {
   const [x, y] = [parseHex(a), parseHex(b)];

@@ -2,7 +2,7 @@
 
 import { FILLED, OUTPUT, budgetLayout } from "#core/layout.js";
 import { CanvasElement } from "#view/canvas.js";
-import { MONO, drawToken } from "#view/paint.js";
+import { MONO, drawToken, fillWords } from "#view/paint.js";
 import { hueColour, pattern, theme, tint } from "#view/theme.js";
 
 const LABEL = 18;
@@ -40,7 +40,7 @@ class Budget extends CanvasElement {
     const fits = [text, name].find((label) => context.measureText(label).width <= segment.width - 2);
     // One that stands alone may write on over the unused rest.
     const alone = layout.segments.length === 1;
-    if (fits || alone) context.fillText(fits ?? text, segment.x + 1, 11);
+    if (fits || alone) fillWords(context, fits ?? text, segment.x + 1, 11);
     if (layout.mode === "cells") {
       for (let i = 0; i < segment.n; i += 1) {
         const flags = FILLED | (segment.start + i >= segment.prompt ? OUTPUT : 0);

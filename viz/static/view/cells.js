@@ -3,7 +3,7 @@
 
 import { axisOf, pieces, ticks } from "#core/timeline.js";
 import { CanvasElement } from "#view/canvas.js";
-import { MONO, SANS } from "#view/paint.js";
+import { MONO, SANS, fillWords } from "#view/paint.js";
 import { hueColour, pattern, theme, tint as mixed } from "#view/theme.js";
 
 const NUMBERS = 18; // px, the line with the steps' numbers
@@ -242,7 +242,7 @@ class Cells extends CanvasElement {
     context.textAlign = "left";
     context.textBaseline = "alphabetic";
     context.fillStyle = theme.colours.text;
-    context.fillText(row.req, gutter + x + 2, y + h / 2 + 4);
+    fillWords(context, row.req, gutter + x + 2, y + h / 2 + 4);
     context.globalAlpha = 1;
   }
 
@@ -258,7 +258,7 @@ class Cells extends CanvasElement {
       context.fillRect(0, y, 4, lane - 3);
       context.font = `${row.req === chosen ? 700 : 600} 12px ${MONO}`;
       context.fillStyle = theme.colours.text;
-      context.fillText(row.req, 9, y + (lane - 3) / 2 + 4);
+      fillWords(context, row.req, 9, y + (lane - 3) / 2 + 4);
     }
     context.globalAlpha = 1;
   }

@@ -21,7 +21,7 @@ export function differenceTable(board, result) {
     return html`${heading}${line(board, result, row)}`;
   });
   return html`<section class="difference" aria-label="What they come to"><table>
-      <thead><tr><th></th><th scope="col">A</th><th scope="col">B</th><th scope="col">B−A</th><th scope="col">because</th></tr></thead>
+      <thead><tr><th scope="col">measure</th><th scope="col">A</th><th scope="col">B</th><th scope="col">B−A</th><th scope="col">because</th></tr></thead>
       <tbody>${lines}</tbody></table>
     <p><button class="tool" aria-expanded=${pair.all} @click=${() => {
       pair.all = !pair.all;

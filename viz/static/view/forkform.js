@@ -11,7 +11,7 @@ export function pickB(board) {
     ${pair.wanted ? html`<p role="status">Fetching ${pair.wanted} …</p>` : nothing}
     <ul>${candidates.slice(0, 24).map((run) => html`<li><button class="tool" ?disabled=${Boolean(pair.wanted)} @click=${() => pair.load(run.id)}
       ><b>${run.label || run.id}</b> <small>${aboutRun(run, own)}</small></button></li>`)}
-      <li><button class="tool" @click=${() => board.chooseFile()}><b><kbd>O</kbd> a trace file of yours</b>
+      <li><button class="tool" @click=${() => board.chooseFile()}><b><kbd aria-hidden="true">O</kbd> a trace file of yours</b>
         <small>it is read here and sent nowhere</small></button></li></ul>
     ${candidates.length ? nothing : html`<p class="quiet">No other run is here: make one with another knob.</p>`}
   </section>`;

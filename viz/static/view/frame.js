@@ -19,11 +19,11 @@ export function topBar(board) {
     ${board.narrow ? nothing : viewsNav(board)}
     <span class="space"></span>
     ${drawerButtons(board)}
-    ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { text: html`<kbd>X</kbd> knobs` })}
-    ${keyButton("open a trace file", "O", () => board.chooseFile(), { text: html`<kbd>O</kbd> open` })}
-    ${keyButton("find", "/", () => board.open("find"), { text: html`<kbd>/</kbd> find` })}
-    ${keyButton("help and legend", "?", () => board.open("help"), { text: html`<kbd>?</kbd> help` })}
-    ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd>◐</kbd> theme` })}
+    ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { lettered: "knobs" })}
+    ${keyButton("open a trace file", "O", () => board.chooseFile(), { lettered: "open" })}
+    ${keyButton("find", "/", () => board.open("find"), { lettered: "find" })}
+    ${keyButton("help and legend", "?", () => board.open("help"), { lettered: "help" })}
+    ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd aria-hidden="true">◐</kbd> theme` })}
     ${enginePill(board)}
   </header>`;
 }
@@ -52,7 +52,7 @@ export function viewsNav(board) {
 export function drawerButtons(board) {
   const { frame } = board;
   return frame.drawers.map(({ id, title, short, key }) => keyButton(title, key.toUpperCase(), () => frame.toggle(id), {
-    text: html`<kbd>${key.toUpperCase()}</kbd> ${short}`,
+    lettered: short,
     pressed: frame.drawerId === id,
   }));
 }
@@ -161,7 +161,7 @@ export function transport(board) {
       ${keyButton("one step on", "→", () => board.travel.on(), { text: icon("on") })}
       ${keyButton("last step", "End", () => board.travel.end(), { text: icon("last") })}
     </div>
-    ${board.narrow ? nothing : keyButton("timeline", "Y", () => board.frame.show(board.frame.id === "timeline" ? "board" : "timeline"), { text: html`<kbd>Y</kbd> timeline`, pressed: board.frame.id === "timeline" })}
+    ${board.narrow ? nothing : keyButton("timeline", "Y", () => board.frame.show(board.frame.id === "timeline" ? "board" : "timeline"), { lettered: "timeline", pressed: board.frame.id === "timeline" })}
     <div class="speed">
       ${keyButton("slower", "[", () => board.travel.faster(-1), { text: "−" })}
       <span>${speedName(speed)}</span>

@@ -17,11 +17,11 @@ export function knobsPanel(board) {
       ${board.isLive ? nothing : scenarioRow(board)}
       ${groups.map((group) => html`<fieldset><legend>${group.replace(/^The /, "")}</legend>
         ${offers.knobs.filter((knob) => knob.group === group).map((knob) => knobRow(board, knob))}</fieldset>`)}
-      <footer>
+      <div class="foot">
         <span class="notice" role="alert">${knobs.notice || changeWords(knobs)}</span>
         ${board.engine.driver ? nothing : html`<span class="quiet">only the driver may run or change anything</span>`}
         <button class="primary" type="submit" ?disabled=${!ready(board)}>${board.isLive ? "Apply" : "Run"}</button>
-      </footer>
+      </div>
     </form>`);
 }
 

@@ -3,6 +3,7 @@
 // Hue says which request. Fill says the state of a slot. Outline and mark say what happened now.
 
 import { FILLED, NO_TOKEN, OUTPUT, RAN, REUSED, slotGrid } from "#core/layout.js";
+import { wordStrength } from "#core/palette.js";
 import { slots } from "#core/scene.js";
 import { hueColour, pattern, theme, tint } from "#view/theme.js";
 
@@ -126,7 +127,15 @@ export function write(context, text, x, y, colour, font, align = "left") {
   context.textAlign = align;
   context.textBaseline = "alphabetic";
   context.fillStyle = colour;
+  fillWords(context, text, x, y);
+}
+
+// Words of what steps back stay fit to read while its drawing fades.
+export function fillWords(context, text, x, y) {
+  const strength = context.globalAlpha;
+  context.globalAlpha = wordStrength(strength);
   context.fillText(text, x, y);
+  context.globalAlpha = strength;
 }
 
 // A block of 60 px or more: id, marks, owners, a cell for each slot.

@@ -64,7 +64,7 @@ function lifeList(life, step, link) {
 export function dialog(board, title, body) {
   return html`<div class="veil" @click=${(event) => event.target === event.currentTarget && board.close()}>
     <section class="dialog" role="dialog" aria-modal="true" aria-label=${title}>
-      <header><h2>${title}</h2><button class="tool" aria-label="close (Esc)" @click=${() => board.close()}>✕</button></header>
+      <div class="dialog-head"><h2>${title}</h2><button class="tool" aria-label="close (Esc)" @click=${() => board.close()}>✕</button></div>
       ${body}
     </section>
   </div>`;

@@ -73,7 +73,10 @@ export function textTail({ prompt, output, newest }) {
 
 export const visible = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥");
 
-export function keyButton(label, key, action, { text = label, pressed = null, disabled = false } = {}) {
-  return html`<button class="tool" aria-label=${label} title="${label} (${key})"
-    aria-pressed=${pressed ?? nothing} ?disabled=${disabled} @click=${action}>${text}</button>`;
+const SHORTCUTS = { "←": "ArrowLeft", "→": "ArrowRight" }; // as ARIA names them
+
+// A button with a key. `lettered`: the key stands on it, beside the word that is its name.
+export function keyButton(label, key, action, { text = label, lettered = null, pressed = null, disabled = false } = {}) {
+  return html`<button class="tool" aria-label=${lettered ? nothing : label} title="${label} (${key})" aria-keyshortcuts=${SHORTCUTS[key] ?? key}
+    aria-pressed=${pressed ?? nothing} ?disabled=${disabled} @click=${action}>${lettered ? html`<kbd aria-hidden="true">${key}</kbd> ${lettered}` : text}</button>`;
 }

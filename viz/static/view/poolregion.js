@@ -11,7 +11,7 @@ export function poolRegion(board, scene) {
   const pool = scene?.pool;
   return html`<section class="pool" aria-labelledby="pool-title">
     <h2 id="pool-title">KV pool ${pool ? html`<b>${pool.used}</b><span class="of">of ${pool.total} in use</span>` : nothing}
-      ${keyButton("the pool by itself", "P", () => board.frame.show("pool"), { text: "larger" })}
+      ${keyButton("the pool by itself, larger", "P", () => board.frame.show("pool"), { text: "larger" })}
       <span class="aside">${pool ? `${plural(scene.config.block_size, "token")} a block` : ""}</span></h2>
     ${pool ? grid(board, scene) : nothing}
     ${pool ? freeQueue(board, pool) : nothing}

@@ -5,7 +5,7 @@ import { queueMotion } from "#core/poolview.js";
 import { SANS, write } from "#view/paint.js";
 import { ScrollCanvas } from "#view/scrollcanvas.js";
 import { drawMarks, drawTag } from "#view/tag.js";
-import { theme, tint } from "#view/theme.js";
+import { theme } from "#view/theme.js";
 import { cut } from "#view/words.js";
 
 const PLACE = 36; // the number in line
@@ -45,7 +45,7 @@ class Queue extends ScrollCanvas {
     context.globalAlpha = alpha * (lit && !lit.blocks.has(id) ? faded : 1);
     const x = PLACE - shift * SHIFT;
     const place = at === 0 ? "next" : at === free.length - 1 ? "last" : `${at + 1}`;
-    write(context, place, PLACE - 8, middle + 4, at === 0 ? theme.colours.text : tint(theme.colours.dim, 0.8), `11px ${SANS}`, "right");
+    write(context, place, PLACE - 8, middle + 4, at === 0 ? theme.colours.text : theme.colours.dim, `11px ${SANS}`, "right");
     const tag = digits * 8 + 14;
     drawTag(context, face, x, middle - 10, tag, 20, { ring: looked });
     const end = drawMarks(context, face, x + tag + 6, middle + 4.5);

@@ -104,7 +104,7 @@ function head(board, result) {
     <button class="tool" @click=${() => {
       pair.flip();
       board.frame.show("board");
-    }}><kbd>B</kbd> the Board, on ${pair.flipped ? "A" : "B"}</button>
+    }}><kbd aria-hidden="true">B</kbd> the Board, on ${pair.flipped ? "A" : "B"}</button>
   </header>`;
 }
 

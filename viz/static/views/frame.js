@@ -56,6 +56,10 @@ export class Frame {
     return [...views.values()].filter((view) => view.named).sort((a, b) => at(a) - at(b));
   }
 
+  get views() {
+    return [...views.values()];
+  }
+
   get drawers() {
     return [...drawers.values()];
   }

@@ -78,7 +78,7 @@ function listing(board, file, fn, at) {
       const opened = open?.file === file && open.number === line.number;
       return html`<li class="${current ? "current" : ""} ${line.now ? "now" : ""}" aria-current=${current ? "true" : nothing}>
         <span class="hits">${line.hits || ""}</span><span class="line-number">${line.number}</span>${line.srcs.length
-          ? html`<button aria-expanded=${opened} aria-label=${`line ${line.number}: ${plural(line.hits, "event")}`} @click=${() => toggle(board, file, line.number)}><code>${line.text || " "}</code></button>`
+          ? html`<button aria-expanded=${opened} title=${plural(line.hits, "event")} @click=${() => toggle(board, file, line.number)}><code>${line.text || " "}</code></button>`
           : html`<code>${line.text || " "}</code>`}
         ${opened ? eventsAt(board, file, line) : nothing}</li>`;
     })}</ol>`;

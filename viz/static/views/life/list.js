@@ -23,12 +23,11 @@ export function lifeList(lives, view) {
     <header><h2>${plural(all.length, "request")} <span>in steps ${from}–${to}</span></h2>
       ${all.length > 1 ? html`<p>The slowest: ${slowest.map((life, i) => html`${i ? ", " : ""}${chip(board, life.req, board.hueOf(life.req), { flip: false })} ${plural(life.steps, "step")}${whereWords(life)}`)}.</p>` : nothing}
       <p class="quiet">Choose one to follow it.</p></header>
-    <ol>${shown.map((life) => html`<li><button class="life-row" data-req=${life.req} @click=${() => view.follow(life.req)}
-      aria-label=${rowWords(life)}>
+    <ol>${shown.map((life) => html`<li><button class="life-row" data-req=${life.req} @click=${() => view.follow(life.req)}>
       <span class="chip ${board.hueOf(life.req) >= 0 ? `h${board.hueOf(life.req)}` : "grey"}"><span>${life.req}</span></span>
       <vz-ministair .data=${mini(life, board.hueOf(life.req), from, to, most)}></vz-ministair>
       <span class="count">${plural(life.steps, "step")}${life.ended === null ? " so far" : ""}</span>
-      <span class="count">TTFT ${life.ttft ?? "–"}</span>
+      <span class="count">TTFT ${life.ttft ?? "–"}</span><span class="hidden">${whereWords(life)}</span>
       <span class="said">${visible(words(life))}</span></button></li>`)}</ol>
     ${all.length > shown.length ? html`<p class="quiet">… ${all.length - shown.length} more; <kbd>/</kbd> finds them.</p>` : nothing}
   </div>`;
@@ -50,5 +49,3 @@ const whereWords = ({ preemptions, bands }) => {
 };
 
 const words = ({ tokens, numPrompt }) => tokens.slice(Math.max(numPrompt - 6, 0)).map(({ text }) => text).join("").slice(0, 90);
-
-const rowWords = (life) => `${life.req}: ${plural(life.steps, "step")}${life.ended === null ? " so far" : ""}, TTFT ${life.ttft ?? "not yet"}${whereWords(life)}`;
