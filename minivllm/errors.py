@@ -95,6 +95,12 @@ class MissingArtifactError(ArtifactError):
     """A step's arrays are not there: never captured, no longer kept, or moved away."""
 
 
+class ExportError(TraceError):
+    """A run cannot be put into a file that opens from disk: too large, or without its beginning."""
+
+    exit_status = 2
+
+
 class ReplayError(TraceError):
     """A trace can be read and not be run again; the message says what it lacks."""
 

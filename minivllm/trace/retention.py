@@ -37,7 +37,7 @@ _encoder = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
-class _Beginning:
+class Beginning:
     """What one stream's dropped events add up to."""
 
     state: State | Front
@@ -85,7 +85,7 @@ class StepRing:
         self._flushes = 0
         self._steps: dict[str, deque[_Step]] = {}
         self._counts: dict[str, int] = {}  # stream → lines that are kept
-        self._beginnings: dict[str, _Beginning] = {}
+        self._beginnings: dict[str, Beginning] = {}
         self._num_begun = 0  # steps that have ever begun, of all engines
         self._rewrite_at = 2 * size  # steps
         self._num_cut = 0  # lines that were dropped for their number since the file was written
@@ -147,7 +147,7 @@ class StepRing:
         beginning = self._beginnings.get(stream)
         if beginning is None:
             state = new_state() if _is_engine(stream) else Front()
-            beginning = self._beginnings[stream] = _Beginning(state)
+            beginning = self._beginnings[stream] = Beginning(state)
         for _, lines in step.parts:
             for line in lines:
                 beginning.take(line)

@@ -7,7 +7,7 @@ import { listenToKeys } from "#board/keys.js";
 import { Runs } from "#board/runs.js";
 import { Clock, FADE_MS } from "#core/clock.js";
 import { parseHash } from "#core/url.js";
-import { LiveChannel } from "#net/live.js";
+import { hasServer, resource, startHash } from "#net/home.js";
 import { chipPlaces, fade, slideChips } from "#view/motion.js";
 import { drawLinks, page } from "#view/page.js";
 import { poolProgress } from "#view/poolregion.js";
@@ -116,9 +116,22 @@ board.say = (words) => {
 
 // --- what the Board asks of its page --------------------------------------------------------------
 
-board.remember = (key, value) => localStorage.setItem(`minivllm.${key}`, value);
+// Some browsers keep nothing for a page that was opened from disk; then nothing is remembered.
+board.remember = (key, value) => {
+  try {
+    localStorage.setItem(`minivllm.${key}`, value);
+  } catch {
+    // as above
+  }
+};
 
-board.recall = (key) => localStorage.getItem(`minivllm.${key}`);
+board.recall = (key) => {
+  try {
+    return localStorage.getItem(`minivllm.${key}`);
+  } catch {
+    return null;
+  }
+};
 
 board.refreshRuns = () => runs.refresh();
 
@@ -175,13 +188,14 @@ function themed() {
 // --- start -------------------------------------------------------------------------------------
 
 async function start() {
-  palette = await (await fetch("/static/palette.json")).json();
+  palette = await resource("palette.json");
   themeAt = Number(board.recall("theme") ?? 0) % THEMES.length || 0;
   board.keysOff = board.recall("keys") === "off";
   const quiet = matchMedia("(prefers-reduced-motion: reduce)");
   board.player.reducedMotion = quiet.matches;
   quiet.addEventListener("change", () => (board.player.reducedMotion = quiet.matches));
   const transport = new URLSearchParams(location.search).get("transport");
+  const { LiveChannel } = await (hasServer ? import("#net/live.js") : import("#net/absent.js"));
   board.engine.channel = new LiveChannel(runs.listeners(), transport ? [transport] : undefined);
   themed();
   listenToKeys(board, root);
@@ -196,7 +210,7 @@ async function start() {
   root.addEventListener("focusin", pointAt);
   root.addEventListener("pointerleave", () => board.focus.point(null));
   await runs.refresh();
-  const place = parseHash(location.hash);
+  const place = parseHash(location.hash || startHash);
   board.frame.take(place);
   const first = place.run ?? board.runs[0]?.id;
   if (first) await runs.open(first, place);

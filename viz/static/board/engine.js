@@ -1,6 +1,7 @@
 // The live engine as the page sees it: how far it is, its gate, and what may be asked of it.
 
 import { findRequest } from "#net/history.js";
+import { hasServer } from "#net/home.js";
 
 const FOLLOW_TRIES = 20; // no more: a paused engine may say nothing for long
 const FOLLOW_EVERY_MS = 250;
@@ -20,6 +21,7 @@ export class EngineLink {
   // May a prompt be sent now, and if not, why?
   get canSend() {
     const live = this.board.runs.some((run) => run.kind === "live");
+    if (!hasServer) return { ready: false, reason: "a file has no engine" };
     if (!this.linked) return { ready: false, reason: "no connection to the server" };
     if (live && this.driver) return { ready: true, reason: "" };
     if (live) return { ready: false, reason: "only the driver may send prompts" };

@@ -12,6 +12,7 @@ import { timelineOf } from "#core/timeline.js";
 import { traceOf } from "#core/trace.js";
 import { parseKnob } from "#board/knobs.js";
 import { loadWorkbench } from "#net/history.js";
+import { hasServer } from "#net/home.js";
 
 const LIVE_PAUSE_MS = 1000; // a run that grows is compared anew at most so often
 
@@ -166,7 +167,8 @@ export class Pair {
   get refusal() {
     const { engine } = this.board;
     const { run } = this.a;
-    if (run?.lives) return `This run was read from your file and is not on the server. On the command line: minivllm fork FILE${this.fromStart ? "" : ` --at-step ${this.since}`} --set KEY=VALUE`;
+    const whose = hasServer ? "This run was read from your file and is not on the server." : "This page is one file, without a server.";
+    if (run?.lives) return `${whose} On the command line: minivllm fork FILE${this.fromStart ? "" : ` --at-step ${this.since}`} --set KEY=VALUE`;
     if (this.offers && !this.offers.knobs.length) return "This server only shows runs: minivllm fork makes one on the command line.";
     if (!engine.linked) return "There is no connection to the server.";
     if (!engine.driver) return "Only the driver may run anything.";

@@ -181,7 +181,7 @@ export class Runs {
   // The first visit begins with the tour; a link to a certain place does not.
   async #offerTour(run, place) {
     const { board } = this;
-    const script = await loadTour(run.id).catch(() => null);
+    const script = run.script ?? (await loadTour(run.id).catch(() => null));
     if (!script || board.run?.id !== run.id) return;
     board.tour = new Tour(board, script);
     if ((place.step ?? null) === null && !board.recall("tour")) board.tour.start();

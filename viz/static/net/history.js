@@ -1,8 +1,11 @@
 // Events and states by HTTP: recordings, gaps, and the past of a run that was joined late.
 
+import { NO_SERVER, arrayInside, hasServer, runsInside } from "#net/home.js";
+
 const CHUNK = 5000; // what the server gives at once
 
 async function getJson(path) {
+  if (!hasServer) throw new Error(NO_SERVER);
   const response = await fetch(path);
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error?.message ?? body.error ?? `the server answered ${response.status}`);
@@ -10,7 +13,7 @@ async function getJson(path) {
 }
 
 export const loadWorkbench = () => getJson("/api/workbench");
-export const listRuns = () => getJson("/api/runs");
+export const listRuns = () => (hasServer ? getJson("/api/runs") : runsInside());
 export const loadRun = (run) => getJson(`/api/runs/${encodeURIComponent(run)}`);
 export const loadTour = (run) => getJson(`/api/runs/${encodeURIComponent(run)}/tour`);
 
@@ -27,9 +30,10 @@ export function loadSnapshot(run, { stream, life }) {
   return getJson(`/api/runs/${encodeURIComponent(run)}/snapshot?${query}`);
 }
 
-// One array of a captured step: {name, dtype, shape, values}.
-export function loadArray(run, { stream, life }, step, name) {
-  const query = `stream=${encodeURIComponent(stream)}&life=${life ?? ""}`;
+// One array of a captured step: {name, dtype, shape, values}; `at` fixes its first axes.
+export function loadArray(run, { stream, life }, step, name, at = []) {
+  if (!hasServer) return arrayInside(run, { stream, life }, step, name, at);
+  const query = `stream=${encodeURIComponent(stream)}&life=${life ?? ""}${at.length ? `&at=${at.join(",")}` : ""}`;
   return getJson(`/api/runs/${encodeURIComponent(run)}/artifacts/${step}/${encodeURIComponent(name)}?${query}`);
 }
 

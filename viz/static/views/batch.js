@@ -118,7 +118,7 @@ function requestsTable(board, batch) {
 function comparison(board, batch) {
   const event = board.store.eventsOf(board.step).find(({ kind }) => kind === "exec.tensors");
   if (!event) return html`<span class="quiet">Made from the events: the worker’s own arrays were not recorded.</span> ${armed(board)}`;
-  if (board.run.lives) return html`<span class="quiet">The worker’s own arrays lie beside the trace file; a page that reads a file alone cannot see them.</span>`;
+  if (board.run.lives && !board.run.inside) return html`<span class="quiet">The worker’s own arrays lie beside the trace file; a page that reads a file alone cannot see them.</span>`;
   const found = fetched(board, event);
   if (found.state === "asked") return html`<span class="quiet">The worker’s own arrays are being fetched …</span>`;
   if (found.state === "failed") return html`<span>The worker’s own arrays cannot be read: ${found.words}</span>`;

@@ -1,0 +1,314 @@
+"""One file that opens from disk: the page, and the runs in it. No server, no network.
+
+    Export(runs).parts() → the HTML in pieces, to a file (``minivllm trace export --html``) or to a
+    browser (``GET /api/runs/ID/export``)
+
+The page itself is the served one: ``index.html``, its style sheets inlined, its modules and
+resources packed into one data block, each trace into another (gzip in base64, so that nothing in a
+prompt can end the element it stands in). ``static/exported.js`` unpacks them, and
+``static/net/home.js`` is where the page learns that there is no server. The policy in the file lets
+run what this room put there, and lets nothing be loaded from anywhere. No counterpart in vLLM.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import posixpath
+import re
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from minivllm.errors import ArtifactError, ExportError
+from minivllm.trace.artifacts import ITEM_BYTES, Artifact
+from minivllm.trace.cut import cut_steps, cut_time
+from minivllm.trace.events import ArrayInfo
+from minivllm.trace.words import join
+from viz.runs import Run
+
+STATIC = Path(__file__).parent / "static"
+
+MAX_TRACE_BYTES = 64 * 2**20
+"""Of one trace, unpacked: 250,000 events, which a browser takes in within some seconds."""
+MAX_ARRAY_BYTES = 16 * 2**20
+"""Of the arrays of all captured steps of a run, unpacked."""
+SMALL_ARRAY_BYTES = 64 * 2**10
+"""Arrays up to this size go in first, of all steps: the batch's own, which the drawer compares."""
+
+LEFT_OUT = ("vendor/socket.io-client/", "exported.js")
+"""What only a served page needs, and what stands in the file in the clear."""
+
+
+Steps = tuple[int, int]
+"""The first and the last that are wanted."""
+
+
+class Export:
+    """An exported file. Everything that can be refused is refused when it is made."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        steps: Steps | None = None,
+        names: Sequence[str] = (),
+        max_bytes: int = MAX_TRACE_BYTES,
+    ) -> None:
+        """``names``: what each run's file is called, where it has one. With two runs the file opens
+        with the second beside the first, in Compare.
+
+        Raises TraceError for a run that cannot be read, ExportError for one that is too large, or
+        whose beginning is no longer kept.
+        """
+        self._packs = [_Pack(run, steps, max_bytes) for run in runs]
+        self.names = list(names) or [run.id for run in runs]
+        ids = [pack.run.id for pack in self._packs]
+        self.title = " and ".join(ids)
+        beside = {"start": f"#/run/{ids[0]}?view=compare&with={ids[1]}"} if len(ids) == 2 else {}
+        self._about = {"runs": [self._row(i) for i in range(len(ids))], **beside}
+
+    def _row(self, number: int) -> dict[str, Any]:
+        pack = self._packs[number]
+        header = pack.header
+        return {
+            "id": pack.run.id,
+            "label": pack.run.label,
+            "script": pack.run.tour(),
+            "trace": f"trace-{number}",
+            "file": {
+                "name": self.names[number],
+                "made": header["created"],
+                "version": header["engine_version"],
+            },
+            "arrays": {
+                "data": f"arrays-{number}",
+                "index": pack.arrays.index,
+                "left_out": pack.arrays.left_out,
+            },
+        }
+
+    @property
+    def left_out(self) -> list[str]:
+        """A sentence for each run whose arrays are not all in the file."""
+        return [
+            f"{pack.run.id}: {pack.arrays.left_out}"
+            for pack in self._packs
+            if pack.arrays.left_out and pack.arrays.given
+        ]
+
+    def parts(self) -> Iterator[bytes]:
+        page = _page()
+        nonce = secrets.token_urlsafe(18)
+        boot = (STATIC / "exported.js").read_text(encoding="utf-8")
+        policy = (
+            f"default-src 'none'; script-src {_hash(boot)} 'nonce-{nonce}'; "
+            f"style-src {_hash(page.style)}; img-src data: blob:; base-uri 'none'; "
+            "form-action 'none'"
+        )
+        yield (
+            '<!doctype html>\n<html lang="en" data-theme="dark">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>minivllm · {escape(self.title)}</title>\n"
+            f'<link rel="icon" href="{page.icon}">\n<style>{page.style}</style>\n</head>\n'
+        ).encode()
+        yield page.body.encode()
+        packed = {"modules": page.modules, "resources": page.resources, "about": self._about}
+        yield from _block("page", [json.dumps(packed, ensure_ascii=False).encode()])
+        for number, pack in enumerate(self._packs):
+            yield from _block(f"trace-{number}", pack.lines)
+            yield from _block(f"arrays-{number}", pack.arrays.data)
+        yield f'<script nonce="{nonce}">{boot}</script>\n</body>\n</html>\n'.encode()
+
+
+class _Pack:
+    """One run as it goes into the file."""
+
+    def __init__(self, run: Run, steps: Steps | None, max_bytes: int) -> None:
+        self.run = run
+        self.header = run.header()
+        streams = {
+            (life.stream, life.epoch): run.lines(life.stream, 1, life.head, life.epoch)
+            for life in run.lives()
+        }
+        for lines in filter(None, streams.values()):
+            _check_beginning(lines[0], run.id)
+        if steps is not None:
+            streams = _cut(streams, steps)
+        ran = {key: _steps_of(lines) for key, lines in streams.items() if lines and _is_engine(key)}
+        if not ran:
+            which = "" if steps is None else f" between step {steps[0]} and step {steps[1]}"
+            raise ExportError(f"{run.id} has no event of an engine{which} that could be shown")
+        size = sum(len(line) + 1 for lines in streams.values() for line in lines)
+        if size > max_bytes:
+            raise ExportError(
+                f"the events of {run.id} take {size / 2**20:.0f} MB; a page takes {max_bytes >> 20}. "
+                "Choose some of its steps (--from and --to; in an address ?from=1&to=500)"
+            )
+        self.lines = [msgspec.json.encode(self.header) + b"\n"]
+        self.lines += (line + b"\n" for lines in streams.values() for line in lines)
+        self.arrays = _Arrays(run, ran)
+
+
+def _check_beginning(line: bytes, run_id: str) -> None:
+    head = msgspec.json.decode(line)
+    if head["seq"] != 1 and head["kind"] != "run.snapshot":
+        raise ExportError(
+            f"the beginning of {run_id} is no longer in memory (its first {head['seq'] - 1} events "
+            "are gone), and with it what a page would begin with: export the file of --trace, or "
+            "serve with --trace-retention, which keeps a beginning"
+        )
+
+
+def _is_engine(key: tuple[str, int]) -> bool:
+    return key[0].startswith("engine")
+
+
+def _cut(streams: dict[tuple[str, int], list[bytes]], steps: Steps) -> dict[tuple[str, int], list[bytes]]:
+    kept = {key: cut_steps(lines, *steps) for key, lines in streams.items() if _is_engine(key)}
+    told = [msgspec.json.decode(lines[at])["t_ns"] for lines in kept.values() if lines for at in (0, -1)]
+    for key, lines in streams.items():
+        if not _is_engine(key) and told:
+            kept[key] = cut_time(lines, min(told), max(told))
+    return kept
+
+
+def _steps_of(lines: list[bytes]) -> range:
+    first, last = (msgspec.json.decode(line)["step"] for line in (lines[0], lines[-1]))
+    return range(first, last + 1)
+
+
+class _Arrays:
+    """The arrays of the captured steps, as far as they may go in: the small ones of all steps first."""
+
+    def __init__(self, run: Run, steps: dict[tuple[str, int], range]) -> None:
+        self.index: dict[str, dict[str, Any]] = {}
+        self.data: list[bytes] = []
+        size = 0
+        missing: list[str] = []
+        captured = [
+            (stream, life, step, told.arrays)
+            for (stream, life), kept in steps.items()
+            for step, told in run.artifacts(stream, life).items()
+            if step in kept
+        ]
+        self.given = sum(len(infos) for *_, infos in captured)
+        wanted = [(key, info) for *key, infos in captured for info in infos]
+        opened: dict[tuple[str, int, int], Artifact] = {}  # the last one
+        for (stream, life, step), info in sorted(
+            wanted, key=lambda each: _bytes(each[1]) > SMALL_ARRAY_BYTES
+        ):
+            if size + _bytes(info) > MAX_ARRAY_BYTES:
+                missing.append(f"{info.name} of step {step}")
+                continue
+            key = (stream, life, step)
+            try:
+                opened = opened if key in opened else {key: run.artifact(stream, step, life)}
+            except ArtifactError as error:
+                missing.append(f"{info.name} of step {step} ({error})")
+                continue
+            part = opened[key].part(info.name)
+            form = {"I64": "i8", "I32": "i4"}.get(info.dtype, "f4")
+            data = part.as_float32() if form == "f4" else bytes(part.data)
+            place = {"dtype": info.dtype, "shape": info.shape, "as": form, "from": size}
+            self.index[f"{stream}/{life}/{step}/{info.name}"] = place
+            self.data.append(data)
+            size += len(data)
+        most = f"At most {MAX_ARRAY_BYTES >> 20} MB of arrays are taken along"
+        self.left_out = f"{most}; left out: {join(missing, most=4)}." if missing else ""
+
+
+def _bytes(info: ArrayInfo) -> int:
+    """What an array takes in the file, unpacked."""
+    numbers = 1
+    for size in info.shape:
+        numbers *= size
+    return numbers * max(ITEM_BYTES[info.dtype], 4)
+
+
+# --- the page --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    body: str
+    """``<body>`` and what stands in it; not its end."""
+    style: str
+    icon: str
+    modules: dict[str, str]
+    """Bare specifier → source."""
+    resources: dict[str, str]
+
+
+def _page() -> _Page:
+    """The served page, taken apart."""
+    html = (STATIC / "index.html").read_text(encoding="utf-8")
+    sheets = re.findall(r'<link rel="stylesheet" href="/static/([^"]+)">', html)
+    found = re.search(r'<script type="importmap">(.*?)</script>', html, re.DOTALL)
+    body = re.search(r"<body.*(?=</body>)", html, re.DOTALL)
+    if not sheets or found is None or body is None:
+        raise ExportError("index.html has no style sheets, no import map or no body to be taken")
+    style = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
+    if "</" in style or "@import" in style or "url(" in style:
+        raise ExportError("a style sheet has an @import, a url() or a tag: it cannot be inlined")
+    icon = base64.b64encode((STATIC / "icon.svg").read_bytes()).decode()
+    bare = {
+        place.removeprefix("/static/"): name
+        for name, place in json.loads(found.group(1))["imports"].items()
+    }
+    modules, resources = {}, {}
+    for path in sorted(STATIC.rglob("*")):
+        name = path.relative_to(STATIC).as_posix()
+        if name.startswith(LEFT_OUT):
+            continue
+        if path.suffix == ".js":
+            source = path.read_text(encoding="utf-8")
+            modules[_specifier(name, bare)] = _with_bare_imports(source, name, bare)
+        elif path.suffix == ".json" and path.name not in ("package.json", "vendor.json"):
+            resources[name] = path.read_text(encoding="utf-8")
+    return _Page(body.group(), style, f"data:image/svg+xml;base64,{icon}", modules, resources)
+
+
+def _specifier(name: str, bare: dict[str, str]) -> str:
+    """The name by which modules import a file: as the served page's import map has it."""
+    if name in bare:
+        return bare[name]
+    for place in sorted(bare, key=len, reverse=True):
+        if place.endswith("/") and name.startswith(place):
+            return bare[place] + name.removeprefix(place)
+    return f"#{name}"
+
+
+def _with_bare_imports(source: str, name: str, bare: dict[str, str]) -> str:
+    """A module out of a block has no place that ``./`` could mean."""
+
+    def bared(found: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[2]))
+        return f'{found[1]}"{_specifier(path, bare)}"'
+
+    return re.sub(r'(\b(?:from|import)\s*\(?\s*)["\'](\.{1,2}/[^"\']+)["\']', bared, source)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _block(name: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A data block: a script element that no browser runs."""
+    yield f'<script type="application/gzip" id="{name}">'.encode()
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # 31: with gzip's header
+    rest = b""
+    for piece in pieces:
+        rest += packer.compress(piece)
+        whole = len(rest) // 3 * 3
+        yield base64.b64encode(rest[:whole])
+        rest = rest[whole:]
+    yield base64.b64encode(rest + packer.flush())
+    yield b"</script>\n"
