@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from minivllm.cli import trace_check, trace_export, trace_life, trace_show, trace_tensors
+from minivllm.cli import (
+    trace_check,
+    trace_export,
+    trace_life,
+    trace_show,
+    trace_tensors,
+    trace_worksheet,
+)
 from minivllm.cli.options import engine_flags
 from minivllm.cli.trace_diff import diff
 from minivllm.errors import ConfigError, MissingExtraError
@@ -15,7 +22,7 @@ from minivllm.errors import ConfigError, MissingExtraError
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Record, count, print, check, compare, export and describe traces.",
+    help="Record, count, print, check, compare, export and describe traces; print worksheets.",
 )
 
 
@@ -95,6 +102,7 @@ app.command("life")(trace_life.life)
 app.command("diff")(diff)
 app.command("export")(trace_export.export)
 app.command("tensors")(trace_tensors.tensors)
+app.command("worksheet")(trace_worksheet.worksheet)
 app.command("check")(trace_check.check)
 app.command("vocabulary")(trace_show.vocabulary)
 app.command("schema")(trace_show.schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from minivllm.scenario import load_scenario, start
 from minivllm.trace.file import Trace
 from minivllm.trace.fold import apply, new_state
 from minivllm.trace.story import story
+from minivllm.trace.worksheet import make_row
 from tests.helpers import trace_of
 
 EXPECTED = json.loads((Path(__file__).parent.parent / "data/tiny-pressure.json").read_text())
@@ -24,59 +26,13 @@ def trace() -> Trace:
 
 
 def table_row(trace: Trace, step: int) -> dict[str, Any]:
-    """One row of the table, written from the events of a step and the state after it."""
+    """One row of the table, as the worksheet makes it, and the step's headline."""
     events = trace.steps[step]
     state = trace.state_before(step)
+    headline = story(state, events).headline
     for event in events:
         apply(state, event)
-
-    def of(kind: str) -> list[Any]:
-        return [event for event in events if event.kind == kind]
-
-    taken: dict[str, list[int]] = {}
-    for event in of("kv.alloc"):
-        taken.setdefault(event.req, []).extend(event.data.blocks)
-    reused = []
-    for event in of("req.admit") + of("req.resume"):
-        if event.data.hit:
-            blocks = [e.data.block for e in of("kv.touch") if e.req == event.req]
-            reused.append(f"{event.req} {event.data.hit}: {numbers(blocks)}")
-    waits = []
-    for event in of("sched.victim"):
-        freed = next(e.data for e in of("kv.free") if e.req == event.req)
-        data = event.data
-        waits.append(
-            f"{event.req} preempted for {data.for_req} (need {data.need}, have {data.have}; "
-            f"gives {numbers(freed.blocks[::-1])})"
-        )
-    for event in of("sched.skip"):
-        data, detail = event.data, ""
-        if data.reason == "no_free_blocks":
-            detail = f" (need {data.need}, have {data.have}; hit {data.hit})"
-        waits.append(f"{event.req} {data.reason.value}{detail}")
-    for event in of("sched.stop"):
-        if event.data.reason == "preempted_this_step":
-            waits.append(f"{event.data.head} preempted_this_step")
-        waits += [f"{req} behind {event.data.head}" for req in event.data.behind]
-    chunks = {e.req: f" of {e.data.of}" for e in of("sched.chunk")}
-    free = [f"{b}*" if state.blocks[b].hash else str(b) for b in state.free]
-    return {
-        "step": step,
-        "arrives": ", ".join(event.req for event in of("req.arrive")),
-        "runs": ", ".join(f"{e.req} {e.data.n}{chunks.get(e.req, '')}" for e in of("sched.grant")),
-        "reused": ", ".join(reused),
-        "waits": waits,
-        "budget": of("sched.ledger")[0].data.used,
-        "taken": ", ".join(f"{req}: {numbers(blocks)}" for req, blocks in taken.items()),
-        "evicted": numbers([event.data.block for event in of("kv.evict")]),
-        "free": " ".join(free),
-        "ends": ", ".join(event.req for event in of("req.finish")),
-        "headline": story(trace.state_before(step), events).headline,
-    }
-
-
-def numbers(blocks: list[int]) -> str:
-    return " ".join(map(str, blocks))
+    return {**asdict(make_row(step, events, state)), "headline": headline}
 
 
 @pytest.mark.parametrize("row", STEPS, ids=[f"step{row['step']}" for row in STEPS])
