@@ -3,6 +3,9 @@
     GET /api/runs/ID/artifacts?stream=&life=      steps, and the arrays that each has
     GET /api/runs/ID/artifacts/STEP/NAME?at=5,2   one array, or the part of it at these indices
                                    &as=float32    the same as raw bytes
+    GET /api/runs/ID/lens/STEP/REQ/row?layer=&head=&query=   what the attention lens shows; without
+                                   /heads?query=&block=4     a layer or a head the mean of them all
+                                   /matrix?layer=&head=&block=4   (minivllm/trace/lens.py)
 
 A client names a run, a step and an array, never a file. As JSON: ``{"name", "dtype", "shape",
 "values"}``, the values in lists by ``shape``. As raw bytes: little-endian float32, with
@@ -13,16 +16,19 @@ array is (layers, heads, queries, keys), and a lens needs one layer and head of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from flask import Flask, Response, abort, jsonify, request
 
+from minivllm.trace import lens
 from minivllm.trace.log import Life
 from viz.problem import problem
 from viz.runs import Run
 
 MAX_JSON, MAX_RAW = 200_000, 4_000_000
 """Numbers in one answer: about 2 MB of JSON, 16 MB of bytes."""
+MAX_BLOCK = 4096
 
 
 def add_artifact_pages(
@@ -65,6 +71,47 @@ def add_artifact_pages(
         response.headers["X-Shape"] = ",".join(map(str, part.shape))
         response.headers["X-Dtype"] = part.dtype
         return response
+
+    @app.get("/api/runs/<run_id>/lens/<int:step>/<req>/<any(row, heads, matrix):what>")
+    def attention(run_id: str, step: int, req: str, what: str) -> Response:
+        run = find_run(run_id)
+        life = asked_life(run)
+        artifact = run.artifact(life.stream, step, life.epoch)
+        layers, heads, queries, keys = lens.shape(artifact, req)
+        layer, head = _index("layer", layers), _index("head", heads)
+        query = _index("query", queries)
+        query = queries - 1 if query is None else query
+        told: dict[str, Any] = {
+            "query": query,
+            "layers": layers,
+            "heads": heads,
+            "queries": queries,
+            "keys": keys,
+        }
+        told["kv_heads"] = lens.kv_heads(artifact)
+        if what == "row":
+            return jsonify({**told, "weights": lens.row(artifact, req, query, layer, head)})
+        if what == "heads":
+            return jsonify({**told, **lens.overview(artifact, req, query, _block_size())})
+        return jsonify({**told, **lens.matrix(artifact, req, layer, head, _block_size())})
+
+
+def _index(name: str, size: int) -> int | None:
+    """One index of the query; None where it is left out."""
+    text = request.args.get(name, "")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) >= size:
+        abort(problem(400, f"{name}: got {text!r}; allowed: 0 to {size - 1}"))
+    return int(text)
+
+
+def _block_size() -> int:
+    """Tokens in a block, by which long rows are summed up."""
+    text = request.args.get("block", "16")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_BLOCK:
+        abort(problem(400, f"block: got {text!r}; allowed: 1 to {MAX_BLOCK}"))
+    return int(text)
 
 
 def _indices(text: str) -> list[int]:

@@ -42,8 +42,9 @@ class LiveEngine(Protocol):
         """Change knobs of the scheduler from the next step on. Raises ConfigError."""
         ...
 
-    def arm(self, step: Any) -> None:
-        """Capture the arrays of one step to come: its number, or ``next``. Raises ConfigError."""
+    def arm(self, step: Any, engine: int | None = None) -> None:
+        """Capture the arrays of one step to come: its number, or ``next``; ``none`` calls back
+        what was armed. Of one engine, or of all. Raises ConfigError."""
         ...
 
 
@@ -119,11 +120,21 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
             raise BadCommand(f"knobs: got {value!r}; allowed: names with their new values")
         return engine.set_knobs(value)
     if op == "arm":
-        return engine.arm("next" if value is None else value)
+        return _arm(engine, value)
     raise BadCommand(
         f"unknown command {op!r}; allowed: pause, resume, step, phase, event, until, rate, submit, "
         "workload, knobs, arm, simulate, fork"
     )
+
+
+def _arm(engine: LiveEngine, value: Any) -> None:
+    """``value``: a step, or ``{"step": 43 | "next" | "none", "engine": 1}``."""
+    asked = value if isinstance(value, dict) else {"step": value}
+    number = asked.get("engine")
+    if number is not None and (type(number) is not int or number < 0):
+        raise BadCommand(f"arm: got engine {number!r}; allowed: an engine's number, or none")
+    step = asked.get("step")
+    engine.arm("next" if step is None else step, number)
 
 
 class CommandThread:

@@ -95,6 +95,8 @@ def _attention(
     query: int,
     top: int,
 ) -> None:
+    from minivllm.trace import lens
+
     if req not in artifact.requests:
         raise ConfigError("--req", req, f"who ran in step {event.step}: {artifact.requests}")
     name = f"attention.{req}"
@@ -103,11 +105,10 @@ def _attention(
             f"the attention of {req} in step {event.step} was left out: it was larger than "
             "--trace-tensors-limit (minivllm trace cat --kind trace.left_out)"
         )
-    layers, heads, queries, keys = artifact.info(name).shape
-    chosen = [_choose("--layer", layer, layers), _choose("--head", head, heads)]
-    (query,) = _choose("--query", query, queries)
-    rows = [artifact.part(name, (i, h, query)).values() for i in chosen[0] for h in chosen[1]]
-    weights = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    layers, heads, queries, keys = lens.shape(artifact, req)
+    layer, head = _choose("--layer", layer, layers), _choose("--head", head, heads)
+    query = _choose("--query", query, queries) or 0
+    weights = lens.row(artifact, req, query, layer, head)
 
     texts = _texts(trace, event, req, keys)
     position = keys - queries + query
@@ -124,13 +125,13 @@ def _attention(
         typer.echo(f"  {max(rest, 0):7.4f}  the other {position + 1 - len(order)}")
 
 
-def _choose(option: str, index: int | None, size: int) -> list[int]:
-    """The indices of one axis that are meant. Raises ConfigError."""
+def _choose(option: str, index: int | None, size: int) -> int | None:
+    """The index of one axis that is meant; None: all. Raises ConfigError."""
     if index is None:
-        return list(range(size))
+        return None
     if not -size <= index < size:
         raise ConfigError(option, index, f"0 to {size - 1}, or negative from the end")
-    return [index % size]
+    return index % size
 
 
 def _which(axis: str, index: int | None, size: int) -> str:

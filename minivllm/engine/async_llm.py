@@ -101,10 +101,10 @@ class AsyncLLM:
         """
         self.client.set_knobs(**knobs)
 
-    def arm(self, step: ArmedStep = "next") -> None:
+    def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
         """Capture the arrays of one step to come (attention weights, K and V), whatever the trace
         level; they are then in ``trace_log.artifacts``. Raises ConfigError."""
-        self.client.arm(step)
+        self.client.arm(step, engine=engine)
 
     def add_stat_logger(self, listener: StatLogger) -> None:
         """From now on ``listener`` hears of every step; see :class:`StatLogger`."""

@@ -17,7 +17,8 @@ from minivllm.trace import events as ev
 from minivllm.trace.events import Reason
 from minivllm.trace.tracer import Tracer
 
-ArmedStep = int | Literal["next"]
+ArmedStep = int | Literal["next", "none"]
+"""A step's number; the next that runs tokens; or ``none``: what was armed is called back."""
 
 MAX_ARMED = 64
 """Steps that may be armed at once: about what is kept of a run without a file."""
@@ -35,6 +36,8 @@ class TensorCapture:
 
     def check(self, step: object, current_step: int) -> None:
         """Raises ConfigError for a step that cannot be armed."""
+        if step == "none":
+            return
         if not self._trace.on:
             raise ConfigError("arm", step, "a run that is traced: name a file with --trace")
         if self._config.redact:
@@ -46,14 +49,19 @@ class TensorCapture:
         if step == "next":
             return
         if not isinstance(step, int) or isinstance(step, bool) or step <= current_step:
-            raise ConfigError("arm", step, f"next, or the number of a step after {current_step}")
+            raise ConfigError(
+                "arm", step, f"next, none, or the number of a step after {current_step}"
+            )
         if len(self._armed) >= MAX_ARMED:
             raise ConfigError("arm", step, f"at most {MAX_ARMED} steps at once")
 
     def arm(self, step: ArmedStep, current_step: int) -> None:
-        self._trace.emit(ev.TraceArm, None, armed_step=None if step == "next" else step)
-        if step == "next":
-            self._next = True
+        number = step if isinstance(step, int) else None
+        self._trace.emit(ev.TraceArm, None, armed_step=number, called_back=step == "none")
+        if not isinstance(step, int):
+            self._next = step == "next"
+            if step == "none":
+                self._armed.clear()
         elif step <= current_step:  # it began while the wish was on its way here
             self.leave_out(Reason.STEP_PASSED)
         else:

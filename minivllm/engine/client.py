@@ -16,10 +16,17 @@ import msgspec
 
 from minivllm.engine.capture import ArmedStep
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
+from minivllm.errors import ConfigError
 from minivllm.trace.events import Reason
 from minivllm.trace.gate_control import GateControl
 
 EngineState = Literal["starting", "ready", "draining", "drained", "dead"]
+
+
+def check_only_engine(engine: int | None, own: int = 0) -> None:
+    """What is meant for a named engine has come to a client of one. Raises ConfigError."""
+    if engine not in (None, own):
+        raise ConfigError("engine", engine, f"{own}, the only one")
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +80,9 @@ class EngineCoreClient(Protocol):
         """Change knobs of the scheduler from the next step on. Raises ConfigError."""
         ...
 
-    def arm(self, step: ArmedStep = "next") -> None:
-        """Capture the arrays of one step to come. Raises ConfigError; see ``EngineCore.arm``."""
+    def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
+        """Capture the arrays of one step to come, of one engine or of all. Raises ConfigError; see
+        ``EngineCore.arm``."""
         ...
 
     def facts(self) -> dict[str, Any]:

@@ -219,8 +219,8 @@ class DPClient:
         self.steering.set_knobs(engine, knobs)
 
     def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
-        """``next`` on all engines; a numbered step on a named one, since each counts its own.
-        Raises ConfigError."""
+        """``next`` and ``none`` on all engines, or on one; a numbered step on a named one, since
+        each counts its own. Raises ConfigError."""
         self.steering.arm(engine, step)
 
     def reset_prefix_cache(self, *, engine: int | None = None) -> None:

@@ -212,7 +212,8 @@ class EngineCore:
 
     def arm(self, step: ArmedStep = "next") -> None:
         """Capture the arrays of one step to come, whatever the trace level: step number ``step``,
-        or the next that runs tokens. They are then in ``trace_log.artifacts``.
+        or the next that runs tokens. They are then in ``trace_log.artifacts``. ``none`` calls back
+        what was armed.
 
         Raises ConfigError where the step has begun, or where nothing would keep the arrays.
         """

@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from minivllm.engine.capture import ArmedStep
-from minivllm.engine.client import EngineStatus
+from minivllm.engine.client import EngineStatus, check_only_engine
 from minivllm.engine.core_loop import CoreLoop
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
@@ -59,7 +59,8 @@ class InprocClient:
         self.core.check_knobs(**knobs)  # here, where the caller hears of it
         self._send(SetKnobs(knobs=knobs))
 
-    def arm(self, step: ArmedStep = "next") -> None:
+    def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
+        check_only_engine(engine)
         self.core.check_arm(step)  # here, where the caller hears of it
         self._send(Arm(step=step))
 

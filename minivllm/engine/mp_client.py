@@ -31,7 +31,7 @@ from minivllm.config import EngineConfig
 from minivllm.engine import wire
 from minivllm.engine.calls import Calls
 from minivllm.engine.capture import ArmedStep
-from minivllm.engine.client import EngineState, EngineStatus
+from minivllm.engine.client import EngineState, EngineStatus, check_only_engine
 from minivllm.engine.core_proc import ARRAYS
 from minivllm.engine.link import EngineLink
 from minivllm.engine.messages import EngineCoreOutputs, EngineCoreRequest
@@ -218,9 +218,11 @@ class MPClient:
             raise ConfigError("knobs", knobs, "numbers, texts, True and False") from error
         self._ask(wire.SetKnobs(knobs=knobs))
 
-    def arm(self, step: ArmedStep = "next") -> None:
-        if step != "next" and (type(step) is not int or not 0 <= step < 2**63):
-            raise ConfigError("arm", step, "next, or the number of a step to come")
+    def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
+        check_only_engine(engine, self.index)
+        is_word = step in ("next", "none")
+        if not is_word and (type(step) is not int or not 0 <= step < 2**63):
+            raise ConfigError("arm", step, "next, none, or the number of a step to come")
         self._ask(wire.Arm(step=step))
 
     def get_output(self, timeout: float | None = None) -> EngineCoreOutputs | None:

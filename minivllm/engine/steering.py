@@ -84,7 +84,7 @@ class Steering:
                 self._knobs |= knobs
 
     def arm(self, engine: int | None, step: ArmedStep) -> None:
-        if step != "next" and engine is None and self._n > 1:
+        if isinstance(step, int) and engine is None and self._n > 1:
             raise ConfigError("arm", step, "next, or a step of one engine: name the engine, too")
         with self._lock:
             for life in self._all_that_hear(engine):

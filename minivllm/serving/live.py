@@ -68,9 +68,9 @@ class DashboardEngine:
         """Change knobs of the scheduler from the next step on. Raises ConfigError."""
         self.llm.set_knobs(**knobs)
 
-    def arm(self, step: Any) -> None:
+    def arm(self, step: Any, engine: int | None = None) -> None:
         """Capture the arrays of one step to come. Raises ConfigError."""
-        self.llm.arm(step)
+        self.llm.arm(step, engine=engine)
 
     def _send(self, prompt: Any, params: SamplingParams, name: str, priority: int = 0) -> None:
         # Nobody reads the stream: the one output that it gets, at its end, is dropped with it.

@@ -327,6 +327,8 @@ class TraceArm(Data):
     KIND = "trace.arm"
     armed_step: int | None
     """None: of the next step that runs tokens."""
+    called_back: bool = False
+    """Nobody wants them any more, of whatever step."""
 
 
 class TraceLeftOut(Data):

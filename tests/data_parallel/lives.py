@@ -162,7 +162,7 @@ class FakeLife:
             raise self.refuses
         self.knobs |= knobs
 
-    def arm(self, step: ArmedStep = "next") -> None:
+    def arm(self, step: ArmedStep = "next", *, engine: int | None = None) -> None:
         self.armed.append(step)
 
     def reset_prefix_cache(self) -> None:

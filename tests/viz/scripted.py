@@ -79,8 +79,8 @@ class ScriptedEngine:
     def set_knobs(self, knobs: dict[str, Any]) -> None:
         self.client.set_knobs(**knobs)
 
-    def arm(self, step: Any) -> None:
-        self.client.arm(step)
+    def arm(self, step: Any, engine: int | None = None) -> None:
+        self.client.arm(step, engine=engine)
 
     def close(self) -> None:
         self.client.shutdown()

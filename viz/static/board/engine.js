@@ -16,6 +16,7 @@ export class EngineLink {
     this.gate = null; // {mode: run | pause, rate}
     this.linked = true; // is the connection up?
     this.notice = "";
+    this.armed = null; // {store, after: step, words}: asked for, and not yet told of by the engine
   }
 
   // May a prompt be sent now, and if not, why?

@@ -29,7 +29,7 @@ export class Focus {
   }
 
   point(what) {
-    const block = what?.position !== undefined ? this.#blockOf(what) : what?.block;
+    const block = what?.block ?? (what?.position !== undefined ? this.#blockOf(what) : undefined);
     const next = what ? { req: what.req, block, position: what.position } : null;
     if (JSON.stringify(next) === JSON.stringify(this.hover)) return;
     this.hover = next;

@@ -44,3 +44,10 @@ export async function loadRange(run, at, from, to, take) {
     if (!events.length || take(events) === false) return;
   }
 }
+
+// What the attention lens shows of one request in a captured step: `what` is row | heads | matrix.
+export function loadLens(run, { stream, life }, step, req, what, asked) {
+  const given = Object.entries(asked).filter(([, value]) => value !== null);
+  const query = new URLSearchParams([["stream", stream], ["life", life ?? ""], ...given]);
+  return getJson(`/api/runs/${encodeURIComponent(run)}/lens/${step}/${encodeURIComponent(req)}/${what}?${query}`);
+}

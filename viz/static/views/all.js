@@ -7,3 +7,4 @@ import "#views/batch.js";
 import "#views/source.js";
 import "#views/compare.js";
 import "#views/timeline.js";
+import "#views/lens.js";

@@ -8,6 +8,7 @@ import { ARRAYS, batchOf, firstDisagreement } from "#core/batch.js";
 import { plural } from "#core/reasons.js";
 import { PROCESSORS, knownTexts, samplingRows, withTop } from "#core/sampling.js";
 import { loadArray } from "#net/history.js";
+import { armBox } from "#view/arming.js";
 import { chip, hueClass, visible } from "#view/parts.js";
 import { registerDrawer } from "#views/frame.js";
 
@@ -37,13 +38,23 @@ registerDrawer({
 
 function content(board) {
   const batch = board.memo("batch", () => batchOf(board.store, board.step), "");
-  if (!batch) return html`<p class="quiet">${board.step <= board.firstStep ? "Before the first step there is no batch." : "No token ran in this step."}</p>${armed(board)}`;
+  if (!batch) return html`<p class="quiet">${board.step <= board.firstStep ? "Before the first step there is no batch." : "No token ran in this step."}</p><p>${armBox(board)}</p>`;
   return html`
     <p class="summary">${plural(batch.input_ids.length - batch.padding, "token")} of ${plural(batch.requests.length, "request")} in one flat batch${batch.padding ? `, ${batch.padding} of padding` : ""}.
-      ${comparison(board, batch)}</p>
+      ${comparison(board, batch)} ${lensLink(board, batch)}</p>
     ${tokensTable(board, batch)}
     ${requestsTable(board, batch)}
     ${sampling(board, batch)}`;
+}
+
+// What its tokens read of the cache: a view of its own.
+function lensLink(board, batch) {
+  const req = batch.requests.includes(board.focus.chosen?.req) ? board.focus.chosen.req : batch.requests[0];
+  return html`<a href=${board.linkTo(board.step, { req }, "lens")} @click=${(event) => {
+    event.preventDefault();
+    board.focus.chosen = { req };
+    board.frame.show("lens");
+  }}>what they read: the attention lens</a>`;
 }
 
 // --- the arrays ----------------------------------------------------------------------------------
@@ -117,7 +128,7 @@ function requestsTable(board, batch) {
 
 function comparison(board, batch) {
   const event = board.store.eventsOf(board.step).find(({ kind }) => kind === "exec.tensors");
-  if (!event) return html`<span class="quiet">Made from the events: the worker’s own arrays were not recorded.</span> ${armed(board)}`;
+  if (!event) return html`<span class="quiet">Made from the events: the worker’s own arrays were not recorded.</span> ${armBox(board)}`;
   if (board.run.lives && !board.run.inside) return html`<span class="quiet">The worker’s own arrays lie beside the trace file; a page that reads a file alone cannot see them.</span>`;
   const found = fetched(board, event);
   if (found.state === "asked") return html`<span class="quiet">The worker’s own arrays are being fetched …</span>`;
@@ -146,13 +157,6 @@ function fetched(board, event) {
     .catch((error) => Object.assign(mine, { state: "failed", words: error.message }))
     .finally(() => recordedOf === store && board.changed());
   return mine;
-}
-
-// The arrays of a step to come, of a live engine.
-function armed(board) {
-  if (!board.isLive || !board.engine.driver) return nothing;
-  return html`<button class="tool small" @click=${() => board.engine.ask("arm")}>Record the next step’s arrays</button>
-    ${board.engine.notice ? html`<span>${board.engine.notice}</span>` : nothing}`;
 }
 
 // --- sampling --------------------------------------------------------------------------------------

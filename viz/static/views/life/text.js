@@ -20,6 +20,7 @@ export function textSection(life, view) {
   const legend = text.chunks.length ? "▏ a piece of the answer begins" : "";
   return html`<section class="text" aria-labelledby="text-title">
     <h3 id="text-title">The text <span class="aside">${legend}</span>
+      <button class="tool" @click=${() => board.frame.show("lens")}>what its tokens read</button>
       ${folds ? html`<button class="tool" aria-pressed=${!folded} @click=${() => view.togglePrompt()}>${folded ? "unfold the prompt" : "fold the prompt"}</button>` : nothing}</h3>
     <div class="blocks" role="application" tabindex="0" data-cells
       aria-label="Tokens over their blocks, ${plural(life.tokens.length, "token")}. Enter moves among them with the arrow keys.">
