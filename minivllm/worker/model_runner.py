@@ -202,7 +202,9 @@ class ModelRunner:
         ]
         owners = [s.req_id for s in sampled for _ in range(s.count)]
         bitmask = self._bitmask(owners, masks, logits.shape[1])
-        result = sample(logits, rows, bitmask, explain=self.explain)
+        # Who armed a step wants to see how its tokens were drawn, too.
+        explain = self.explain or capture is not None
+        result = sample(logits, rows, bitmask, explain=explain)
         first = 0
         for one in sampled:
             self._keep(one, result, first, output)

@@ -60,6 +60,22 @@ def test_an_armed_step_is_captured_and_no_other() -> None:
     assert [event.data.armed_step for event in e.events("trace.arm")] == [None, 4]
 
 
+def test_what_was_armed_can_be_called_back() -> None:
+    e = engine()
+    e.core.arm("next")
+    e.core.arm(3)
+    e.core.arm("none")
+    e.core.arm(4)
+    e.run()
+    assert captured(e) == [4]
+    assert [event.data.called_back for event in e.events("trace.arm")] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
 def test_next_is_the_next_step_that_runs_tokens() -> None:
     e = Engine(executor=TensorExecutor)
     e.core.arm()
@@ -132,7 +148,7 @@ def test_step_that_cannot_be_armed_is_refused(step: Any) -> None:
     e = engine()
     e.step()
     e.step()
-    with pytest.raises(ConfigError, match="allowed: next, or the number of a step after 2"):
+    with pytest.raises(ConfigError, match="allowed: next, none, or the number of a step after 2"):
         e.core.arm(step)
     assert e.events("trace.arm") == []
 

@@ -94,6 +94,40 @@ def test_what_is_not_there_is_refused(
     assert "root:" not in answer.text
 
 
+def test_lens_gets_a_row_an_overview_and_a_matrix(http: tuple[FlaskClient, str]) -> None:
+    client, run_url = http
+    told = client.get(f"{run_url}/lens/2/r1/row?layer=1&head=2").get_json()
+    shape = (told["layers"], told["heads"], told["queries"], told["keys"])
+    assert shape == (2, 3, 1, 4) and told["query"] == 0 and told["kv_heads"] is None
+    assert told["weights"] == pytest.approx([1.2, 1.21, 1.22, 1.23], abs=1e-3)
+    mean = client.get(f"{run_url}/lens/2/r1/row").get_json()["weights"]
+    assert mean == pytest.approx([0.6, 0.61, 0.62, 0.63], abs=1e-3)
+    heads = client.get(f"{run_url}/lens/2/r1/heads?block=4").get_json()
+    assert heads["first"][1][2] == pytest.approx(1.2, abs=1e-3) and heads["bin_keys"] == 1
+    matrix = client.get(f"{run_url}/lens/2/r1/matrix?layer=0&head=0").get_json()
+    assert matrix["values"] == [pytest.approx([0, 0.01, 0.02, 0.03], abs=1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "says"),
+    [
+        ("2/r9/row", 404, "it has seq_lens, attention.r1"),
+        ("9/r1/row", 404, "no arrays of step 9"),
+        ("2/r1/row?layer=2", 400, "allowed: 0 to 1"),
+        ("2/r1/row?head=-1", 400, "allowed: 0 to 2"),
+        ("2/r1/heads?query=1", 400, "allowed: 0 to 0"),
+        ("2/r1/matrix?block=0", 400, "allowed: 1 to"),
+        ("2/r1/everything", 404, ""),
+    ],
+)
+def test_lens_refuses_what_is_not_there(
+    http: tuple[FlaskClient, str], place: str, status: int, says: str
+) -> None:
+    client, run_url = http
+    answer = client.get(f"{run_url}/lens/{place}")
+    assert answer.status_code == status and says in answer.text
+
+
 def test_deleted_and_altered_files_are_told_of(path: Path) -> None:
     client = create_app([path]).test_client()
     one, two = sorted(folder_of(path).iterdir())[:2]
@@ -126,7 +160,7 @@ def test_too_many_numbers_are_refused_with_what_to_ask_for(path: Path) -> None:
     assert client.get("/api/runs/live/artifacts/1/huge?at=0,5").get_json()["values"] == 0.0
 
 
-@pytest.mark.parametrize("place", ["artifacts", "artifacts/2/seq_lens"])
+@pytest.mark.parametrize("place", ["artifacts", "artifacts/2/seq_lens", "lens/2/r1/row"])
 def test_who_may_not_look_gets_no_array(path: Path, place: str) -> None:
     client = create_app([path], access=Access("secret", code_for_all=True)).test_client()
     assert client.get(f"/api/runs/run/{place}").status_code == 403
@@ -138,7 +172,13 @@ def test_driver_arms_a_step_by_a_command(make_engine: Any) -> None:
     engine = make_engine()
     perform(engine, {"op": "arm"})
     perform(engine, {"op": "arm", "value": 1000})
+    perform(engine, {"op": "arm", "value": {"step": 1001, "engine": 0}})
+    perform(engine, {"op": "arm", "value": {"step": "none"}})
     with pytest.raises(ValueError, match="allowed: next"):
         perform(engine, {"op": "arm", "value": "soon"})
+    with pytest.raises(ValueError, match="engine: got 1; allowed: 0"):
+        perform(engine, {"op": "arm", "value": {"step": "next", "engine": 1}})
+    with pytest.raises(BadCommand, match="an engine's number"):
+        perform(engine, {"op": "arm", "value": {"engine": "0"}})
     with pytest.raises(BadCommand, match="arm, simulate"):
         perform(engine, {"op": "disarm"})

@@ -140,8 +140,7 @@ export function missingWords(store, step, req) {
     return { what, cause: `It was left out: ${explain(own.reason)} (${own.reason}).${size}${own.message ? ` ${own.message}` : ""}` };
   }
   if (told) return { what, cause: "The worker has kept other arrays of this step, but not these." };
-  const others = steps.size ? ` Recorded ${steps.size === 1 ? "is step" : "are steps"} ${listed(nearest([...steps.keys()], step), 12)}.` : " No step of this run was.";
-  return { what, cause: `It was not recorded.${others}` };
+  return { what, cause: steps.size ? "This step was not recorded; others were." : "No step of this run was recorded." };
 }
 
 const megabytes = (bytes) => (bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.ceil(bytes / 1e3)} kB`);
@@ -167,20 +166,19 @@ export function armedOf(store) {
         steps.clear();
       } else if (data.armed_step === null) next = true;
       else steps.add(data.armed_step);
-    } else if (kind === "exec.tensors" || kind === "trace.left_out") {
-      next = false;
-      steps.delete(step);
-    }
+    } else if (kind === "batch.compose" && data.rows.length) next = false; // this step was it
+    else if (kind === "trace.left_out") steps.delete(step);
   };
   for (const event of armIndex(store)) see(event);
   for (const event of store.pending) see(event);
   return { next, steps: [...steps].filter((step) => step > store.lastStep).sort((a, b) => a - b) };
 }
 
-const ARMING = ["trace.arm", "exec.tensors", "trace.left_out"];
+const ARMING = ["trace.arm", "trace.left_out", "batch.compose"];
+// Only from the last wish on: of a long run that is little.
 const armIndex = indexOver(
   () => [],
-  (list, event) => void (ARMING.includes(event.kind) && list.push(event)),
+  (list, event) => void (ARMING.includes(event.kind) && (event.kind === "trace.arm" || list.length) && list.push(event)),
 );
 
 // "The next step that runs tokens, and step 43, will be recorded."

@@ -177,7 +177,7 @@ function sampling(board, batch) {
   const ordered = [...rows].sort((a, b) => Number(b.req === first) - Number(a.req === first));
   const told = rows.some((row) => row.told);
   return html`<h3>Sampled in this step</h3>
-    ${told ? html`<p class="quiet">✕ cannot be drawn any more · ~ its score was changed · after each name how many tokens · ▸ drawn</p>` : html`<p class="quiet">What the others were is told at trace level <code>sampling</code>: the ten likeliest before and after, and what each processor did.</p>`}
+    ${told ? html`<p class="quiet">✕ cannot be drawn any more · ~ its score was changed · after each name how many tokens · ▸ drawn</p>` : html`<p class="quiet">What the others were is told at trace level <code>sampling</code>, and of a step whose arrays are recorded: the ten likeliest before and after, and what each processor did.</p>`}
     <div class="drawn">${ordered.slice(0, REQUESTS_SHOWN).map((row) => drawn(board, row))}</div>
     ${rows.length > REQUESTS_SHOWN ? html`<p class="quiet">… ${rows.length - REQUESTS_SHOWN} more</p>` : nothing}`;
 }

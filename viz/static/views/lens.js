@@ -29,6 +29,7 @@ class LensView {
   cursor = null; // tokens | heads: what the arrow keys move over
   at = 0; // the token under that cursor
   answers = new Map();
+  last = {}; // row | heads | matrix → the latest answer: {of, value}
   answersOf = null; // the store they belong to
   followed = null; // the request that is read, while something else is chosen
 
@@ -83,23 +84,29 @@ class LensView {
 
   // --- the numbers ---------------------------------------------------------------------------------
 
-  // {state: asked | here | failed, value, words}
+  // {state: asked | here | failed, value, words}. While it is asked, `value` is the one before of the
+  // same step and request, so that nothing jumps; it is drawn dimmed.
   ask(what, asked) {
     const { board, req } = this;
     const { store, step } = board;
     if (this.answersOf !== store) {
       this.answers.clear();
+      this.last = {};
       this.answersOf = store;
     }
     const key = JSON.stringify([step, req, what, asked]);
     const known = this.answers.get(key);
     if (known) return known;
-    const mine = { state: "asked", value: null, words: "" };
+    const last = this.last[what];
+    const mine = { state: "asked", value: last?.of === `${step} ${req}` ? last.value : null, words: "" };
     this.answers.set(key, mine);
     if (this.answers.size > KEPT) this.answers.delete(this.answers.keys().next().value);
     loadLens(board.run.id, board.at, step, req, what, asked)
-      .then((value) => Object.assign(mine, { state: "here", value }))
-      .catch((error) => Object.assign(mine, { state: "failed", words: error.message }))
+      .then((value) => {
+        Object.assign(mine, { state: "here", value });
+        this.last[what] = { of: `${step} ${req}`, value };
+      })
+      .catch((error) => Object.assign(mine, { state: "failed", value: null, words: error.message }))
       .finally(() => this.answersOf === store && board.changed());
     return mine;
   }
@@ -239,7 +246,7 @@ class LensView {
   }
 
   #missing({ what, cause, quiet = false }) {
-    return html`<div class="empty lens-missing"><p><b>${what}</b> ${cause}</p><p>${recordedSteps(this.board)}</p>
+    return html`<div class="empty lens-missing"><p><b>${what}</b> ${cause}</p>
       ${quiet && !this.board.isLive ? nothing : html`<p>${armBox(this.board)}</p>`}</div>`;
   }
 

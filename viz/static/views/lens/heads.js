@@ -16,7 +16,7 @@ export function headsSection(view) {
   const { board, overview, metric } = view;
   const { value } = overview;
   const words = METRICS.find(([id]) => id === metric)[2];
-  return html`<section class="heads" aria-labelledby="heads-title">
+  return html`<section class="heads ${overview.state}" aria-labelledby="heads-title">
     <h3 id="heads-title">Layers × heads ${METRICS.map(([id, name]) => html`<button class="tool small" aria-pressed=${metric === id}
       @click=${() => {
         view.metric = id;
@@ -33,7 +33,7 @@ function multiples(view, value) {
   const data = board.memo("lens-heads", () => ({
     layers: value.layers, heads: value.heads, kvHeads: value.kv_heads, row, layer, head,
     cells: cellsOf(view, value, metric),
-  }), `${view.req} ${layer} ${head} ${metric} ${view.query} ${board.frame.param("first")} ${view.root} ${theme.name}`);
+  }), `${view.req} ${view.overview.state} ${layer} ${head} ${metric} ${view.query} ${board.frame.param("first")} ${view.root} ${theme.name}`);
   return html`<vz-heads role="application" tabindex="0" data-cells="heads" .style=${`height:calc(${heightOf(value.layers, row)}px * var(--scale))`}
     aria-label="${value.layers} layers × ${value.heads} heads; Enter moves among them with the arrow keys; the same as a table: Help"
     .data=${data}

@@ -16,7 +16,7 @@ export function matrixSection(view) {
   if (places.cached) parts.push(`▨ ${plural(places.cached, "column")} taken over from the cache: no query of this step computed them`);
   if (places.start > places.cached) parts.push(`━ ${plural(places.start - places.cached, "column")} computed in its steps before`);
   if (places.start) parts.push("│ here this step’s tokens begin");
-  return html`<section class="matrix" aria-labelledby="matrix-title">
+  return html`<section class="matrix ${matrix.state}" aria-labelledby="matrix-title">
     <h3 id="matrix-title">${plural(places.queries, "query", "queries")} × ${plural(places.keys, "key")} <span class="aside">${of}; each row to its own largest${summed(value)}</span></h3>
     <p class="quiet">${parts.join(" · ")}</p>
     ${value ? picture(view, value) : html`<p class="quiet">${matrix.state === "failed" ? matrix.words : "being fetched …"}</p>`}
@@ -34,11 +34,11 @@ function summed(value) {
 function picture(view, value) {
   const { board, places } = view;
   const { target } = board.focus;
-  const shares = board.memo("lens-shares", () => sharesOf(view, value), `${view.req} ${view.layer} ${view.head} ${board.frame.param("first")} ${view.root}`);
+  const shares = board.memo("lens-shares", () => sharesOf(view, value), `${view.req} ${view.matrix.state} ${view.layer} ${view.head} ${board.frame.param("first")} ${view.root}`);
   const lit = target?.block ?? null;
   const data = board.memo("lens-matrix", () => ({
     shares, keysBy: value.keys_by, queriesBy: value.queries_by, places, query: view.query, lit,
-  }), `${view.req} ${view.layer} ${view.head} ${view.query} ${lit} ${board.frame.param("first")} ${view.root} ${theme.name}`);
+  }), `${view.req} ${view.matrix.state} ${view.layer} ${view.head} ${view.query} ${lit} ${board.frame.param("first")} ${view.root} ${theme.name}`);
   const room = (view.main.querySelector(".lens-left")?.clientWidth || 700) / theme.scale;
   const { height } = matrixSize({ columns: shares[0].length, rows: shares.length }, room);
   return html`<vz-weights role="img" aria-label="${plural(places.queries, "query", "queries")} × ${plural(places.keys, "key")}; choose a query above to hear its row"
