@@ -1,4 +1,4 @@
-"""The lens on made-up weights: rows, the overview and the matrix are what numpy makes of the same."""
+"""The lens on made-up weights: row, overview and matrix are what numpy makes of the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attention lens in a real browser: the weights are the model's own, and lie on the right blocks.
+"""The attention lens in a real browser: the model's own weights, on the right blocks.
 
 A small seeded model; what transformers computes for the same tokens, and what ``minivllm trace
 tensors`` prints, are the reference. And a step of a live engine is armed from the page.
