@@ -92,8 +92,8 @@ def go(page: Page, url: str, place: str, step: int) -> None:
 def shown(page: Page) -> list[float]:
     """The weights as they stand in the cells."""
     page.wait_for_selector(".reads.here .key")
-    labels = page.eval_on_selector_all(".key", "cells => cells.map(c => c.ariaLabel)")
-    return [float(label.rsplit("weight ", 1)[1]) for label in labels]
+    told = page.eval_on_selector_all(".key", "cells => cells.map(c => c.dataset.weight)")
+    return [float(weight) for weight in told]
 
 
 def reference_weights(model: Any, token_ids: list[int]) -> np.ndarray:

@@ -76,7 +76,7 @@ function keyCell(view, { position, text, query }, block, weight, share) {
   const later = position > view.position;
   const classes = [query ? "ran" : "", share === null ? "out" : "", own ? "looked" : "", looks ? "query" : "", later ? "later" : "", view.cursor === "tokens" && view.at === position ? "cell" : ""];
   return html`<button class="key ${classes.filter(Boolean).join(" ")}" tabindex="-1" data-key=${position} data-block=${block}
-    aria-label=${`token ${position + 1} ${text}, weight ${weight.toFixed(4)}`}
+    data-weight=${weight.toFixed(4)}
     @pointerenter=${() => view.point(position)}
     @click=${() => board.focus.choose({ req: places.req, position })}
     ><b>${visible(text).trim() || "␣"}</b><i .style=${`--w:${share === null ? 0 : (share * 100).toFixed(1)}%`}></i><small>${later ? "–" : weight >= NUMBERED ? weightText(weight) : ""}</small></button>`;
