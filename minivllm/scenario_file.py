@@ -35,7 +35,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from minivllm.errors import ScenarioError
-from minivllm.scenario_text import json_data, knob_lines, read_text, request_lines, toml_data
+from minivllm.scenario_text import (
+    head_comment,
+    json_data,
+    knob_lines,
+    read_text,
+    request_lines,
+    toml_data,
+)
 
 SCENARIO_DIR = Path(__file__).parent / "scenarios"
 SUFFIXES = (".toml", ".jsonl")
@@ -159,6 +166,23 @@ def load_scenario(name_or_path: str) -> Scenario:
 def shipped_scenarios() -> list[str]:
     """The names of those that come with the package."""
     return list(_shipped())
+
+
+class About(msgspec.Struct, kw_only=True):
+    """What a shipped scenario says of itself."""
+
+    title: str
+    note: str
+    tries: list[str]
+    """Flags to compare it with, as in ``--batching static``."""
+
+
+def about_scenario(name: str) -> About:
+    """Raises ScenarioError where there is no such one, or its file is broken."""
+    scenario = load_scenario(name)
+    note, commands = head_comment(read_text(_shipped()[name]))
+    tries = [flags for line in commands for flags in re.findall(r'--b "([^"]+)"', line)]
+    return About(title=scenario.title, note=note, tries=tries)
 
 
 def _shipped() -> dict[str, Path]:

@@ -58,6 +58,10 @@ class Workbench(Protocol):
 
     def scenarios(self) -> list[str]: ...
 
+    def about(self) -> dict[str, dict[str, Any]]:
+        """Scenario → its ``title``, a ``note`` of what happens in it, and flags to ``tries``."""
+        ...
+
     def simulate(self, scenario: str, knobs: dict[str, Any]) -> tuple[TraceLog, dict[str, Any]]:
         """Run a scenario on the real scheduler and pool; also returns the knobs that differ from
         the scenario's own. Raises ScenarioError, ConfigError."""

@@ -151,8 +151,14 @@ def add_pages(
         if not access.may_look(request):
             abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
         if workbench is None:
-            return jsonify({"knobs": [], "scenarios": []})
-        return jsonify({"knobs": workbench.knobs(), "scenarios": workbench.scenarios()})
+            return jsonify({"knobs": [], "scenarios": [], "about": {}})
+        return jsonify(
+            {
+                "knobs": workbench.knobs(),
+                "scenarios": workbench.scenarios(),
+                "about": workbench.about(),
+            }
+        )
 
     @app.errorhandler(MissingArtifactError)
     def missing_artifact(error: MissingArtifactError) -> Response:

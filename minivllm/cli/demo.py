@@ -26,6 +26,7 @@ from minivllm.errors import MiniVLLMError, TraceError
 
 if TYPE_CHECKING:
     from minivllm.engine.async_llm import AsyncLLM
+    from minivllm.serving.late_endpoint import LateEndpoint
     from minivllm.setup.progress import StatusBoard
     from viz.server import BoardApp
 
@@ -55,9 +56,11 @@ def demo(
 
     The recording, tiny-pressure, is five requests that share 15 blocks. Meanwhile torch and the
     model are installed, if they are not there yet, and the engine is started: eight prompts that
-    share a prefix then run in the page at 2 steps a second. Ctrl-C ends everything.
+    share a prefix then run in the page at 2 steps a second, its Playground chats with the model,
+    and /v1 answers any client on this machine. Ctrl-C ends everything.
     """
     from minivllm.cli.workbench import ScenarioBench
+    from minivllm.serving.late_endpoint import LateEndpoint
     from minivllm.setup.bootstrap import engine_is_installed
     from minivllm.setup.environment import Environment
     from minivllm.setup.progress import EngineStatus, StatusBoard, TerminalReporter
@@ -73,7 +76,9 @@ def demo(
     board = StatusBoard(EngineStatus.loading() if installed else EngineStatus.installing())
     bench = ScenarioBench()
     app = create_app([RECORDING], status=board if live else None, workbench=bench)
-    background = Background(app, board, engine)
+    endpoint = LateEndpoint(app.wsgi_app)
+    app.wsgi_app = endpoint  # type: ignore[method-assign]
+    background = Background(app, endpoint, board, engine)
     unwatch: Callable[[], None] = lambda: None  # noqa: E731
     with until_interrupted() as stop:
         server = Server(app, port=port).start()
@@ -98,8 +103,10 @@ def demo(
 class Background:
     """Stages 2 and 3 and the loading, on a thread; at its end the engine is the page's."""
 
-    def __init__(self, app: BoardApp, board: StatusBoard, engine: dict[str, Any]) -> None:
-        self._app, self._board, self._engine = app, board, engine
+    def __init__(
+        self, app: BoardApp, endpoint: LateEndpoint, board: StatusBoard, engine: dict[str, Any]
+    ) -> None:
+        self._app, self._endpoint, self._board, self._engine = app, endpoint, board, engine
         self._stopping = threading.Event()
         self._llm: AsyncLLM | None = None
         self._thread = threading.Thread(target=self._run, name="engine-setup", daemon=True)
@@ -148,8 +155,10 @@ class Background:
 
         gate = Gate(rate=RATE)
         knobs = {**load_scenario(WORKLOAD).engine, **self._engine, "live": True}
-        self._llm = AsyncLLM(make_config(**knobs), gate=gate)
+        config = make_config(**knobs)
+        self._llm = AsyncLLM(config, gate=gate)
         if not self._stopping.is_set():
+            self._endpoint.attach(self._llm, config.model.model)
             self._app.attach_engine(DashboardEngine(self._llm))
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from minivllm.cli.flags import FLAGS
 from minivllm.cli.options import defaults
 from minivllm.config import KV_MANAGERS, STEP_KNOBS
@@ -16,6 +18,7 @@ from minivllm.errors import ConfigError, ReplayError
 from minivllm.replay.fork import fork
 from minivllm.replay.recording import read_recording
 from minivllm.scenario import load_scenario, shipped_scenarios, start
+from minivllm.scenario_file import about_scenario
 from minivllm.trace.events import RunConfig
 from minivllm.trace.file import Trace
 from minivllm.trace.log import TraceLog
@@ -49,6 +52,9 @@ class ScenarioBench:
 
     def scenarios(self) -> list[str]:
         return shipped_scenarios()
+
+    def about(self) -> dict[str, dict[str, Any]]:
+        return {name: msgspec.to_builtins(about_scenario(name)) for name in shipped_scenarios()}
 
     def simulate(self, scenario: str, knobs: dict[str, Any]) -> tuple[TraceLog, dict[str, Any]]:
         """Run it to its end; also returns the knobs that are not as the scenario has them. Raises

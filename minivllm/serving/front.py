@@ -26,6 +26,7 @@ from minivllm.api.server import create_blueprint
 from minivllm.config import EngineConfig
 from minivllm.engine.async_llm import AsyncLLM
 from minivllm.serving.door import Door
+from minivllm.serving.late_endpoint import LIFE_PAGE
 from minivllm.serving.live import DashboardEngine
 from minivllm.serving.settings import ServeSettings
 from minivllm.setup.progress import EngineStatus, StatusBoard
@@ -131,7 +132,7 @@ class FrontEnd:
             max_body_bytes=settings.max_body_bytes,
             metrics=self.metrics,
             limits=limits,
-            life_page="/#/run/live?view=life&request=",
+            life_page=LIFE_PAGE,
             is_insider=access.may_steer,
         )
         return create_app(

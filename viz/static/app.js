@@ -155,7 +155,11 @@ function takeDropped(event) {
   if (event.type === "drop") runs.openFile(event.dataTransfer.files[0]);
 }
 
-board.focusPrompt = () => root.querySelector(".prompt textarea").focus();
+// Once the view is drawn.
+board.focusChat = () => {
+  board.frame.show("play");
+  queueMicrotask(() => queueMicrotask(() => root.querySelector(".composer textarea")?.focus()));
+};
 
 board.cutBack = () => {
   if (clock.manual || board.player.reducedMotion) return;

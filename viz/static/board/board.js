@@ -12,6 +12,7 @@ import { applyToFront, endOfLife, frontFrom, newFront } from "#core/front.js";
 import { engineStreams, livesOf, newestOf } from "#core/lives.js";
 import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
+import { Chat } from "#board/chat.js";
 import { EngineLink } from "#board/engine.js";
 import { Knobs } from "#board/knobs.js";
 import { Pair } from "#board/pair.js";
@@ -33,6 +34,7 @@ export class Board {
     this.engine = new EngineLink(this);
     this.knobs = new Knobs(this);
     this.pair = new Pair(this);
+    this.chat = new Chat(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.lives = []; // of the run: {stream, life, first, head}
@@ -63,7 +65,7 @@ export class Board {
     this.remember = () => {};
     this.recall = () => null;
     this.resized = () => {};
-    this.focusPrompt = () => {};
+    this.focusChat = () => {};
     this.chooseFile = () => {};
   }
 

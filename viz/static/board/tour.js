@@ -135,7 +135,7 @@ export class Tour {
 
   ask() {
     this.finish();
-    this.board.focusPrompt();
+    this.board.focusChat();
   }
 
   follow() {

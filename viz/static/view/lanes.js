@@ -52,6 +52,7 @@ function promptBox(board) {
     <div><button class="tool" ?disabled=${!ready}>Send</button>
       <button class="tool" type="button" ?disabled=${!ready} @click=${() => board.engine.runWorkload()}
         >Run 8 prompts</button></div>
+    <button class="term" type="button" title="Playground (H)" @click=${() => board.focusChat()}>talk with it in the Playground</button>
     <p class="notice" role="status">${sent}</p>
   </form>`;
 }

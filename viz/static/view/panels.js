@@ -129,6 +129,10 @@ export function helpPanel(board) {
     <section class="wide"><p>Hue and hatch say which request, and nothing else. Fill says the state of a slot. Outline and mark say
       what happened in this step. Place says the phase of life.</p>
       <p>${board.tour ? html`<button class="tool" @click=${() => takeTour(board)}>Take the tour</button>` : nothing}
+      ${board.frame.unnamed.map(({ id, title }) => html`<button class="tool" @click=${() => {
+        board.close();
+        board.frame.show(id);
+      }}>${title}</button> `)}
       ${board.frame.drawers.map(({ id, title }) => html`<button class="tool" @click=${() => {
         board.close();
         board.frame.toggle(id);

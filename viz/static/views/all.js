@@ -8,3 +8,4 @@ import "#views/source.js";
 import "#views/compare.js";
 import "#views/timeline.js";
 import "#views/lens.js";
+import "#views/play.js";

@@ -60,6 +60,11 @@ export class Frame {
     return [...views.values()];
   }
 
+  // Those that are reached from elsewhere than the bar.
+  get unnamed() {
+    return [...views.values()].filter((view) => !view.named);
+  }
+
   get drawers() {
     return [...drawers.values()];
   }
