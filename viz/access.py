@@ -3,8 +3,8 @@
 Bound to the loopback address, as it is by default, the dashboard is open to whoever sits at this
 machine, who is its driver, too. On another address a viewer needs the join code, and on a server
 that has API keys (``code_for_all``) everybody does. Steering the engine (pause, step, send a
-prompt, set a knob) never comes with the join code: it takes a direct connection from this machine
-(where there are no keys), the driver's code, or an API key.
+prompt, set a knob), and leading a class, never come with the join code: they take a direct
+connection from this machine (where there are no keys), the driver's code, or an API key.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flask import Request
+
+from viz.join import Guesses, as_typed
 
 COOKIE = "minivllm_join"
 DRIVER_COOKIE = "minivllm_driver"
@@ -66,16 +69,35 @@ class Access:
     """The rules of one server."""
 
     join_code: str | None = None
-    """What a viewer must know; None: only who sits at this machine may look."""
+    """What a viewer must tell once; None: only who sits at this machine may look."""
     code_for_all: bool = False
     """Is a code asked of those at this machine, too?"""
     driver_code: str | None = None
     """What makes a driver of somebody who is not at this machine; None: nothing does."""
     has_key: Callable[[str | None], bool] = no_key
     """Does this ``Authorization`` header hold an API key?"""
+    guesses: Guesses = field(default_factory=Guesses, compare=False)
+    _secret: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+
+    @property
+    def ticket(self) -> str:
+        """What a browser keeps once it has told the join code: too long to be guessed, so that no
+        request but the one that joins has to be counted. Good for as long as the codes are."""
+        key = (self.driver_code or self._secret).encode()
+        return hmac.digest(key, (self.join_code or "").encode(), "sha256").hex()
 
     def may_look(self, request: Request) -> bool:
-        return _knows(request, COOKIE, self.join_code) or self.may_steer(request)
+        has_joined = _knows(request, COOKIE, self.ticket if self.join_code else None)
+        return has_joined or self.may_steer(request)
+
+    def joins(self, request: Request, given: str) -> bool:
+        """Is this the join code? Whoever has guessed too often is not told."""
+        if not self.join_code or self.guesses.is_barred(request.remote_addr):
+            return False
+        if _same(as_typed(given), as_typed(self.join_code)):
+            return True
+        self.guesses.note(request.remote_addr, given)
+        return False
 
     def may_steer(self, request: Request) -> bool:
         return (
@@ -86,6 +108,10 @@ class Access:
 
 
 def _knows(request: Request, cookie: str, code: str | None) -> bool:
-    """In constant time. A code that is not set is known to nobody."""
-    given = request.cookies.get(cookie, "").encode(errors="replace")
-    return bool(code) and hmac.compare_digest(given, (code or "").encode())
+    """A code that is not set is known to nobody."""
+    return bool(code) and _same(request.cookies.get(cookie, ""), code or "")
+
+
+def _same(given: str, code: str) -> bool:
+    """In constant time."""
+    return hmac.compare_digest(given.encode(errors="replace"), code.encode())

@@ -1,6 +1,7 @@
 """The dashboard's pages: the page itself, and the runs by HTTP.
 
-    GET /                              the page (static/index.html)
+    GET /                              the page (static/index.html); who has not joined is asked
+                                       for the code (join_page.py)
     GET /api/runs                      what can be opened
     GET /api/runs/ID                   its streams, their lives, and how many events each has
     GET /api/runs/ID/events?stream=&life=&from=&to=
@@ -23,13 +24,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, abort, jsonify, redirect, request
+from flask import Flask, Response, abort, jsonify, request
 
 from minivllm.errors import MissingArtifactError, TraceError
 from minivllm.trace.log import Life
-from viz.access import COOKIE, DRIVER_COOKIE, Access
+from viz.access import Access
 from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
+from viz.join_page import join_by_link, join_page
 from viz.problem import problem
 from viz.protocol import lives_json
 from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run, find_request
@@ -59,15 +61,10 @@ def add_pages(
 
     @app.get("/")
     def index() -> Response:
-        codes = {"code": COOKIE, "driver": DRIVER_COOKIE}
-        given = {
-            cookie: request.args[name] for name, cookie in codes.items() if name in request.args
-        }
-        if given:  # the link a teacher hands out: keep the code out of the address bar
-            response = redirect("/")
-            for cookie, code in given.items():
-                response.set_cookie(cookie, code, httponly=True, samesite="Strict")
-            return response  # type: ignore[return-value]
+        if "code" in request.args or "driver" in request.args:
+            return join_by_link(access)
+        if access.join_code and not access.may_look(request):
+            return join_page()
         return Response(html, mimetype="text/html")
 
     @app.get("/favicon.ico")

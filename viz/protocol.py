@@ -17,7 +17,9 @@ posts to its mailbox: the socket's handlers, the recorder at each step's end, th
 Socket.IO keeps no log for a viewer that was away, and its queue per viewer has no bound. So the
 log is the recorder's, each viewer has a position in it, and a slow viewer costs four batches at
 most. An event is encoded once, by the recorder; a batch joins the lines and goes out as bytes, so
-that it is not encoded again.
+that it is not encoded again; and what several viewers are sent is made once for all (``wire.py``).
+
+A class (``classroom.py``) lives here, too: each message of a page is one turn of this thread.
 """
 
 from __future__ import annotations
@@ -27,12 +29,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from minivllm.trace.log import Life
+from viz.classroom import Classroom, Message
 from viz.runs import Catalogue, Run
+from viz.wire import Frame, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +49,6 @@ WINDOW = 4
 """Batches a viewer may leave unanswered."""
 SNAPSHOT_BEHIND = 2000
 """Events behind from which a snapshot is cheaper than the events themselves."""
-
-Emit = Callable[..., None]
-"""``emit(event, data, to=sid)``; a tuple as data is several arguments."""
 
 
 @dataclass(slots=True)
@@ -65,6 +65,9 @@ class Cursor:
 Key = tuple[str, int]
 """(stream, life)"""
 
+Encoded = dict[tuple[str, str, int, int], tuple[int, Frame]]
+"""(run, stream, life, where it begins) → where it ends, and the batch; of one round."""
+
 
 @dataclass(slots=True)
 class Viewer:
@@ -80,9 +83,10 @@ class Viewer:
 class Hub:
     """The publisher. ``start`` runs it on a thread; tests call ``work`` by hand."""
 
-    def __init__(self, catalogue: Catalogue, emit: Emit) -> None:
+    def __init__(self, catalogue: Catalogue, wire: Wire) -> None:
         self.catalogue = catalogue
-        self._emit = emit
+        self._wire = wire
+        self.classroom = Classroom(wire.emit_to_each)
         self._mailbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self._woken = threading.Event()
         self._viewers: dict[str, Viewer] = {}
@@ -98,6 +102,10 @@ class Hub:
 
     def leave(self, sid: str) -> None:
         self._mailbox.put(("leave", sid))
+
+    def of_class(self, sid: str, message: Message, driver: bool) -> None:
+        """What a page says as one of a class; ``driver``: may it lead?"""
+        self._mailbox.put(("class", sid, message, driver))
 
     def send(self, event: str, payload: Any, to: str | None = None) -> None:
         """Emit something of another kind (engine status, a command's result) in turn."""
@@ -137,10 +145,12 @@ class Hub:
 
     def work(self, block: bool = True) -> bool:
         """Take what lies in the mailbox (wait for it if ``block``), then publish. False: stop."""
-        try:
-            messages = [self._mailbox.get(block=block)]
-        except queue.Empty:
-            return True
+        messages: list[tuple[Any, ...]] = []
+        if block:
+            try:
+                messages.append(self._mailbox.get(timeout=self.classroom.due_in()))
+            except queue.Empty:
+                pass  # something of the class has waited long enough
         while True:
             try:
                 messages.append(self._mailbox.get_nowait())
@@ -150,24 +160,30 @@ class Hub:
             if message[0] == "stop":
                 return False
             getattr(self, "_on_" + message[0])(*message[1:])
-        self._publish()
+        self.classroom.flush()
+        if messages:
+            self._publish()
         return True
 
     def _on_wake(self) -> None:
         self._woken.clear()  # before reading the log: an event from now on wakes us again
 
     def _on_send(self, event: str, payload: Any, to: str | None) -> None:
-        self._emit(event, payload, to=to)
+        self._wire.emit(event, payload, to=to)
 
     def _on_leave(self, sid: str) -> None:
         self._viewers.pop(sid, None)
+        self.classroom.leave(sid)
+
+    def _on_class(self, sid: str, message: Message, driver: bool) -> None:
+        self.classroom.take(sid, message, driver)
 
     def _on_hello(self, sid: str, message: dict[str, Any]) -> None:
         run_id = message["run"]
         run = self.catalogue.get(run_id)
         if run is None:
             self._viewers.pop(sid, None)
-            self._emit("gone", {"run": run_id}, to=sid)
+            self._wire.emit("gone", {"run": run_id}, to=sid)
             return
         epoch, lives = run.epoch(), run.lives()
         same = message.get("epoch") in (None, epoch)
@@ -186,7 +202,9 @@ class Hub:
 
     def _tell(self, name: str, sid: str, run: Run, viewer: Viewer, more: dict[str, Any]) -> None:
         lives = lives_json(run)
-        self._emit(name, {"run": run.id, "epoch": viewer.epoch, "lives": lives, **more}, to=sid)
+        self._wire.emit(
+            name, {"run": run.id, "epoch": viewer.epoch, "lives": lives, **more}, to=sid
+        )
 
     def _on_changed(self, run_id: str) -> None:
         for sid, viewer in self._viewers.items():
@@ -215,7 +233,7 @@ class Hub:
         for live in self.catalogue.all():
             if live.kind == "live":
                 self.catalogue.keep_snapshots(live)
-        encoded: dict[tuple[str, str, int, int], tuple[int, bytes]] = {}
+        encoded: Encoded = {}
         for sid, viewer in list(self._viewers.items()):
             run = self.catalogue.get(viewer.run_id)
             if run is None or run.epoch() != viewer.epoch:
@@ -239,7 +257,7 @@ class Hub:
         run: Run,
         life: Life,
         cursor: Cursor,
-        encoded: dict[tuple[str, str, int, int], tuple[int, bytes]],
+        encoded: Encoded,
     ) -> None:
         """Send one viewer what it lacks of one life, as far as its window allows."""
         about = {"run": run.id, "stream": life.stream, "life": life.epoch, "epoch": viewer.epoch}
@@ -249,16 +267,18 @@ class Hub:
             if len(cursor.unanswered) >= WINDOW or behind > SNAPSHOT_BEHIND or gone:
                 cursor.lagging = True
                 late = gone or behind > SNAPSHOT_BEHIND
-                self._emit("lag", {**about, "head": life.head, "snapshot": late}, to=sid)
+                self._wire.emit("lag", {**about, "head": life.head, "snapshot": late}, to=sid)
                 return
             key = (run.id, life.stream, life.epoch, cursor.sent)
-            if key not in encoded:  # viewers that stand at the same place share the bytes
-                encoded[key] = encode_batch(run, life, cursor.sent + 1)
-            to, payload = encoded[key]
+            if key not in encoded:  # viewers that stand at the same place share the frame
+                to, payload = encode_batch(run, life, cursor.sent + 1)
+                about |= {"from": cursor.sent + 1, "to": to}
+                # The bytes travel as they are, beside the JSON.
+                encoded[key] = to, self._wire.frame("batch", about, payload)
+            to, frame = encoded[key]
             if to <= cursor.sent:
                 return  # the log has let go of this life meanwhile
-            # A tuple is several arguments; the bytes travel as they are, beside the JSON.
-            self._emit("batch", ({**about, "from": cursor.sent + 1, "to": to}, payload), to=sid)
+            self._wire.send(frame, sid)
             cursor.sent = to
             cursor.unanswered.append(to)
 

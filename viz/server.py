@@ -1,7 +1,7 @@
 """The dashboard's server: pages (``pages.py``) and the live channel by Socket.IO.
 
-The socket's messages are hello, ack and command; ``protocol.py`` and ``commands.py`` tell what
-becomes of them. Nothing here imports torch or an engine: the page opens long before one is ready,
+The socket's messages are hello, ack, class and command; ``protocol.py``, ``classroom.py`` and
+``commands.py`` tell what becomes of them. Nothing here imports torch or an engine: the page opens long before one is ready,
 and ``attach_engine`` hands it over. Other blueprints (the OpenAI endpoint) live in the same app.
 No counterpart in vLLM. Left out here: TLS and a production web server; the serving room adds them.
 """
@@ -22,12 +22,14 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from minivllm.setup.progress import EngineStatus, StatusBoard
 from minivllm.typed import warm_up
 from viz.access import Access, is_loopback
+from viz.classroom import read_message
 from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
 from viz.forks import read_wish, trace_of
 from viz.pages import STATIC, add_pages
 from viz.protocol import Hub
 from viz.runs import Catalogue, LiveRun
 from viz.viewers import DEFAULT_LIMIT, ViewerGate
+from viz.wire import Wire
 
 LIVE_RUN = "live"
 
@@ -69,7 +71,7 @@ class BoardApp(Flask):
             engineio_logger=_channel_logger(),
         )
         self.viewers = ViewerGate(self.socketio.server.eio, access, max_viewers)
-        self.hub = Hub(catalogue, self.socketio.emit)
+        self.hub = Hub(catalogue, Wire(self.socketio.server))
         self.commands = CommandThread(
             lambda: self.engine,
             {"simulate": self.simulate, "fork": self.fork},
@@ -228,6 +230,13 @@ def add_socket(app: BoardApp) -> None:
             stream, life = str(message.get("stream")), message.get("life")
             life = life if type(life) is int else None
             app.hub.ack(request.sid, stream, message["to"], life)  # type: ignore[attr-defined]
+
+    @socketio.on("class")
+    def of_class(message: object = None, *_more: object) -> None:
+        known = read_message(message)
+        if known is not None:
+            sid = request.sid  # type: ignore[attr-defined]
+            app.hub.of_class(sid, known, app.access.may_steer(request))
 
     @socketio.on("command")
     def command(message: object = None, *_more: object) -> None:

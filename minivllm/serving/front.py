@@ -33,6 +33,7 @@ from minivllm.setup.progress import EngineStatus, StatusBoard
 from minivllm.trace.gate import Gate
 from viz.access import Access, is_loopback
 from viz.commands import Workbench
+from viz.join import new_join_code
 from viz.server import BoardApp, create_app
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Codes:
 
     @staticmethod
     def fresh() -> Codes:
-        return Codes(secrets.token_urlsafe(8), secrets.token_urlsafe(16))
+        return Codes(new_join_code(), secrets.token_urlsafe(16))
 
 
 class FrontEnd:

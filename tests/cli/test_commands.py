@@ -286,10 +286,9 @@ def test_serve_has_the_endpoint_and_the_dashboard_on_one_port() -> None:
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{base}/api/runs", timeout=20)
         code = line.split("?code=")[1].split()[0]
-        with_code = urllib.request.Request(
-            f"{base}/api/runs", headers={"Cookie": f"minivllm_join={code}"}
-        )
-        with urllib.request.urlopen(with_code, timeout=20) as answer:
+        joined = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        joined.open(f"{base}/?code={code}", timeout=20).close()
+        with joined.open(f"{base}/api/runs", timeout=20) as answer:
             assert [run["id"] for run in json.load(answer)] == ["live"]
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=60)

@@ -290,7 +290,8 @@ def test_pages_of_other_origins_may_neither_read_nor_write(server: RunningServer
 def codes(server: RunningServer) -> tuple[str, str]:
     found = re.search(r"\?driver=(\S+) .*\?code=(\S+)", server.ready_line)
     assert found
-    return f"minivllm_driver={found[1]}", f"minivllm_join={found[2]}"
+    _, joined, _ = server.get(f"/?code={found[2]}")
+    return f"minivllm_driver={found[1]}", joined["set-cookie"].partition(";")[0]
 
 
 def ask(server: RunningServer, cookie: str, op: str, value: object = None) -> dict[str, object]:

@@ -190,9 +190,8 @@ def test_a_command_without_an_engine_is_refused_in_words() -> None:
 def test_who_may_look_may_not_steer(make_engine: MakeEngine) -> None:
     app, engine = create_app(access=Access("apple-tree")), make_engine()
     app.attach_engine(engine)
-    client = app.socketio.test_client(
-        app, headers={**PROXIED, "Cookie": "minivllm_join=apple-tree"}
-    )
+    cookie = f"minivllm_join={app.access.ticket}"
+    client = app.socketio.test_client(app, headers={**PROXIED, "Cookie": cookie})
     assert named(work(client, app), "role") == [[{"driver": False}]]
     client.emit("command", {"id": 1, "op": "pause"})
     (refusal,) = named(work(client, app), "result")
