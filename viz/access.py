@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from flask import Request
 
-from viz.join import Guesses, as_typed
+from viz.join import Guesses, as_typed, reachable
 
 COOKIE = "minivllm_join"
 DRIVER_COOKIE = "minivllm_driver"
@@ -105,6 +105,20 @@ class Access:
             or _knows(request, DRIVER_COOKIE, self.driver_code)
             or self.has_key(request.headers.get("Authorization"))
         )
+
+
+def join_link(access: Access, listens_on: str, host: str) -> dict[str, str] | None:
+    """What the driver's page shows the class: ``{"url", "code"}``; None where nobody can join.
+
+    ``host``: by which name the driver's own page came, and so may others. Where that is
+    ``localhost``, which is every machine itself, this machine's address in its network.
+    """
+    if not access.join_code:
+        return None
+    if is_loopback(name_in(host)):
+        port = host.rpartition(":")[2] if re.search(r":[0-9]+$", host) else "80"
+        host = f"{reachable(listens_on)}:{port}"
+    return {"url": f"http://{host}/", "code": access.join_code}
 
 
 def _knows(request: Request, cookie: str, code: str | None) -> bool:

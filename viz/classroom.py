@@ -267,7 +267,7 @@ class Classroom:
             those = [sid for sid, vote in voted.items() if vote == yours]
             self._send("question", {**about, "yours": yours}, those)
 
-    # --- what is held back -------------------------------------------------------------------------
+    # --- what is held back -----------------------------------------------------------------------
 
     def _hold(self, name: str, seconds: float) -> None:
         self._unsent.setdefault(name, self._sent.get(name, float("-inf")) + seconds)

@@ -1,9 +1,10 @@
 """The dashboard's server: pages (``pages.py``) and the live channel by Socket.IO.
 
 The socket's messages are hello, ack, class and command; ``protocol.py``, ``classroom.py`` and
-``commands.py`` tell what becomes of them. Nothing here imports torch or an engine: the page opens long before one is ready,
-and ``attach_engine`` hands it over. Other blueprints (the OpenAI endpoint) live in the same app.
-No counterpart in vLLM. Left out here: TLS and a production web server; the serving room adds them.
+``commands.py`` tell what becomes of them. Nothing here imports torch or an engine: the page opens
+long before one is ready, and ``attach_engine`` hands it over. Other blueprints (the OpenAI
+endpoint) live in the same app. No counterpart in vLLM. Left out here: TLS and a production web
+server; the serving room adds them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from minivllm.setup.progress import EngineStatus, StatusBoard
 from minivllm.typed import warm_up
-from viz.access import Access, is_loopback
+from viz.access import Access, is_loopback, join_link
 from viz.classroom import read_message
 from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
 from viz.forks import read_wish, trace_of
@@ -63,6 +64,7 @@ class BoardApp(Flask):
         self.catalogue, self.status, self.access = catalogue, status, access
         self.workbench = workbench
         self.engine: LiveEngine | None = None
+        self.listens_on = "127.0.0.1"
         self.socketio = SocketIO(
             self,
             async_mode="threading",
@@ -202,7 +204,9 @@ def add_socket(app: BoardApp) -> None:
         sid = request.sid  # type: ignore[attr-defined]
         if app.status is not None:
             app.hub.send("status", status_json(app.status.get()), to=sid)
-        app.hub.send("role", {"driver": app.access.may_steer(request)}, to=sid)
+        driver = app.access.may_steer(request)
+        join = join_link(app.access, app.listens_on, request.host) if driver else None
+        app.hub.send("role", {"driver": driver, "join": join}, to=sid)
         app.tell_gate(to=sid)
         return None
 
@@ -271,6 +275,7 @@ class Server:
         if not is_loopback(host) and app.access.join_code is None:
             raise ValueError(f"to listen on {host}, set a join code for the viewers")
         self.app = app
+        app.listens_on = host
         self._wsgi: BaseWSGIServer = make_server(
             host, port, app, threaded=True, request_handler=_QuietHandler
         )

@@ -21,7 +21,15 @@ import typer
 
 import minivllm
 from minivllm.cli.options import engine_flags
-from minivllm.cli.serving import check_port, open_browser, until_interrupted, wait
+from minivllm.cli.serving import (
+    ClassFlag,
+    HostFlag,
+    Room,
+    check_port,
+    open_browser,
+    until_interrupted,
+    wait,
+)
 from minivllm.errors import MiniVLLMError, TraceError
 
 if TYPE_CHECKING:
@@ -49,6 +57,8 @@ def demo(
             "--live/--no-live", help="Also set up and run the engine; without: the recording."
         ),
     ] = True,
+    host: HostFlag = None,
+    leads: ClassFlag = False,
     *,
     engine: dict[str, Any],
 ) -> None:
@@ -66,7 +76,8 @@ def demo(
     from minivllm.setup.progress import EngineStatus, StatusBoard, TerminalReporter
     from viz.server import Server, create_app
 
-    check_port("127.0.0.1", port)
+    room = Room.of(host, leads)
+    check_port(room.host, port)
     if not RECORDING.is_file():
         raise TraceError(
             f"{RECORDING} is missing; make it: minivllm trace record {RECORDING.name.split('.')[0]}"
@@ -75,20 +86,22 @@ def demo(
     installed = engine_is_installed(Environment())
     board = StatusBoard(EngineStatus.loading() if installed else EngineStatus.installing())
     bench = ScenarioBench()
-    app = create_app([RECORDING], status=board if live else None, workbench=bench)
+    status = board if live else None
+    app = create_app([RECORDING], status=status, access=room.access, workbench=bench)
     endpoint = LateEndpoint(app.wsgi_app)
     app.wsgi_app = endpoint  # type: ignore[method-assign]
     background = Background(app, endpoint, board, engine)
     unwatch: Callable[[], None] = lambda: None  # noqa: E731
     with until_interrupted() as stop:
-        server = Server(app, port=port).start()
+        server = Server(app, room.host, port).start()
         try:
-            typer.echo(f"minivllm demo: {server.url}   (Ctrl-C ends)", err=True)
+            url, words = room.links(server.port)
+            typer.echo(f"minivllm demo: {words}   (Ctrl-C ends)", err=True)
             if live:
                 unwatch = board.subscribe(TerminalReporter())
                 background.start()
             if browser:
-                open_browser(server.url)
+                open_browser(url)
             wait(stop)
             typer.echo("\nending", err=True)
         finally:

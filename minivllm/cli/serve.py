@@ -10,6 +10,7 @@ import typer
 
 from minivllm.cli.flags import parse_size
 from minivllm.cli.options import engine_flags
+from minivllm.cli.serving import EVERY_NETWORK, ClassFlag
 from minivllm.logs import FORMATS, LEVELS
 from minivllm.serving.settings import (
     HTTP_SERVERS,
@@ -142,6 +143,7 @@ def serve(
         float,
         typer.Option(help="Steps per second at most, to watch the engine at work; 0: full speed."),
     ] = 0.0,
+    leads: ClassFlag = False,
     open_trace: Annotated[
         list[Path] | None,
         typer.Option(
@@ -163,7 +165,7 @@ def serve(
     from minivllm.serving.serve import serve_forever
 
     settings = ServeSettings(
-        host=host,
+        host=EVERY_NETWORK if leads and host == DEFAULTS.host else host,
         port=port,
         served_model_name=served_model_name or engine.get("model") or ModelConfig().model,
         api_keys=given_keys(api_key, os.environ),
@@ -177,6 +179,7 @@ def serve(
         shutdown_timeout_s=shutdown_timeout,
         max_body_bytes=parse_size(max_body_size, "--max-body-size"),
         rate=rate,
+        leads=leads,
         open_traces=tuple(open_trace or ()),
         log_format=log_format,
         log_level=log_level,

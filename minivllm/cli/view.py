@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from minivllm.cli.serving import check_port, open_browser, until_interrupted, wait
+from minivllm.cli.serving import (
+    ClassFlag,
+    HostFlag,
+    Room,
+    check_port,
+    open_browser,
+    until_interrupted,
+    wait,
+)
 
 
 def view(
@@ -21,6 +29,8 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
+    host: HostFlag = None,
+    leads: ClassFlag = False,
 ) -> None:
     """Show recorded runs on the dashboard; the first one opens, a list at the top has the others.
 
@@ -31,22 +41,25 @@ def view(
     \b
     Example: minivllm trace record tiny-pressure --num-kv-blocks 24 -o roomy.jsonl
              minivllm view roomy.jsonl tiny-pressure
+             minivllm view tiny-pressure --class
     """
     from minivllm.cli.workbench import ScenarioBench
     from minivllm.trace.gallery import find_recording, gallery
     from viz.server import Server, create_app
 
-    check_port("127.0.0.1", port)
+    room = Room.of(host, leads)
+    check_port(room.host, port)
     traces = [find_recording(file) for file in files or gallery()]
-    app = create_app(traces, workbench=ScenarioBench())
+    app = create_app(traces, access=room.access, workbench=ScenarioBench())
     for run in app.catalogue.all():
         run.header()  # a file that is no trace is told here, not in the page
     with until_interrupted() as stop:
-        server = Server(app, port=port).start()
+        server = Server(app, room.host, port).start()
         try:
-            typer.echo(f"minivllm view: {server.url}   (Ctrl-C ends)", err=True)
+            url, words = room.links(server.port)
+            typer.echo(f"minivllm view: {words}   (Ctrl-C ends)", err=True)
             if browser:
-                open_browser(server.url)
+                open_browser(url)
             wait(stop)
         finally:
             server.stop()

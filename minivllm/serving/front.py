@@ -96,6 +96,7 @@ class FrontEnd:
             self.metrics = ServerMetrics(self.llm, self._model)
             self.app = self._build(codes, workbench)
             self.wsgi = OpenResponses(Door(self.app, settings, self.metrics.answered))
+            self.app.listens_on = settings.host
             self.app.attach_engine(DashboardEngine(self.llm))
             self.app.start()
         except BaseException:

@@ -22,6 +22,7 @@ from minivllm.serving.settings import ServeSettings
 from minivllm.trace.gate import Gate
 from viz.access import is_loopback
 from viz.commands import Workbench
+from viz.join import reachable
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +73,10 @@ def serve_forever(
 
 def _tell_ready(settings: ServeSettings, codes: Codes, port: int) -> None:
     """To whoever started the server: the driver's link is for nobody else."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base = f"http://{host}:{port}"
+    base = f"http://{reachable(settings.host)}:{port}"
     line = f"API {base}/v1   dashboard {base}/"
-    with_codes = f"{line}?driver={codes.driver}   for viewers {base}/?code={codes.join}"
+    lead = "&lead" if settings.leads else ""
+    with_codes = f"{line}?driver={codes.driver}{lead}   for viewers {base}/?code={codes.join}"
     has_codes = not is_open_here(settings)
     if settings.log_format == "json":  # logs are kept, and read by many
         _tell(settings, f"{line}   Ctrl-C ends")

@@ -54,6 +54,8 @@ class ServeSettings:
     max_body_bytes: int = 16 * 2**20
     rate: float = 0.0
     """Steps per second at most; 0: full speed."""
+    leads: bool = False
+    """Does the driver's link take the lead of a class?"""
     open_traces: tuple[Path, ...] = ()
     """Recorded runs that the dashboard shows, too."""
     log_format: str = "text"

@@ -9,7 +9,8 @@ import pytest
 from flask import Request
 from werkzeug.test import EnvironBuilder
 
-from viz.access import Access
+from minivllm.cli.serving import Room
+from viz.access import Access, join_link
 from viz.join import ALPHABET, GUESSES, WINDOW_S, Guesses, new_join_code, reachable
 from viz.server import create_app
 
@@ -97,3 +98,27 @@ def test_a_cookie_is_good_for_its_code_alone() -> None:
 def test_a_link_names_the_address_that_is_listened_on(host: str, shown: str) -> None:
     assert reachable(host) == shown
     assert reachable("0.0.0.0") not in ("0.0.0.0", "")
+
+
+def test_the_drivers_page_shows_an_address_that_others_can_type() -> None:
+    access = Access("KQ73XA")
+    assert join_link(Access(), "127.0.0.1", "localhost:8000") is None
+    assert join_link(access, "0.0.0.0", "class.example:8000") == {
+        "url": "http://class.example:8000/",
+        "code": "KQ73XA",
+    }
+    assert join_link(access, "192.0.2.7", "127.0.0.1:8000") == {
+        "url": "http://192.0.2.7:8000/",
+        "code": "KQ73XA",
+    }
+    assert "localhost" not in str(join_link(access, "0.0.0.0", "localhost"))
+
+
+def test_a_class_listens_on_every_network_and_its_links_are_in_the_terminal() -> None:
+    here, words = Room.of(None, leads=True).links(8000)
+    assert here == "http://127.0.0.1:8000/?lead"
+    assert "join code: " in words and "?driver=" in words and "&lead" in words
+    assert Room.of(None, leads=False).links(8000) == ("http://127.0.0.1:8000/",) * 2
+    assert Room.of("127.0.0.1", leads=False).access.join_code is None
+    elsewhere, words = Room.of("192.0.2.7", leads=False).links(8000)
+    assert elsewhere.startswith("http://192.0.2.7:8000/?driver=") and "lead" not in words

@@ -192,7 +192,7 @@ def test_who_may_look_may_not_steer(make_engine: MakeEngine) -> None:
     app.attach_engine(engine)
     cookie = f"minivllm_join={app.access.ticket}"
     client = app.socketio.test_client(app, headers={**PROXIED, "Cookie": cookie})
-    assert named(work(client, app), "role") == [[{"driver": False}]]
+    assert named(work(client, app), "role") == [[{"driver": False, "join": None}]]
     client.emit("command", {"id": 1, "op": "pause"})
     (refusal,) = named(work(client, app), "result")
     assert refusal[0]["ok"] is False and "driver" in refusal[0]["error"]
