@@ -11,7 +11,7 @@ import { hasServer, resource, startHash } from "#net/home.js";
 import { chipPlaces, fade, slideChips } from "#view/motion.js";
 import { drawLinks, page } from "#view/page.js";
 import { poolProgress } from "#view/poolregion.js";
-import { THEMES, applyTheme, measure } from "#view/sizes.js";
+import { FONT_SCALES, THEMES, applyTheme, measure } from "#view/sizes.js";
 import "#views/all.js";
 
 const PLACE_MS = 200;
@@ -44,6 +44,7 @@ function draw() {
   speak();
   tellPlace();
   focusTour();
+  board.classroom.drawn();
   if (board.player.moving || board.tour?.on) clock.next(frame);
 }
 
@@ -133,6 +134,10 @@ board.recall = (key) => {
   }
 };
 
+board.classroom.keep = (key, value) => sessionStorage.setItem(`minivllm.${key}`, value);
+
+board.classroom.kept = (key) => sessionStorage.getItem(`minivllm.${key}`);
+
 board.refreshRuns = () => runs.refresh();
 
 board.openRun = (id, place) => runs.open(id, place);
@@ -184,8 +189,15 @@ board.nextTheme = () => {
   themed();
 };
 
+board.scaleFont = (direction) => {
+  const at = FONT_SCALES.indexOf(board.fontScale) + direction;
+  board.fontScale = FONT_SCALES[Math.min(Math.max(at, 0), FONT_SCALES.length - 1)];
+  board.remember("font", board.fontScale);
+  themed();
+};
+
 function themed() {
-  applyTheme(palette, THEMES[themeAt]);
+  applyTheme(palette, THEMES[themeAt], board.fontScale);
   board.resized();
 }
 
@@ -194,10 +206,12 @@ function themed() {
 async function start() {
   palette = await resource("palette.json");
   themeAt = Number(board.recall("theme") ?? 0) % THEMES.length || 0;
+  board.fontScale = FONT_SCALES.find((scale) => scale === Number(board.recall("font"))) ?? 1;
   board.keysOff = board.recall("keys") === "off";
   const quiet = matchMedia("(prefers-reduced-motion: reduce)");
   board.player.reducedMotion = quiet.matches;
   quiet.addEventListener("change", () => (board.player.reducedMotion = quiet.matches));
+  board.classroom.wants = new URLSearchParams(location.search).has("lead");
   const transport = new URLSearchParams(location.search).get("transport");
   const { LiveChannel } = await (hasServer ? import("#net/live.js") : import("#net/absent.js"));
   board.engine.channel = new LiveChannel(runs.listeners(), transport ? [transport] : undefined);
@@ -220,10 +234,12 @@ async function start() {
   if (first) await runs.open(first, place);
   if (first) await board.pair.take(place.params ?? {});
   else board.fail("There is no run to show.", "Start with a trace file, or wait for the engine.");
+  board.classroom.begin();
 }
 
 function followHash() {
   toldHash = location.hash;
+  board.classroom.touched();
   const place = parseHash(location.hash);
   board.frame.take(place);
   if (!board.isAt(place)) return runs.open(place.run ?? board.run.id, place).then(() => board.pair.take(place.params));
@@ -238,6 +254,7 @@ function followHash() {
 function touched(event) {
   if (event.type === "pointermove" && !event.movementX && !event.movementY) return;
   board.tour?.touched();
+  if (event.type === "keydown" || event.type === "pointerdown") board.classroom.touched();
 }
 
 // What is under the pointer, or has the focus, is shown everywhere.

@@ -14,9 +14,12 @@ import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
 import { Chat } from "#board/chat.js";
 import { EngineLink } from "#board/engine.js";
+import { Classroom } from "#board/classroom.js";
+import { Horizon } from "#board/horizon.js";
 import { Knobs } from "#board/knobs.js";
 import { Pair } from "#board/pair.js";
 import { Focus } from "#board/focus.js";
+import { Predict } from "#board/predict.js";
 import { Travel } from "#board/travel.js";
 import { Frame } from "#views/frame.js";
 
@@ -35,6 +38,9 @@ export class Board {
     this.knobs = new Knobs(this);
     this.pair = new Pair(this);
     this.chat = new Chat(this);
+    this.horizon = new Horizon(this);
+    this.predict = new Predict(this);
+    this.classroom = new Classroom(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.lives = []; // of the run: {stream, life, first, head}
@@ -50,6 +56,7 @@ export class Board {
     this.idle = false;
     this.lastError = "";
     this.keysOff = false;
+    this.fontScale = 1;
     this.narrow = false;
     this.low = false;
     this.sizes = { rows: 640, rowsHeight: 440, poolWidth: 440, pool: 400 };
@@ -66,6 +73,7 @@ export class Board {
     this.recall = () => null;
     this.resized = () => {};
     this.focusChat = () => {};
+    this.scaleFont = () => {};
     this.chooseFile = () => {};
   }
 
@@ -84,6 +92,8 @@ export class Board {
   // Begin one life of one engine with an empty store; the events come by `take`.
   beginLife(at, base = null) {
     if (this.pair.flipped) this.pair.flip();
+    this.predict.forget();
+    this.horizon.forget();
     this.at = at;
     this.store = new TraceStore(base);
     this.player.open(this.store, this.store.firstStep);
@@ -104,14 +114,16 @@ export class Board {
     const side = this.pair.growing ?? this;
     if (snapshot) side.front = frontFrom(snapshot.state);
     for (const event of events) applyToFront(side.front, event);
+    if (side === this && this.horizon.on) return void this.horizon.takeFront(events);
     if (side.frontEvents.length + events.length > FRONT_KEPT) side.frontEvents = side.frontEvents.slice(FRONT_KEPT / 2);
     side.frontEvents = [...side.frontEvents, ...events];
   }
 
   take(events) {
     if (this.pair.growing) return void this.pair.growing.store.ingest(events);
+    const whole = this.wholeStore;
     try {
-      this.store.ingest(events);
+      whole.ingest(events);
     } catch (error) {
       this.fail("This trace cannot be read further.", error.message);
       return;
@@ -122,6 +134,7 @@ export class Board {
       if (kind === "run.error") this.lastError = `${data.error}: ${data.message}`;
       if (kind === "run.end" && this.isLive) this.#ended(data.steps);
     }
+    if (this.horizon.on) return void this.predict.grown();
     const [broken] = this.store.violated;
     if (broken && !this.problem?.red) {
       const action = { text: `Go to step ${broken.step}`, run: () => this.travel.seek(broken.step) };
@@ -193,6 +206,11 @@ export class Board {
 
   get lastStep() {
     return this.store?.lastStep ?? 0;
+  }
+
+  // The store with all that is known, where the one that is shown ends earlier.
+  get wholeStore() {
+    return this.horizon.whole ?? this.store;
   }
 
   get isLive() {

@@ -26,6 +26,7 @@ function escape(board, event, typing) {
   if (board.panel) return board.close();
   if (board.focus.cells) return leaveCells(board);
   if (board.tour?.on) return board.tour.finish();
+  if (board.predict.on) return board.predict.end();
   if (board.frame.drawer) return board.frame.closeDrawer();
   if (board.frame.view.escape?.(board)) return undefined;
   board.focus.chosen = null;
@@ -40,9 +41,17 @@ function actionFor(board, event, root) {
   if (key === "Enter" && event.target.matches?.("vz-pool")) return () => enterCells(board);
   if (key === "Home") return () => board.travel.home();
   if (key === "End") return () => board.travel.end();
+  if (key === "PageDown") return () => board.travel.stop(1);
+  if (key === "PageUp") return () => board.travel.stop(-1);
   if (board.keysOff) return null;
   const single = {
-    " ": () => (board.tour?.on ? board.tour.next() : board.travel.toggle()),
+    " ": () => onSpace(board),
+    q: () => board.predict.toggle(),
+    f: () => board.classroom.follow(),
+    u: () => board.open("class"),
+    "+": () => board.scaleFont(1),
+    "=": () => board.scaleFont(1),
+    "-": () => board.scaleFont(-1),
     "[": () => board.travel.faster(-1),
     "]": () => board.travel.faster(1),
     "/": () => board.open("find"),
@@ -61,6 +70,13 @@ function actionFor(board, event, root) {
   if (leads?.view) return () => board.frame.show(leads.view.id);
   if (leads?.drawer) return () => board.frame.toggle(leads.drawer.id);
   return single[name] ?? null;
+}
+
+function onSpace(board) {
+  const { tour, predict } = board;
+  if (tour?.on) return tour.next();
+  if (predict.on) return predict.state === "over" ? predict.end() : predict.next();
+  return board.travel.toggle();
 }
 
 function nextEngine(board) {

@@ -72,6 +72,10 @@ export class Pair {
   async load(id) {
     const { board } = this;
     if (this.flipped) this.flip();
+    if (board.horizon.on) {
+      this.notice = "Another run would tell what comes next: end the prediction first (Q).";
+      return board.changed();
+    }
     [this.wanted, this.notice, this.away, this.known] = [id, "", null, null];
     board.changed();
     const { run } = board;

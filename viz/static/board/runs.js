@@ -229,14 +229,14 @@ export class Runs {
     try {
       const { first } = findLife((await loadRun(run.id)).lives, at.stream, at.life);
       await loadRange(run.id, at, first, upto, (events) => {
-        if (board.store !== store) return false;
+        if (board.wholeStore !== store) return false;
         older.ingest(events);
         return true;
       });
     } catch {
       return; // the oldest events are no longer kept: the past begins at the snapshot
     }
-    if (board.store === store && older.seq === upto) {
+    if (board.wholeStore === store && older.seq === upto) {
       store.prepend(older);
       board.arrive();
       board.changed();
@@ -264,7 +264,11 @@ export class Runs {
         return this.#fetchPast(board.store, snapshot.seq);
       }),
       status: set((status) => (engine.status = status)),
-      role: set(({ driver }) => (engine.driver = driver)),
+      role: set(({ driver, join }) => {
+        engine.driver = driver;
+        board.classroom.join = join;
+      }),
+      ofClass: (name, message) => board.classroom.hear(name, message),
       gate: set((gate) => (engine.gate = gate)),
       runs: () => this.refresh(),
       link: set((up) => this.#link(up)),
@@ -311,6 +315,7 @@ export class Runs {
     const { board } = this;
     const lost = board.engine.linked && !up;
     board.engine.linked = up;
+    if (up) board.classroom.linked();
     if (lost && board.isLive) {
       const since = `What you see is from step ${board.lastStep}; it tries again by itself.`;
       board.fail("The connection to the server is lost.", since, true);

@@ -45,6 +45,7 @@ export class Travel {
 
   on() {
     const { board, player } = this;
+    if (board.predict.on && player.atHead) return void board.predict.step();
     const held = this.#steers && board.engine.gate.mode === "pause";
     if (held && player.atHead) return void board.engine.ask("step", 1);
     return this.#move(() => {
@@ -105,6 +106,19 @@ export class Travel {
     }
     player.speed = nextSpeed(player.speed, direction);
     board.changed();
+  }
+
+  // A presenter's clicker: the run's stops where it has some, else steps.
+  stop(direction) {
+    const { board } = this;
+    const { tour, predict, step } = board;
+    if (direction > 0 && predict.on) return void predict.next();
+    if (direction > 0 && tour?.on) return void tour.next();
+    const stops = (tour?.script.stops ?? []).map((stop) => stop.step ?? stop);
+    const target = direction > 0 ? stops.find((k) => k > step) : stops.findLast((k) => k < step);
+    if (target !== undefined) return void this.seek(target);
+    if (direction > 0) this.on();
+    else this.back();
   }
 
   // The next or previous step in which something happened to the chosen request.

@@ -138,6 +138,24 @@ export class TraceStore {
     if (this.recent.size > KEPT_STATES) this.recent.delete(this.recent.keys().next().value);
   }
 
+  // The same as it was known after `step`: what lies beyond is not in it. It takes no events.
+  upTo(step) {
+    const part = new TraceStore();
+    const until = (map) => new Map([...map].filter(([at]) => at <= step));
+    Object.assign(part, { base: this.base, firstStep: this.firstStep, lastStep: step, sources: this.sources, hues: this.hues });
+    part.steps = until(this.steps);
+    part.snapshots = until(this.snapshots);
+    part.head = clone(this.stateAfter(step));
+    part.last = this.eventsOf(step).at(-1) ?? null;
+    part.seq = part.last?.seq ?? this.base?.seq ?? 0;
+    part.violated = this.violated.filter((item) => item.step <= step);
+    for (const [req, list] of this.index) {
+      const known = list.filter((at) => at <= step);
+      if (known.length) part.index.set(req, known);
+    }
+    return part;
+  }
+
   // Put the older part of the same stream, folded apart from seq 1 on, before this one.
   prepend(older) {
     for (const part of ["steps", "snapshots", "sources"]) {

@@ -9,7 +9,7 @@ import { loadRange, loadSnapshot } from "#net/history.js";
 
 export class LiveChannel {
   // `on`: {events(stream, list), reset(), late(stream, snapshot), mayJump(stream), lives(list), status(s),
-  // role(r), runs(), link(up), problem(text)}
+  // role(r), ofClass(name, message), runs(), link(up), problem(text)}
   constructor(on, transports = ["websocket", "polling"]) {
     this.on = on;
     this.run = null;
@@ -34,6 +34,9 @@ export class LiveChannel {
     socket.on("role", (role) => on.role(role));
     socket.on("gate", (gate) => on.gate(gate));
     socket.on("runs", () => on.runs());
+    for (const name of ["class", "cursor", "crowd", "question", "reveal"]) {
+      socket.on(name, (message) => on.ofClass(name, message));
+    }
     socket.on("gone", () => on.problem("the run is no longer there"));
     socket.on("result", (result) => this.#settle(result));
     socket.on("welcome", (message) => this.#welcome(message));
@@ -64,6 +67,11 @@ export class LiveChannel {
     this.nextId += 1;
     this.socket.emit("command", { id, op, value });
     return new Promise((resolve, reject) => this.waiting.set(id, [resolve, reject]));
+  }
+
+  // Say something that has no answer of its own.
+  tell(name, message) {
+    if (this.socket.connected) this.socket.emit(name, message);
   }
 
   #settle({ id, ok, value, error }) {

@@ -7,6 +7,7 @@ import { LEGEND_TOKENS } from "#core/say.js";
 import { MARKS } from "#core/facts.js";
 import { enginesNav } from "#view/engines.js";
 import { keyButton, sentence } from "#view/parts.js";
+import { predictButton, predictQuestion, predictVerdict } from "#view/predict.js";
 import { tourButton, tourQuestion } from "#view/tour.js";
 
 export function topBar(board) {
@@ -22,6 +23,7 @@ export function topBar(board) {
     ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { lettered: "knobs" })}
     ${keyButton("open a trace file", "O", () => board.chooseFile(), { lettered: "open" })}
     ${keyButton("find", "/", () => board.open("find"), { lettered: "find" })}
+    ${board.engine.driver ? keyButton("lead a class", "U", () => board.open("class"), { lettered: "class" }) : nothing}
     ${keyButton("help and legend", "?", () => board.open("help"), { lettered: "help" })}
     ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd aria-hidden="true">◐</kbd> theme` })}
     ${enginePill(board)}
@@ -103,17 +105,19 @@ function enginePill(board) {
 export function sentenceRegion(board, told) {
   return html`<section class="sentence" aria-label="What happened in this step">
     <div class="number"><b>${board.step}</b><span>of ${board.lastStep}${board.growing ? "…" : ""}</span></div>
-    <div class="words">${tourQuestion(board) ?? html`
+    <div class="words">${tourQuestion(board) ?? predictQuestion(board) ?? html`
       <p class="headline">${sentence(board, told.headline)}</p>
       <p class="also">${alsoLine(board, told)}</p>`}
     </div>
-    ${tourButton(board)}
+    ${tourButton(board)}${predictButton(board)}
     <button class="tool why-button" ?disabled=${!told.subject} @click=${() => board.frame.why(told.subject)}>Why?</button>
   </section>`;
 }
 
 function alsoLine(board, told) {
   if (told.event) return html`<b>${told.event}</b>`;
+  const verdict = predictVerdict(board);
+  if (verdict) return verdict;
   if (board.tour?.on && board.tour.verdict && board.step === board.tour.script.question.before) {
     return html`<em>${board.tour.verdict}</em>`;
   }

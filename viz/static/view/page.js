@@ -3,6 +3,7 @@
 import { html, nothing } from "lit-html";
 
 import { enginesNav } from "#view/engines.js";
+import { classPanel, classStrip } from "#view/classroom.js";
 import { detailLine, drawerRegion, sentenceRegion, topBar, transport, viewsNav } from "#view/frame.js";
 import { linkPath } from "#view/motion.js";
 import { knobsPanel } from "#view/knobs.js";
@@ -19,7 +20,7 @@ export function page(board) {
     ${topBar(board)}
     ${board.narrow ? html`${viewsNav(board)}${enginesNav(board)}` : nothing}
     ${sentenceRegion(board, told)}
-    ${problemPanel(board)}
+    <div class="notices">${classStrip(board)}${problemPanel(board)}</div>
     <div class="stage ${dimmed}">
       ${board.frame.host(board.frame.view, "main")}
       ${drawerRegion(board)}
@@ -28,6 +29,7 @@ export function page(board) {
     ${detailLine(board)}
     ${transport(board)}
     ${board.panel === "help" ? helpPanel(board) : nothing}
+    ${board.panel === "class" ? classPanel(board) : nothing}
     ${board.panel === "find" ? findPanel(board) : nothing}
     ${board.panel === "knobs" ? knobsPanel(board) : nothing}
     ${board.panel === "tables" ? tablesPanel(board) : nothing}`;

@@ -5,6 +5,7 @@ import { html, nothing } from "lit-html";
 import { MARKS } from "#core/facts.js";
 import { READY_MADE, find } from "#core/find.js";
 import { LEGEND_TOKENS, sayBlock } from "#core/say.js";
+import { fontSize } from "#view/fontsize.js";
 import { hueClass, visible } from "#view/parts.js";
 
 const LIFE_SHOWN = 10;
@@ -106,6 +107,10 @@ const KEYS = [
   ["Y", "the timeline: requests × steps"],
   ["C", "compare two runs; then B flips the Board between them"],
   ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],
+  ["Q", "predict: the page asks what the next step decides, and hides what comes"],
+  ["U", "lead a class; F follows again"],
+  ["PgUp PgDn", "the run’s stops, as a presenter’s clicker sends them"],
+  ["+ −", "everything larger, smaller"],
   ["M", "theme: dark, light, light for the projector"],
   ["Esc", "let go, close"],
 ];
@@ -120,7 +125,8 @@ export function helpPanel(board) {
   return dialog(board, "Help", html`<div class="help">
     <section><h3>Keys</h3><table>${[...KEYS, ...board.frame.keyRows].map(([key, text]) => html`<tr><th><kbd>${key}</kbd></th><td>${text}</td></tr>`)}</table>
       <p><label><input type="checkbox" .checked=${!board.keysOff}
-        @change=${(event) => board.setKeys(event.target.checked)}> single keys are on</label></p></section>
+        @change=${(event) => board.setKeys(event.target.checked)}> single keys are on</label></p>
+      ${fontSize(board)}</section>
     <section><h3>Tokens</h3><ul class="marks">${LEGEND_TOKENS.map(
         ({ flags, text }) => html`<li><vz-token .data=${flags}></vz-token> ${text}</li>`)}</ul>
       <h3>Blocks</h3><ul class="marks">${blocks.map(([name, text]) => html`<li><i class="swatch ${name}"></i> ${text}</li>`)}

@@ -12,9 +12,12 @@ const NARROW = 700;
 const WIDE = 1280;
 const LOW = 640; // below this height the pool's blocks are as small as on a phone
 
-// A phone is no projector: it keeps its size.
-export function applyTheme(palette, { name, projector }) {
-  setTheme(palette, name, projector && innerWidth >= NARROW);
+export const FONT_SCALES = [0.8, 0.9, 1, 1.15, 1.3, 1.5, 1.75, 2];
+const PROJECTOR = 1.4; // for the back row
+
+// A phone is no projector. `fontScale`: what the reader has set beside the theme.
+export function applyTheme(palette, { name, projector }, fontScale = 1) {
+  setTheme(palette, name, fontScale * (projector && innerWidth >= NARROW ? PROJECTOR : 1));
 }
 
 // Wide, middle, narrow: by the width there is for content at the theme's scale.

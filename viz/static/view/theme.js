@@ -10,10 +10,10 @@ export function onTheme(listener) {
   return () => listeners.delete(listener);
 }
 
-// `projector`: everything 1.4 times as large, for the back row.
-export function setTheme(palette, name, projector = false) {
+// `scale`: how large everything is.
+export function setTheme(palette, name, scale = 1) {
   theme.name = name;
-  theme.scale = projector ? 1.4 : 1;
+  theme.scale = scale;
   theme.colours = palette.themes[name];
   theme.hatches = palette.hatches;
   theme.tiles.clear();

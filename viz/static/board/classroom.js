@@ -1,0 +1,217 @@
+// This page as one of a class. Where it leads, each move of its cursor is told; where it follows,
+// the leader's cursor is this page's, until its reader moves. Every place goes as an address.
+
+import { Grip, heardOfClass, nobody } from "#core/following.js";
+import { parseHash } from "#core/url.js";
+
+const TELL_MS = 100; // the server hands on no more
+
+export class Classroom {
+  constructor(board) {
+    this.board = board;
+    this.is = nobody();
+    this.join = null; // {url, code}, for the driver to show
+    this.wants = false; // the address says to take the lead
+    this.grip = new Grip();
+    this.cursor = null; // the leader's, as it came last
+    this.ready = false; // has the page opened what its own address says?
+    this.applying = 0;
+    this.question = null; // {id, ask, choices, yours}, as the leader asks all
+    this.result = null; // {answer, told, tally, yours}: of the last one
+    this.told = "";
+    this.toldAt = -Infinity;
+    this.timer = null;
+    // Set by the page: words that last as long as this tab.
+    this.keep = () => {};
+    this.kept = () => null;
+  }
+
+  get follows() {
+    return this.is.led && !this.is.leads && this.is.follows;
+  }
+
+  tell(message) {
+    this.board.engine.channel?.tell?.("class", message);
+  }
+
+  // The page has opened; what the leader shows comes now.
+  begin() {
+    this.ready = true;
+    if (this.cursor) this.#follow(this.cursor);
+  }
+
+  // The connection stands (again).
+  linked() {
+    let me = this.kept("me");
+    if (!me) this.keep("me", (me = crypto.getRandomValues(new Uint32Array(4)).join("-")));
+    this.told = "";
+    this.tell({ op: "hello", me, ticket: this.kept("lead") || null });
+    if (!this.is.follows) this.tell({ op: "follow", on: false });
+  }
+
+  lead() {
+    this.tell({ op: "take" });
+  }
+
+  drop() {
+    this.tell({ op: "drop" });
+  }
+
+  follow() {
+    if (!this.is.led || this.is.leads) return;
+    this.#set({ follows: true });
+    this.tell({ op: "follow", on: true });
+  }
+
+  touched() {
+    this.grip.touched(performance.now());
+  }
+
+  #set(fields) {
+    this.is = { ...this.is, ...fields };
+    this.board.changed();
+  }
+
+  // --- what comes --------------------------------------------------------------------------------
+
+  hear(name, message) {
+    if (name === "class") this.#heardOfClass(message);
+    if (name === "crowd") this.#set({ crowd: message });
+    if (name === "cursor") this.#follow(message);
+    if (name === "question") [this.question, this.result] = [message, message ? null : this.result];
+    if (name === "reveal") this.#revealed(message);
+    this.board.changed();
+  }
+
+  #heardOfClass(message) {
+    const before = this.is;
+    this.is = heardOfClass(before, message);
+    this.keep("lead", message.leads ? message.ticket : "");
+    if (!message.led && !message.gone) {
+      this.board.horizon.lift();
+      [this.question, this.result, this.cursor] = [null, null, null];
+      if (!before.follows) this.tell({ op: "follow", on: true });
+    }
+    if (message.leads && !before.leads) this.told = "";
+    if (this.wants && !message.leads && !message.note) this.lead();
+    this.wants = false;
+  }
+
+  #revealed({ id, answer, told, tally }) {
+    if (this.question?.id !== id) return;
+    const { choices, yours } = this.question;
+    this.result = { choices, answer, told, tally, yours };
+    this.question = null;
+  }
+
+  vote(choice) {
+    this.question = { ...this.question, yours: choice };
+    this.tell({ op: "vote", id: this.question.id, choice });
+    this.board.changed();
+  }
+
+  // --- leading and following -----------------------------------------------------------------------
+
+  // After each drawing.
+  drawn() {
+    if (this.is.leads) this.#tellCursor();
+    else if (this.follows && !this.applying && this.grip.hasLetGo(this.#place, performance.now())) {
+      this.#set({ follows: false });
+      this.tell({ op: "follow", on: false });
+      this.board.say("You have let go of the teacher’s page. F follows again.");
+    }
+  }
+
+  get #place() {
+    const { board } = this;
+    return `${board.place()} ${board.player.playing}`;
+  }
+
+  #tellCursor() {
+    const { board } = this;
+    if (board.wanted || !board.run || board.pair.wanted) return;
+    const { moving, pace } = board.travel;
+    const cursor = { place: board.place(), playing: moving, speed: pace, upto: board.horizon.step };
+    const words = JSON.stringify(cursor);
+    if (words === this.told || this.timer) return;
+    const wait = this.toldAt + TELL_MS - performance.now();
+    if (wait > 0) {
+      this.timer = setTimeout(() => {
+        this.timer = null;
+        if (this.is.leads) this.#tellCursor();
+      }, wait);
+      return;
+    }
+    [this.told, this.toldAt] = [words, performance.now()];
+    this.tell({ op: "cursor", ...cursor });
+  }
+
+  async #follow(cursor) {
+    this.cursor = cursor;
+    const { result } = this;
+    if (result) {
+      result.upto ??= cursor.upto;
+      if (result.upto !== cursor.upto) this.result = null; // the class has gone on
+    }
+    if (!this.ready) return;
+    this.applying += 1;
+    try {
+      if (this.follows) await this.#go(cursor);
+      if (this.cursor === cursor) this.#hide(cursor);
+    } finally {
+      this.applying -= 1;
+      if (!this.applying) this.grip.settle(this.#place);
+      this.board.changed();
+    }
+  }
+
+  async #go(cursor) {
+    const { board } = this;
+    const place = parseHash(cursor.place);
+    if (!board.runs.some((run) => run.id === place.run)) await board.refreshRuns();
+    if (this.cursor !== cursor) return; // a later one is on its way
+    const missing = board.runs.some((run) => run.id === place.run) ? null : place.run;
+    if (missing !== this.is.missing) this.#set({ missing });
+    if (missing) return;
+    board.tour?.finish();
+    board.player.playing = false;
+    board.frame.take(place);
+    if (!board.isAt(place)) {
+      await board.openRun(place.run, place);
+      await board.pair.take(place.params ?? {});
+      return;
+    }
+    await board.pair.take(place.params ?? {});
+    if (this.cursor === cursor) this.#move(place, cursor);
+  }
+
+  #move(place, { speed, upto }) {
+    const { board } = this;
+    const { player, horizon } = board;
+    const { step, event, req, block } = place;
+    if (speed > 0) player.speed = speed;
+    if (horizon.on && upto !== horizon.step && (upto === null || upto > horizon.step)) this.#hide({ upto, place: this.cursor.place });
+    board.focus.chosen = req ? { req } : block === null ? null : { block };
+    board.wanted = null;
+    if (step === null) {
+      player.following = board.isLive;
+      player.place(board.isLive ? board.lastStep : board.firstStep);
+    } else if (step > board.lastStep) {
+      board.wanted = place; // of a live run: as soon as it is here
+    } else if (step !== player.step || event !== player.event) {
+      player.following = false;
+      const next = step === player.step + 1 && event === null && player.event === null;
+      if (next) player.advance(board.clock.now());
+      else player.place(step, event);
+    }
+  }
+
+  // What lies ahead of the leader's question is hidden from who has let go, too.
+  #hide({ upto, place }) {
+    const { horizon } = this.board;
+    if (this.is.leads) return;
+    if (upto === null || !this.board.isAt(parseHash(place))) {
+      if (!this.board.predict.on) horizon.lift();
+    } else if (horizon.step !== upto) horizon.cut(upto);
+  }
+}
