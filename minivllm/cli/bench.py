@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minivllm.cli.bench_gpu import gpu
 from minivllm.cli.bench_kernels import kernels
 from minivllm.cli.bench_serve import serve
 from minivllm.errors import ConfigError, MissingExtraError
@@ -27,6 +28,7 @@ app = typer.Typer(
     "what the GPU's kernels need. And measure a server, from outside.",
 )
 app.command("kernels")(kernels)
+app.command("gpu")(gpu)
 app.command("serve")(serve)
 
 
