@@ -15,14 +15,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import posixpath
-import re
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,9 +28,8 @@ from minivllm.trace.artifacts import ITEM_BYTES, Artifact
 from minivllm.trace.cut import cut_steps, cut_time
 from minivllm.trace.events import ArrayInfo
 from minivllm.trace.words import join
+from viz.page_parts import STATIC, take_apart
 from viz.runs import Run
-
-STATIC = Path(__file__).parent / "static"
 
 MAX_TRACE_BYTES = 64 * 2**20
 """Of one trace, unpacked: 250,000 events, which a browser takes in within some seconds."""
@@ -43,12 +38,11 @@ MAX_ARRAY_BYTES = 16 * 2**20
 SMALL_ARRAY_BYTES = 64 * 2**10
 """Arrays up to this size go in first, of all steps: the batch's own, which the drawer compares."""
 
-LEFT_OUT = ("vendor/socket.io-client/", "exported.js")
-"""What only a served page needs, and what stands in the file in the clear."""
-
 
 Steps = tuple[int, int]
 """The first and the last that are wanted."""
+NO_END = 2**53 - 1
+"""As a last step: there is no later one."""
 
 
 class Export:
@@ -58,17 +52,15 @@ class Export:
         self,
         runs: Sequence[Run],
         steps: Steps | None = None,
-        names: Sequence[str] = (),
         max_bytes: int = MAX_TRACE_BYTES,
     ) -> None:
-        """``names``: what each run's file is called, where it has one. With two runs the file opens
-        with the second beside the first, in Compare.
+        """With two runs the file opens with the second beside the first, in Compare.
 
         Raises TraceError for a run that cannot be read, ExportError for one that is too large, or
         whose beginning is no longer kept.
         """
+        self._steps = steps
         self._packs = [_Pack(run, steps, max_bytes) for run in runs]
-        self.names = list(names) or [run.id for run in runs]
         ids = [pack.run.id for pack in self._packs]
         self.title = " and ".join(ids)
         beside = {"start": f"#/run/{ids[0]}?view=compare&with={ids[1]}"} if len(ids) == 2 else {}
@@ -80,10 +72,10 @@ class Export:
         return {
             "id": pack.run.id,
             "label": pack.run.label,
-            "script": pack.run.tour(),
+            "script": pack.run.tour() if self._steps is None else None,  # it leads to all steps
             "trace": f"trace-{number}",
             "file": {
-                "name": self.names[number],
+                "name": pack.run.file,
                 "made": header["created"],
                 "version": header["engine_version"],
             },
@@ -104,7 +96,7 @@ class Export:
         ]
 
     def parts(self) -> Iterator[bytes]:
-        page = _page()
+        page = take_apart()
         nonce = secrets.token_urlsafe(18)
         boot = (STATIC / "exported.js").read_text(encoding="utf-8")
         policy = (
@@ -144,17 +136,23 @@ class _Pack:
             streams = _cut(streams, steps)
         ran = {key: _steps_of(lines) for key, lines in streams.items() if lines and _is_engine(key)}
         if not ran:
-            which = "" if steps is None else f" between step {steps[0]} and step {steps[1]}"
-            raise ExportError(f"{run.id} has no event of an engine{which} that could be shown")
+            raise ExportError(f"{run.id} has {_none_of(steps)}")
         size = sum(len(line) + 1 for lines in streams.values() for line in lines)
         if size > max_bytes:
             raise ExportError(
-                f"the events of {run.id} take {size / 2**20:.0f} MB; a page takes {max_bytes >> 20}. "
-                "Choose some of its steps (--from and --to; in an address ?from=1&to=500)"
+                f"the events of {run.id} take {size / 2**20:.0f} MB; a page takes "
+                f"{max_bytes >> 20}. Choose some of its steps: --from and --to, in an address "
+                "?from=1&to=500"
             )
         self.lines = [msgspec.json.encode(self.header) + b"\n"]
         self.lines += (line + b"\n" for lines in streams.values() for line in lines)
         self.arrays = _Arrays(run, ran)
+
+
+def _none_of(steps: Steps | None) -> str:
+    if steps is None:
+        return "no event of an engine: nothing ran, or all but its header was cut off"
+    return f"no step {steps[0]}" + (f" to {steps[1]}" if steps[1] < NO_END else " or later")
 
 
 def _check_beginning(line: bytes, run_id: str) -> None:
@@ -171,9 +169,13 @@ def _is_engine(key: tuple[str, int]) -> bool:
     return key[0].startswith("engine")
 
 
-def _cut(streams: dict[tuple[str, int], list[bytes]], steps: Steps) -> dict[tuple[str, int], list[bytes]]:
+def _cut(
+    streams: dict[tuple[str, int], list[bytes]], steps: Steps
+) -> dict[tuple[str, int], list[bytes]]:
     kept = {key: cut_steps(lines, *steps) for key, lines in streams.items() if _is_engine(key)}
-    told = [msgspec.json.decode(lines[at])["t_ns"] for lines in kept.values() if lines for at in (0, -1)]
+    told = [
+        msgspec.json.decode(lines[at])["t_ns"] for lines in kept.values() if lines for at in (0, -1)
+    ]
     for key, lines in streams.items():
         if not _is_engine(key) and told:
             kept[key] = cut_time(lines, min(told), max(told))
@@ -186,7 +188,7 @@ def _steps_of(lines: list[bytes]) -> range:
 
 
 class _Arrays:
-    """The arrays of the captured steps, as far as they may go in: the small ones of all steps first."""
+    """The arrays of the captured steps, as far as they may go in: of all steps the small first."""
 
     def __init__(self, run: Run, steps: dict[tuple[str, int], range]) -> None:
         self.index: dict[str, dict[str, Any]] = {}
@@ -200,15 +202,15 @@ class _Arrays:
             if step in kept
         ]
         self.given = sum(len(infos) for *_, infos in captured)
-        wanted = [(key, info) for *key, infos in captured for info in infos]
+        wanted = [
+            ((stream, life, step), info) for stream, life, step, infos in captured for info in infos
+        ]
         opened: dict[tuple[str, int, int], Artifact] = {}  # the last one
-        for (stream, life, step), info in sorted(
-            wanted, key=lambda each: _bytes(each[1]) > SMALL_ARRAY_BYTES
-        ):
+        for key, info in sorted(wanted, key=lambda each: _bytes(each[1]) > SMALL_ARRAY_BYTES):
+            stream, life, step = key
             if size + _bytes(info) > MAX_ARRAY_BYTES:
                 missing.append(f"{info.name} of step {step}")
                 continue
-            key = (stream, life, step)
             try:
                 opened = opened if key in opened else {key: run.artifact(stream, step, life)}
             except ArtifactError as error:
@@ -231,69 +233,6 @@ def _bytes(info: ArrayInfo) -> int:
     for size in info.shape:
         numbers *= size
     return numbers * max(ITEM_BYTES[info.dtype], 4)
-
-
-# --- the page --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    body: str
-    """``<body>`` and what stands in it; not its end."""
-    style: str
-    icon: str
-    modules: dict[str, str]
-    """Bare specifier → source."""
-    resources: dict[str, str]
-
-
-def _page() -> _Page:
-    """The served page, taken apart."""
-    html = (STATIC / "index.html").read_text(encoding="utf-8")
-    sheets = re.findall(r'<link rel="stylesheet" href="/static/([^"]+)">', html)
-    found = re.search(r'<script type="importmap">(.*?)</script>', html, re.DOTALL)
-    body = re.search(r"<body.*(?=</body>)", html, re.DOTALL)
-    if not sheets or found is None or body is None:
-        raise ExportError("index.html has no style sheets, no import map or no body to be taken")
-    style = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
-    if "</" in style or "@import" in style or "url(" in style:
-        raise ExportError("a style sheet has an @import, a url() or a tag: it cannot be inlined")
-    icon = base64.b64encode((STATIC / "icon.svg").read_bytes()).decode()
-    bare = {
-        place.removeprefix("/static/"): name
-        for name, place in json.loads(found.group(1))["imports"].items()
-    }
-    modules, resources = {}, {}
-    for path in sorted(STATIC.rglob("*")):
-        name = path.relative_to(STATIC).as_posix()
-        if name.startswith(LEFT_OUT):
-            continue
-        if path.suffix == ".js":
-            source = path.read_text(encoding="utf-8")
-            modules[_specifier(name, bare)] = _with_bare_imports(source, name, bare)
-        elif path.suffix == ".json" and path.name not in ("package.json", "vendor.json"):
-            resources[name] = path.read_text(encoding="utf-8")
-    return _Page(body.group(), style, f"data:image/svg+xml;base64,{icon}", modules, resources)
-
-
-def _specifier(name: str, bare: dict[str, str]) -> str:
-    """The name by which modules import a file: as the served page's import map has it."""
-    if name in bare:
-        return bare[name]
-    for place in sorted(bare, key=len, reverse=True):
-        if place.endswith("/") and name.startswith(place):
-            return bare[place] + name.removeprefix(place)
-    return f"#{name}"
-
-
-def _with_bare_imports(source: str, name: str, bare: dict[str, str]) -> str:
-    """A module out of a block has no place that ``./`` could mean."""
-
-    def bared(found: re.Match[str]) -> str:
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[2]))
-        return f'{found[1]}"{_specifier(path, bare)}"'
-
-    return re.sub(r'(\b(?:from|import)\s*\(?\s*)["\'](\.{1,2}/[^"\']+)["\']', bared, source)
 
 
 def _hash(text: str) -> str:

@@ -9,6 +9,8 @@
                                        late; without a life, here and elsewhere, the newest
     GET /api/runs/ID/find?request=     the engine, life and step at which a request came; null: none
     GET /api/runs/ID/tour              the guided stops of a recording
+    GET /api/runs/ID/export?with=&from=&to=   the run, and those it is to be compared with, as one
+                                       file that opens from disk (export.py)
     GET /api/runs/ID/artifacts…        the arrays of captured steps (artifacts.py)
     GET /api/workbench                 scenarios and knobs to run them with
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +34,17 @@ from minivllm.trace.log import Life
 from viz.access import Access
 from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
+from viz.export import NO_END, Export
 from viz.join_page import join_by_link, join_page
 from viz.problem import problem
 from viz.protocol import lives_json
 from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run, find_request
 
 MAX_REQUEST_ID = 512
+MAX_EXPORTED = 4
+"""Runs in one exported file."""
+MOST_EXPORTS = 2
+"""Files that are made at once: a large one takes a core for some seconds."""
 
 STATIC = Path(__file__).parent / "static"
 
@@ -140,6 +148,41 @@ def add_pages(
     @app.get("/api/runs/<run_id>/tour")
     def tour(run_id: str) -> Response:
         return jsonify(find_run(run_id).tour())
+
+    exporting = threading.BoundedSemaphore(MOST_EXPORTS)
+
+    @app.get("/api/runs/<run_id>/export")
+    def export(run_id: str) -> Response:
+        """Of a live run, what has run so far."""
+        if not exporting.acquire(blocking=False):
+            busy = problem(503, "others are being exported; try again in a few seconds")
+            busy.headers["Retry-After"] = "5"
+            return busy
+        try:
+            response = exported(run_id)
+        except BaseException:
+            exporting.release()
+            raise
+        response.call_on_close(exporting.release)
+        return response
+
+    def exported(run_id: str) -> Response:
+        runs = [find_run(name) for name in dict.fromkeys([run_id, *request.args.getlist("with")])]
+        if len(runs) > MAX_EXPORTED:
+            abort(problem(400, f"with: at most {MAX_EXPORTED} runs go into one file"))
+        try:
+            steps = int(request.args.get("from", 1)), int(request.args.get("to", NO_END))
+        except ValueError:
+            abort(problem(400, "from and to must be whole numbers: steps, included"))
+        if not 1 <= steps[0] <= steps[1]:
+            abort(problem(400, f"got from={steps[0]} to={steps[1]}; allowed: 1 <= from <= to"))
+        whole = not {"from", "to"} & set(request.args)
+        made = Export(runs, None if whole else steps)
+        response = Response(made.parts(), mimetype="text/html")
+        name = "-".join(run.id for run in runs)[:100]  # ids are slugs
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}.html"'
+        response.headers["Content-Security-Policy"] = "sandbox"  # its own stands in it
+        return response
 
     add_artifact_pages(app, find_run, asked_life)
 

@@ -51,6 +51,11 @@ class Run(Protocol):
     label: str
     """How the page calls it where the id does not say enough; else empty."""
 
+    @property
+    def file(self) -> str:
+        """The name of the file that it was read from; of a run in memory, what it is instead."""
+        ...
+
     def epoch(self) -> str:
         """Tells two runs behind one id apart: a sequence number means nothing across it."""
         ...
@@ -109,6 +114,10 @@ class RecordedRun:
         self._load()
         lives = self._events.get(stream, {})
         return lives.get(max(lives, default=1) if life is None else life, [])
+
+    @property
+    def file(self) -> str:
+        return self.path.name
 
     def epoch(self) -> str:
         return self._load().header.run_id
@@ -171,6 +180,10 @@ class LiveRun:
         self.label = label
         self.log = log
         self.kind = kind
+
+    @property
+    def file(self) -> str:
+        return "a live engine" if self.kind == "live" else self.label or self.id
 
     def epoch(self) -> str:
         return self.log.header.run_id

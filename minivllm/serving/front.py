@@ -53,6 +53,7 @@ PAGE_ENDPOINTS = (
     "snapshot",
     "find",
     "tour",
+    "export",
     "list_artifacts",
     "artifact",
     "workbench_offers",

@@ -20,7 +20,7 @@ def cut_steps(lines: Sequence[bytes], first: int, last: int) -> list[bytes]:
     Empty where it ran none of them."""
 
     def is_early(event: Event) -> bool:
-        return event.step < first
+        return event.step < first and first > 1  # the first step's part begins at the beginning
 
     def is_late(event: Event) -> bool:
         return event.step > last

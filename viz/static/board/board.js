@@ -246,13 +246,20 @@ export class Board {
     return store.stateAfter(player.step);
   }
 
+  // Of a run out of an exported file: which file it was, and when and by what it was recorded.
+  get origin() {
+    if (!this.run?.file) return "";
+    const { name, made, version } = this.run.file;
+    return `${name} · ${made.slice(0, 10)} · minivllm ${version}`;
+  }
+
   get pill() {
     if (!this.isLive) {
       const { model, device, fidelity } = this.run.header ?? {};
       const known = (name) => name && name !== "none";
       const who = known(model) ? (TITLES[model] ?? model) : "no model";
       const how = fidelity === "given" ? " · given tokens" : known(device) ? ` · ${device.toUpperCase()}` : "";
-      return { live: false, text: `RECORDED · ${who}${how}`, behind: 0 };
+      return { live: false, text: `RECORDED · ${who}${how}`, origin: this.origin, behind: 0 };
     }
     const { gate } = this.engine;
     const rate = gate?.rate ? `${Math.round(gate.rate * 10) / 10} steps/s` : "full speed";

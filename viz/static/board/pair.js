@@ -131,7 +131,7 @@ export class Pair {
   // --- a fork ----------------------------------------------------------------------------------
 
   async askForKnobs() {
-    if (this.offers) return;
+    if (this.offers || !hasServer) return;
     this.offers = { knobs: [], scenarios: [] };
     try {
       this.offers = await loadWorkbench();

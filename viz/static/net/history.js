@@ -37,6 +37,10 @@ export function loadArray(run, { stream, life }, step, name, at = []) {
   return getJson(`/api/runs/${encodeURIComponent(run)}/artifacts/${step}/${encodeURIComponent(name)}?${query}`);
 }
 
+// Where the server gives a run, and one to compare it with, as one file that opens from disk.
+export const exportAddress = (run, beside = null) =>
+  `/api/runs/${encodeURIComponent(run)}/export${beside ? `?with=${encodeURIComponent(beside)}` : ""}`;
+
 // All events of a range of one life of a stream, in chunks; `take(events)` gets each, and may end it by returning false.
 export async function loadRange(run, at, from, to, take) {
   for (let start = from; start <= to; start += CHUNK) {

@@ -2,6 +2,8 @@
 
 import { html, nothing } from "lit-html";
 
+import { hasServer } from "#net/home.js";
+
 export function pickB(board) {
   const { pair } = board;
   const { candidates } = pair;
@@ -13,7 +15,7 @@ export function pickB(board) {
       ><b>${run.label || run.id}</b> <small>${aboutRun(run, own)}</small></button></li>`)}
       <li><button class="tool" @click=${() => board.chooseFile()}><b><kbd aria-hidden="true">O</kbd> a trace file of yours</b>
         <small>it is read here and sent nowhere</small></button></li></ul>
-    ${candidates.length ? nothing : html`<p class="quiet">No other run is here: make one with another knob.</p>`}
+    ${candidates.length ? nothing : html`<p class="quiet">No other run is ${hasServer ? "here: make one with another knob" : "in this file"}.</p>`}
   </section>`;
 }
 
@@ -28,6 +30,7 @@ export function forkForm(board) {
   const knobs = pair.offers?.knobs ?? [];
   const names = Object.keys(pair.changes);
   const refusal = pair.refusal;
+  if (!hasServer) return html`<section class="fork"><h2>Or change a knob: what if?</h2><p>${refusal}</p></section>`;
   const groups = [...new Set(knobs.map((knob) => knob.group))].reverse(); // policies first
   const since = pair.since;
   return html`<form class="knobs fork" @submit=${(event) => {

@@ -2,12 +2,13 @@
 
 import { html, nothing } from "lit-html";
 
+import { hasServer } from "#net/home.js";
 import { dialog } from "#view/panels.js";
 
 export function knobsPanel(board) {
   const { knobs } = board;
   const { offers } = knobs;
-  if (!offers) return dialog(board, "Knobs", html`<p>${knobs.notice || "Fetching the knobs …"}</p>`);
+  if (!offers) return dialog(board, "Knobs", html`<p>${knobs.notice || "Fetching the knobs …"}</p>${hasServer ? nothing : withServer(board.run)}`);
   const groups = [...new Set(offers.knobs.map((knob) => knob.group))].reverse(); // policies first
   return dialog(board, board.isLive ? "Knobs of the live engine" : "Run it with other knobs", html`
     <form class="knobs" @submit=${(event) => submit(board, event)}>
@@ -24,6 +25,10 @@ export function knobsPanel(board) {
       </div>
     </form>`);
 }
+
+// In an exported file.
+const withServer = (run) => html`<p>To run it with other knobs, open the trace itself: <code>minivllm view ${run?.file.name ?? "FILE"}</code>
+  or, in a terminal, <code>minivllm fork ${run?.file.name ?? "FILE"} --set KEY=VALUE</code>.</p>`;
 
 function ready({ knobs, engine, isLive }) {
   return engine.driver && engine.linked && !knobs.busy && (!isLive || knobs.changed.length > 0);

@@ -5,6 +5,8 @@ import { html, nothing } from "lit-html";
 import { MARKS } from "#core/facts.js";
 import { READY_MADE, find } from "#core/find.js";
 import { LEGEND_TOKENS, sayBlock } from "#core/say.js";
+import { exportAddress } from "#net/history.js";
+import { NO_SERVER, hasServer } from "#net/home.js";
 import { fontSize } from "#view/fontsize.js";
 import { hueClass, visible } from "#view/parts.js";
 
@@ -143,8 +145,18 @@ export function helpPanel(board) {
         board.close();
         board.frame.toggle(id);
       }}>${title}</button> `)}
-      <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button></p></section>
+      <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button>
+      ${exportLink(board)}</p>
+      ${board.origin ? html`<p class="quiet">${NO_SERVER} ${board.origin}</p>` : nothing}</section>
   </div>`);
+}
+
+// The run that is open, and the one beside it, as a file that opens from disk.
+function exportLink({ run, pair }) {
+  if (!hasServer || !run || run.lives || run.error) return nothing;
+  const beside = pair.on && !pair.b.run.lives ? pair.b.run.id : null;
+  const words = beside ? "Export both runs as one file" : "Export this run as one file";
+  return html`<a class="tool" href=${exportAddress(pair.a.run.id, beside)} download title="a page that opens from disk, without a server">${words}</a>`;
 }
 
 function takeTour(board) {
