@@ -2,6 +2,7 @@
 
     GET /                              the page (static/index.html); who has not joined is asked
                                        for the code (join_page.py)
+    GET /class                         ten minutes at the projector: eight links (projector.py)
     GET /api/runs                      what can be opened
     GET /api/runs/ID                   its streams, their lives, and how many events each has
     GET /api/runs/ID/events?stream=&life=&from=&to=
@@ -31,6 +32,7 @@ from flask import Flask, Response, abort, jsonify, request
 
 from minivllm.errors import MissingArtifactError, TraceError
 from minivllm.trace.log import Life
+from viz import projector as projector_page
 from viz.access import Access
 from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
@@ -74,6 +76,18 @@ def add_pages(
         if access.join_code and not access.may_look(request):
             return join_page()
         return Response(html, mimetype="text/html")
+
+    @app.get("/class")
+    def projector() -> Response:
+        if not access.may_look(request):
+            abort(problem(403, "this dashboard needs its join code: open /?code=CODE"))
+        if catalogue.get(projector_page.RUN) is None:
+            what = f"the links lead into {projector_page.RUN}, which is not open here"
+            abort(problem(404, f"{what}: minivllm view {projector_page.RUN}"))
+        page = projector_page.as_html(projector_page.ten_minutes())
+        response = Response(page, mimetype="text/html")
+        response.headers["Content-Security-Policy"] = projector_page.POLICY
+        return response
 
     @app.get("/favicon.ico")
     def icon() -> Response:

@@ -46,6 +46,7 @@ behind."""
 
 PAGE_ENDPOINTS = (
     "index",
+    "projector",
     "icon",
     "static",
     "list_runs",

@@ -36,7 +36,7 @@ OPEN = {
     "static",
 }
 NEEDS_CODE = {"list_runs", "events", "snapshot", "find", "tour", "list_artifacts", "artifact"}
-NEEDS_CODE |= {"workbench_offers"}
+NEEDS_CODE |= {"workbench_offers", "projector"}
 
 
 @pytest.fixture
