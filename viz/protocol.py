@@ -3,16 +3,18 @@
 One thread, the publisher, is the only one that emits (``emit`` is not thread-safe). Everybody else
 posts to its mailbox: the socket's handlers, the recorder at each step's end, the command thread.
 
-    viewer → hello {run, epoch, streams: {engine0: {life, seq}}}    I have these events; no
-             streams: all, from the beginning. life: an engine that was started anew writes the
+    viewer → hello {run, epoch, streams: {engine0: {life, seq}}, inflates}    I have these events;
+             no streams: all, from the beginning. life: an engine that was started anew writes the
              same stream again, from seq 1 on, as its next life; null: the newest
     hub    → welcome {run, epoch, reset, lives: [{stream, life, first, head}]}
              reset: another run, begin anew
     hub    → lives {run, epoch, lives}            an engine was started, or started anew
-    hub    → batch {run, stream, life, epoch, from, to} + bytes     a JSON array, without a gap
+    hub    → batch {run, stream, life, epoch, from, to, deflated} + bytes   a JSON array, without a
+             gap; deflated once for all, where several viewers can inflate it
     viewer → ack {stream, life, to}
     hub    → lag {stream, life, head, snapshot}                     four batches are unanswered, or
              more than 2,000 events are missing: fetch them by HTTP, then ack the last one
+    viewer → show {hidden}         nobody sees the page: it is sent nothing until it is seen again
 
 Socket.IO keeps no log for a viewer that was away, and its queue per viewer has no bound. So the
 log is the recorder's, each viewer has a position in it, and a slow viewer costs four batches at
@@ -28,6 +30,7 @@ import logging
 import queue
 import threading
 import time
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,9 +44,15 @@ logger = logging.getLogger(__name__)
 
 BATCH_SECONDS = 0.033
 """Pause between two rounds: a screen shows nothing faster."""
-LONGEST_PAUSE = 0.25
-"""Seconds. With many viewers a round takes its time, which the requests' threads lack: the pause
-then grows with it, so that the publisher has a quarter of a core, and no more."""
+LONGEST_PAUSE = 0.12
+"""Seconds. Longer, and a fast engine's next batch is more than 2,000 events: a lag."""
+FRAME_SECONDS = 0.0003
+"""What a batch to one viewer takes on other threads: its queue, two writes, the answer read."""
+SHARE = 0.1
+"""Of one core that viewers may have for all that they look at; the rest is the requests'. With many
+viewers, or a round that takes its time, the pause grows until that is so."""
+DEFLATE_FROM = 1024
+"""Bytes."""
 BATCH_BYTES = 64 * 1024
 WINDOW = 4
 """Batches a viewer may leave unanswered."""
@@ -65,8 +74,8 @@ class Cursor:
 Key = tuple[str, int]
 """(stream, life)"""
 
-Encoded = dict[tuple[str, str, int, int], tuple[int, Frame]]
-"""(run, stream, life, where it begins) → where it ends, and the batch; of one round."""
+Encoded = dict[tuple[str, str, int, int, bool], tuple[int, Frame]]
+"""(run, stream, life, where it begins, deflated?) → where it ends, and the batch; of one round."""
 
 
 @dataclass(slots=True)
@@ -78,6 +87,7 @@ class Viewer:
     """The streams it asked for; none: all of them."""
     told: list[Key]
     """The lives that it has been told of."""
+    inflates: bool = False
 
 
 class Hub:
@@ -90,6 +100,9 @@ class Hub:
         self._mailbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self._woken = threading.Event()
         self._viewers: dict[str, Viewer] = {}
+        self._hidden: set[str] = set()
+        self._sent = 0
+        """Batches, in this round."""
         self._thread: threading.Thread | None = None
 
     # --- for any thread ------------------------------------------------------------------------
@@ -99,6 +112,10 @@ class Hub:
 
     def ack(self, sid: str, stream: str, to: int, life: int | None = None) -> None:
         self._mailbox.put(("ack", sid, stream, to, life))
+
+    def show(self, sid: str, hidden: bool) -> None:
+        """Nobody sees this page, or somebody does again."""
+        self._mailbox.put(("show", sid, hidden))
 
     def leave(self, sid: str) -> None:
         self._mailbox.put(("leave", sid))
@@ -140,8 +157,7 @@ class Hub:
                 going = self.work()
             except Exception:  # one viewer's trouble must not end the channel of all others
                 logger.exception("the publisher met an error and goes on")
-            took = time.thread_time() - began
-            time.sleep(min(max(BATCH_SECONDS, 3 * took), LONGEST_PAUSE))
+            time.sleep(pause_after(time.thread_time() - began, self._sent))
 
     def work(self, block: bool = True) -> bool:
         """Take what lies in the mailbox (wait for it if ``block``), then publish. False: stop."""
@@ -161,6 +177,7 @@ class Hub:
                 return False
             getattr(self, "_on_" + message[0])(*message[1:])
         self.classroom.flush()
+        self._sent = 0
         if messages:
             self._publish()
         return True
@@ -171,8 +188,12 @@ class Hub:
     def _on_send(self, event: str, payload: Any, to: str | None) -> None:
         self._wire.emit(event, payload, to=to)
 
+    def _on_show(self, sid: str, hidden: bool) -> None:
+        (self._hidden.add if hidden else self._hidden.discard)(sid)
+
     def _on_leave(self, sid: str) -> None:
         self._viewers.pop(sid, None)
+        self._hidden.discard(sid)
         self.classroom.leave(sid)
 
     def _on_class(self, sid: str, message: Message, driver: bool) -> None:
@@ -189,6 +210,7 @@ class Hub:
         same = message.get("epoch") in (None, epoch)
         chosen = message.get("streams", {})
         viewer = self._viewers[sid] = Viewer(run_id, epoch, {}, chosen, keys_of(lives))
+        viewer.inflates = message.get("inflates", False)
         for stream, (key, head) in newest(lives).items():
             if not chosen:
                 viewer.cursors[key] = Cursor(sent=0)
@@ -210,7 +232,7 @@ class Hub:
         for sid, viewer in self._viewers.items():
             if viewer.run_id == run_id:
                 again = {"run": run_id, "epoch": viewer.epoch, "streams": viewer.chosen}
-                self._on_hello(sid, again)
+                self._on_hello(sid, {**again, "inflates": viewer.inflates})
 
     def _on_ack(self, sid: str, stream: str, to: int, life: int | None) -> None:
         viewer = self._viewers.get(sid)
@@ -236,7 +258,7 @@ class Hub:
         encoded: Encoded = {}
         for sid, viewer in list(self._viewers.items()):
             run = self.catalogue.get(viewer.run_id)
-            if run is None or run.epoch() != viewer.epoch:
+            if run is None or run.epoch() != viewer.epoch or sid in self._hidden:
                 continue
             lives = run.lives()
             if (keys := keys_of(lives)) != viewer.told:
@@ -269,18 +291,28 @@ class Hub:
                 late = gone or behind > SNAPSHOT_BEHIND
                 self._wire.emit("lag", {**about, "head": life.head, "snapshot": late}, to=sid)
                 return
-            key = (run.id, life.stream, life.epoch, cursor.sent)
+            deflates = viewer.inflates and len(self._viewers) > 1
+            key = (run.id, life.stream, life.epoch, cursor.sent, deflates)
             if key not in encoded:  # viewers that stand at the same place share the frame
                 to, payload = encode_batch(run, life, cursor.sent + 1)
                 about |= {"from": cursor.sent + 1, "to": to}
+                if deflates and len(payload) >= DEFLATE_FROM:
+                    about["deflated"], payload = True, zlib.compress(payload, 1)
                 # The bytes travel as they are, beside the JSON.
                 encoded[key] = to, self._wire.frame("batch", about, payload)
             to, frame = encoded[key]
             if to <= cursor.sent:
                 return  # the log has let go of this life meanwhile
             self._wire.send(frame, sid)
+            self._sent += 1
             cursor.sent = to
             cursor.unanswered.append(to)
+
+
+def pause_after(took: float, sent: int) -> float:
+    """Seconds to rest after a round that took this thread so long and has sent so many batches."""
+    cost = took + FRAME_SECONDS * sent
+    return min(max(BATCH_SECONDS, cost * (1 - SHARE) / SHARE), LONGEST_PAUSE)
 
 
 def keys_of(lives: list[Life]) -> list[Key]:

@@ -1,6 +1,6 @@
 """The dashboard's server: pages (``pages.py``) and the live channel by Socket.IO.
 
-The socket's messages are hello, ack, class and command; ``protocol.py``, ``classroom.py`` and
+The socket's messages are hello, ack, show, class and command; ``protocol.py``, ``classroom.py`` and
 ``commands.py`` tell what becomes of them. Nothing here imports torch or an engine: the page opens
 long before one is ready, and ``attach_engine`` hands it over. Other blueprints (the OpenAI
 endpoint) live in the same app. No counterpart in vLLM. Left out here: TLS and a production web
@@ -69,6 +69,7 @@ class BoardApp(Flask):
             self,
             async_mode="threading",
             serve_client=False,
+            async_handlers=False,  # they only queue: not worth a thread for each message
             max_http_buffer_size=512 * 1024,
             engineio_logger=_channel_logger(),
         )
@@ -226,14 +227,21 @@ def add_socket(app: BoardApp) -> None:
                 and type(at.setdefault("life", None)) in (int, type(None))
             }
             clean = {"run": message["run"], "epoch": message.get("epoch"), "streams": known}
+            clean["inflates"] = message.get("inflates") is True
             app.hub.hello(request.sid, clean)  # type: ignore[attr-defined]
 
-    @socketio.on("ack")
-    def ack(message: object = None, *_more: object) -> None:
+    # As many as batches, and they ask for nothing: below Flask, without a request context for each.
+    @socketio.server.on("ack")
+    def ack(sid: str, message: object = None, *_more: object) -> None:
         if isinstance(message, dict) and type(message.get("to")) is int:
             stream, life = str(message.get("stream")), message.get("life")
             life = life if type(life) is int else None
-            app.hub.ack(request.sid, stream, message["to"], life)  # type: ignore[attr-defined]
+            app.hub.ack(sid, stream, message["to"], life)
+
+    @socketio.on("show")
+    def show(message: object = None, *_more: object) -> None:
+        if isinstance(message, dict):
+            app.hub.show(request.sid, message.get("hidden") is True)  # type: ignore[attr-defined]
 
     @socketio.on("class")
     def of_class(message: object = None, *_more: object) -> None:

@@ -86,6 +86,8 @@ class ViewerGate:
             if slot is not None:
                 slot.in_handshake = False
             return self._full()(environ, start_response)
+        # The library would deflate each batch anew for each page; a batch is deflated once.
+        environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
         self._handshake.slot = slot
         try:
             answer: Iterable[bytes] = self._handle(environ, start_response)

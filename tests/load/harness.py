@@ -24,16 +24,22 @@ END_S = 30.0
 
 
 class ServerProcess:
-    """A context manager. ``module``: SCRIPTED says letters and needs no model, REAL runs one."""
+    """A context manager. ``module``: SCRIPTED says letters and needs no model, REAL runs one.
+    ``root``: the checkout that runs."""
 
     def __init__(
-        self, directory: Path, *flags: str, module: str = SCRIPTED, **environment: str
+        self,
+        directory: Path,
+        *flags: str,
+        module: str = SCRIPTED,
+        root: Path = ROOT,
+        **environment: str,
     ) -> None:
         self.log_path = directory / "server.log"
         self.temporary = directory / "tmp"  # where it makes its sockets, for all we know
         self.temporary.mkdir(exist_ok=True)
         self._command = [sys.executable, "-m", module, "serve", "--port", "0", *flags]
-        self._environment = environment
+        self._root, self._environment = root, environment
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -41,13 +47,13 @@ class ServerProcess:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self._root),
             "TMPDIR": str(self.temporary),
             **self._environment,
         }
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, cwd=ROOT, env=environment
+                self._command, stdout=log, stderr=log, cwd=self._root, env=environment
             )
         poll(lambda: self._address() is not None, START_S, "the server's address in its log", self)
         self.port = self._address() or 0

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.viz.browser import at_step, headline, open_page, state, still
 from tests.viz.conftest import MakeEngine
+from tests.viz.scripted import SAYS
 from viz.server import BoardApp, Server, create_app
 
 pytestmark = pytest.mark.browser
@@ -80,10 +81,15 @@ def test_a_driver_leads_two_pages_and_one_lets_go_and_follows_again(
     at_step(first, 12)
     at_step(late, 12)
 
-    app.attach_engine(make_engine())
+    engine = make_engine()
+    app.attach_engine(engine)
     teacher.wait_for_function("() => __viz.board.runs.length === 2")
     teacher.evaluate("__viz.board.openRun('live')")
     first.wait_for_selector(".pill.live")
+    engine.submit("all of the class look on")
+    for page in (teacher, first, late):
+        page.wait_for_function("steps => __viz.board.step === steps", arg=len(SAYS))
+    assert first.evaluate("__viz.board.store.violated") == []
     teacher.evaluate("__viz.board.run = { ...__viz.board.run, id: 'my-own' }; __viz.draw()")
     strip(first, "The teacher shows “my-own”, which is not here.")
     teacher.close()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from zlib import compress, decompress
 
 import pytest
 from flask_socketio import SocketIOTestClient
 
 from tests.viz.conftest import MakeEngine
 from tests.viz.scripted import ScriptedEngine
-from viz.protocol import SNAPSHOT_BEHIND, WINDOW
+from viz import protocol
+from viz.protocol import BATCH_SECONDS, LONGEST_PAUSE, SNAPSHOT_BEHIND, WINDOW, pause_after
 from viz.runs import MAX_EVENTS_PER_ANSWER
 from viz.server import BoardApp, create_app
 
@@ -137,6 +139,48 @@ def test_acks_open_the_window_again(live_app: BoardApp, make_engine: MakeEngine)
             client.emit("ack", {"stream": about["stream"], "to": about["to"]})
     assert not named(received, "lag")
     assert seqs(received) == list(range(1, len(seqs(received)) + 1))
+
+
+def test_what_several_pages_are_sent_is_deflated_once_and_plain_to_who_cannot_inflate(
+    live_app: BoardApp, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, deflated = make_engine(), []
+    live_app.attach_engine(engine)
+    clients = [connect(live_app) for _ in range(4)]
+    received = [hello(client, live_app, inflates=client is not clients[3]) for client in clients]
+    monkeypatch.setattr(
+        protocol.zlib, "compress", lambda data, level: deflated.append(data) or compress(data)
+    )
+    finish(engine, words=40)
+    received = [work(client, live_app) for client in clients]
+    (plain_about, plain), *_ = named(received[3], "batch")
+    for got in received[:3]:
+        (about, payload), *_ = named(got, "batch")
+        assert about["deflated"] and decompress(payload) == plain
+        assert about == plain_about | {"deflated": True}
+    assert len(plain) > len(payload) and deflated == [plain]
+
+
+def test_a_page_that_nobody_sees_is_sent_nothing_and_then_all_it_lacks(
+    live_app: BoardApp, make_engine: MakeEngine
+) -> None:
+    engine = make_engine()
+    live_app.attach_engine(engine)
+    client, other = connect(live_app), connect(live_app)
+    seen = seqs(hello(client, live_app))
+    hello(other, live_app)
+    client.emit("show", {"hidden": True})
+    head = finish(engine)
+    assert not named(work(client, live_app), "batch")
+    assert seqs(other.get_received())[-1] == head
+    client.emit("show", {"hidden": False})
+    assert seqs(work(client, live_app)) == list(range(seen[-1] + 1, head + 1))
+
+
+def test_the_publisher_rests_longer_the_more_it_has_sent_but_never_so_long_that_pages_lag() -> None:
+    assert pause_after(0.0, 1) == BATCH_SECONDS
+    assert BATCH_SECONDS < pause_after(0.0, 30) < LONGEST_PAUSE
+    assert pause_after(1.0, 64) == LONGEST_PAUSE
 
 
 def test_a_viewer_far_behind_is_sent_to_the_snapshot(

@@ -7,6 +7,13 @@ import { io } from "socket.io-client";
 import { FRONT } from "#core/lives.js";
 import { loadRange, loadSnapshot } from "#net/history.js";
 
+const INFLATES = "DecompressionStream" in globalThis;
+
+async function parsed({ deflated }, bytes) {
+  if (!deflated) return JSON.parse(new TextDecoder().decode(bytes));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
+
 export class LiveChannel {
   // `on`: {events(stream, list), reset(), late(stream, snapshot), mayJump(stream), lives(list), status(s),
   // role(r), ofClass(name, message), runs(), link(up), problem(text)}
@@ -24,7 +31,9 @@ export class LiveChannel {
     socket.on("connect", () => {
       on.link(true);
       if (this.run) this.#hello();
+      this.#show();
     });
+    document.addEventListener("visibilitychange", () => this.#show());
     socket.on("disconnect", (reason) => {
       on.link(false);
       if (reason === "io server disconnect") socket.connect(); // only then not by itself
@@ -82,7 +91,12 @@ export class LiveChannel {
   }
 
   #hello() {
-    this.socket.emit("hello", { run: this.run, epoch: this.epoch, streams: this.at });
+    this.socket.emit("hello", { run: this.run, epoch: this.epoch, streams: this.at, inflates: INFLATES });
+  }
+
+  // A page that nobody sees is sent no events; what it has missed comes when it is seen again.
+  #show() {
+    if (this.socket.connected) this.socket.emit("show", { hidden: document.hidden });
   }
 
   #welcome(message) {
@@ -115,8 +129,11 @@ export class LiveChannel {
     if (!this.#isOurs(about)) return this.#ack(about, about.to);
     const at = this.at[about.stream];
     if (about.from > at.seq + 1) await this.#fetch(about, at.seq + 1, about.from - 1);
-    this.#take(about, JSON.parse(new TextDecoder().decode(bytes)));
-    this.#ack(about, about.to);
+    const { turn } = this;
+    const events = await parsed(about, bytes);
+    if (turn !== this.turn) return undefined; // something else was opened meanwhile
+    this.#take(about, events);
+    return this.#ack(about, about.to);
   }
 
   async #catchUp(about) {
