@@ -11,7 +11,8 @@
     scheduler.py:210            an event that this source line emits
 
 A request's name behind it (``finish r4``, ``kv r4``) asks for that request's events only; alone
-(``r4``) it asks for any event of it.
+(``r4``) it asks for any event of it. Of several, joined by ``or``, the first that comes counts.
+Twin: ``viz/static/core/breaks.js``.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _NAMED: dict[str, Test] = {
 }
 _ALLOWED = (
     f"{', '.join(_NAMED)}, skip REASON, step N, a kind or group of events, a reason, FILE:LINE, "
-    "each with a request (r4) behind it or not (minivllm trace vocabulary lists kinds and reasons)"
+    "each with a request (r4) behind it or not, several joined by or "
+    "(minivllm trace vocabulary lists kinds and reasons)"
 )
 
 
@@ -52,7 +54,13 @@ class Until:
 
 def parse(words: str) -> Until:
     """Raises ConfigError for words that name nothing."""
-    rest = " ".join(words.split())
+    tests = [_single(part, words) for part in " ".join(words.split()).split(" or ")]
+    if len(tests) == 1:
+        return Until(words, tests[0])
+    return Until(words, lambda event, place: any(test(event, place) for test in tests))
+
+
+def _single(rest: str, words: str) -> Test:
     found = re.fullmatch(r"(?:(.*) )?(r[1-9]\d*)", rest)
     what, req = (found[1] or "", found[2]) if found else (rest, None)
     if what:
@@ -62,8 +70,8 @@ def parse(words: str) -> Until:
     else:
         raise ConfigError("until", words, _ALLOWED)
     if req is not None:
-        return Until(words, lambda event, place: event.req == req and test(event, place))
-    return Until(words, test)
+        return lambda event, place: event.req == req and test(event, place)
+    return test
 
 
 def _any(event: Event, place: Place) -> bool:

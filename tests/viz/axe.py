@@ -1,6 +1,6 @@
 """axe-core in the page: what it finds wrong, in words that say where.
 
-The rules run as evaluated text, not as a script tag: the page's own policy stays as strict as it is.
+The rules run as evaluated text, not as a script tag: the page's own policy stays as it is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ FIND = """async ([state, rules]) => {
   const only = rules.length ? { runOnly: { type: "rule", values: rules } } : {};
   const { violations } = await axe.run(document, { resultTypes: ["violations"], ...only });
   return violations.flatMap(({ id, nodes }) => nodes.map((node) =>
-    `${state}: ${id} at ${node.target.join(" ")}: ${node.failureSummary.split("\\n").slice(1).join(" ")}`));
+    [`${state}: ${id} at ${node.target}`, ...node.failureSummary.split("\\n").slice(1)].join(" ")));
 }"""
+
+RENDERED = "() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))"
+"""The page renders within a frame, its canvases follow in the next."""
 
 
 def load_axe(page: Page) -> None:
@@ -25,7 +28,7 @@ def load_axe(page: Page) -> None:
 
 
 def violations(page: Page, state: str, *rules: str) -> list[str]:
-    """By all rules, or by some. Wait for two frames first: the page renders, its canvases follow."""
-    page.evaluate("() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
+    """What all rules find, or those that are named."""
+    page.evaluate(RENDERED)
     found: Any = page.evaluate(FIND, [state, list(rules)])
     return list(found)

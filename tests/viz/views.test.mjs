@@ -9,6 +9,7 @@ const root = new URL("../../", import.meta.url);
 const core = (name) => import(new URL(`viz/static/core/${name}`, root));
 const { TraceStore } = await core("store.js");
 const { batchOf, firstDisagreement, tokenPlace } = await core("batch.js");
+const { GROUPS, breakAt, findStop, stopIn } = await core("breaks.js");
 const { blockHistory, lostWords, whoMissed } = await core("biography.js");
 const { originsOf, pathOf, prefixText, prefixTree } = await core("prefixes.js");
 const { knownTexts, samplingRows, withTop } = await core("sampling.js");
@@ -28,7 +29,7 @@ const storeOf = (events) => {
 };
 const tiny = () => storeOf(eventsOf("tiny-pressure"));
 
-for (const [name, { batches, prefixes, blocks }] of Object.entries(views)) {
+for (const [name, { batches, prefixes, blocks, stops }] of Object.entries(views)) {
   const store = storeOf(eventsOf(name));
 
   test(`${name}: the batch equals Python's in every step`, () => {
@@ -47,6 +48,15 @@ for (const [name, { batches, prefixes, blocks }] of Object.entries(views)) {
         hash, blocks: ids, depth, lost, text: prefixText(state, origins, hash),
       }));
       assert.deepEqual(rows, expected, `step ${step}`);
+    }
+  });
+
+  test(`${name}: a recording stops at the events at which the engine's gate holds`, () => {
+    const events = eventsOf(name);
+    for (const [words, expected] of Object.entries(stops)) {
+      const { matches } = breakAt(words);
+      const held = events.filter((event) => matches(event, store.sources.get(event.src))).map(({ seq }) => seq);
+      assert.deepEqual(held, expected, words);
     }
   });
 
@@ -232,4 +242,27 @@ test("the queue: a hit is pulled out of the middle, what comes back slides in, t
   assert.ok(half[15].alpha > 0.5 && half[15].at === 0);
   assert.equal(half[3].at, 2);
   assert.equal(queueMotion([...Array(9000).keys()], null, 1, 100, 120).length, 20);
+});
+
+test("stops are found forward and backward, event by event, and each is found both ways", () => {
+  const store = tiny();
+  const breaks = [breakAt("preemption"), breakAt("eviction")];
+  const forward = [];
+  for (let at = { step: 0, event: null }; (at = findStop(store, breaks, at, 1)); ) forward.push(at);
+  assert.deepEqual(forward.map(({ step }) => step), [6, 8, 10, 12, 12, 14]);
+  const back = [];
+  for (let at = { step: store.lastStep, event: null }; (at = findStop(store, breaks, at, -1)); ) back.unshift(at);
+  assert.deepEqual(back, forward);
+  const [{ event }] = forward;
+  assert.equal(store.eventsOf(6)[event - 1].kind, "kv.evict");
+  assert.equal(stopIn(store, breaks, 6, event), 0);
+  assert.equal(findStop(store, [], { step: 0, event: null }, 1), null);
+});
+
+test("words that name nothing are refused with those that are allowed", () => {
+  for (const words of ["", "   ", "sched.", "skip nobody", "or", "line 3", "finish or", "nosuch r4"]) {
+    assert.throws(() => breakAt(words), /names nothing. Allowed: preemption, eviction/, words);
+  }
+  assert.equal(breakAt("  finish   r4 ").words, "finish r4");
+  assert.ok(GROUPS.includes("sched"));
 });

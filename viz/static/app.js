@@ -84,13 +84,14 @@ function focusTour() {
 let tourState = "off";
 
 function frame(now) {
-  const { beat, step } = board.player;
+  const { beat, step, event, playing } = board.player;
   let more = board.player.frame(now);
   if (board.tour?.on) {
     more = board.tour.frame(now) || more;
     root.querySelector(".ring")?.style.setProperty("--left", board.tour.left(now));
   }
-  if (board.player.beat !== beat || board.player.step !== step) return draw();
+  const { player } = board; // at rest once more: what was done is told, the button says play
+  if (player.beat !== beat || player.step !== step || player.event !== event || player.playing !== playing) return draw();
   for (const element of root.querySelectorAll("vz-pool, vz-queue, vz-budget, vz-strip")) {
     const { tagName } = element;
     if (tagName === "VZ-POOL" || tagName === "VZ-QUEUE") element.progress = poolProgress(board);
@@ -105,7 +106,8 @@ let spoken = "";
 function speak() {
   const { player } = board;
   if (player.playing || player.following || player.motion || !board.store?.config) return;
-  const words = `Step ${board.step}. ${board.told().headline}`;
+  const stopped = board.breaks.here;
+  const words = `${stopped ? `Stopped at ${stopped}. ` : ""}Step ${board.step}. ${board.told().headline}`;
   if (words === spoken) return;
   spoken = words;
   board.say(`${words} ${board.frame.view.says?.(board) ?? ""}`.trim());

@@ -12,6 +12,7 @@ import { applyToFront, endOfLife, frontFrom, newFront } from "#core/front.js";
 import { engineStreams, livesOf, newestOf } from "#core/lives.js";
 import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
+import { Breaks } from "#board/breaks.js";
 import { Chat } from "#board/chat.js";
 import { EngineLink } from "#board/engine.js";
 import { Classroom } from "#board/classroom.js";
@@ -36,6 +37,7 @@ export class Board {
     this.frame = new Frame(this);
     this.engine = new EngineLink(this);
     this.knobs = new Knobs(this);
+    this.breaks = new Breaks(this);
     this.pair = new Pair(this);
     this.chat = new Chat(this);
     this.horizon = new Horizon(this);
@@ -50,7 +52,7 @@ export class Board {
     this.store = null;
     this.tour = null; // a Tour, where the run has one
     this.wanted = null; // the place a link asks for, until its step is here
-    this.panel = null; // help | find | knobs | tables
+    this.panel = null; // help | find | knobs | tables | breaks
     this.query = "";
     this.problem = null; // {what, cause, red, action}
     this.idle = false;

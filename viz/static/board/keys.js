@@ -63,7 +63,10 @@ function actionFor(board, event, root) {
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
     o: () => board.chooseFile(),
+    w: () => board.open("breaks"),
     x: () => board.knobs.open(),
+    ".": () => board.breaks.go(1),
+    ",": () => board.breaks.go(-1),
   };
   const name = key.length === 1 ? key.toLowerCase() : key;
   const leads = board.frame.ofKey(name);

@@ -15,7 +15,7 @@ export class Travel {
   }
 
   // The driver, at the head of the live run.
-  get #steers() {
+  get steers() {
     const { board } = this;
     return board.isLive && this.player.following && board.engine.driver && board.engine.gate !== null;
   }
@@ -46,7 +46,7 @@ export class Travel {
   on() {
     const { board, player } = this;
     if (board.predict.on && player.atHead) return void board.predict.step();
-    const held = this.#steers && board.engine.gate.mode === "pause";
+    const held = this.steers && board.engine.gate.mode === "pause";
     if (held && player.atHead) return void board.engine.ask("step", 1);
     return this.#move(() => {
       if (player.event !== null) player.place(player.step);
@@ -63,9 +63,11 @@ export class Travel {
     });
   }
 
-  // One event, inside the step.
+  // One event, inside the step. At the head of a held engine the engine makes it.
   walk(direction) {
-    this.#move(() => this.player.walk(direction));
+    const { board, player } = this;
+    if (direction > 0 && this.steers && player.atHead && board.engine.gate.mode === "pause") return void board.engine.ask("event");
+    return this.#move(() => player.walk(direction));
   }
 
   // `event`: within the step, how many of its events are shown.
@@ -88,7 +90,7 @@ export class Travel {
   toggle() {
     const { board, player } = this;
     if (!board.store?.config) return;
-    if (this.#steers) return void board.engine.ask(board.engine.gate.mode === "run" ? "pause" : "resume");
+    if (this.steers) return void (board.engine.gate.mode === "run" ? board.engine.ask("pause") : board.breaks.letGo());
     if (player.playing) player.pause();
     else if (player.following) player.following = false;
     else if (board.isLive && player.atHead) player.following = true;
@@ -99,7 +101,7 @@ export class Travel {
 
   faster(direction) {
     const { board, player } = this;
-    if (this.#steers) {
+    if (this.steers) {
       const rate = board.engine.gate.rate || 2 * FULL_SPEED_AFTER;
       const limit = direction > 0 && rate >= FULL_SPEED_AFTER ? 0 : nextSpeed(rate, direction);
       return void board.engine.ask("rate", limit);

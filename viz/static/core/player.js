@@ -17,6 +17,7 @@ export class Player {
     this.beat = REST;
     this.progress = 1;
     this.nextAt = null; // when playing: the time of the next step
+    this.stops = () => 0; // (step, shown) → the event of that step at which play stops, 0: none
   }
 
   open(store, step) {
@@ -77,7 +78,7 @@ export class Player {
 
   play(now) {
     this.following = false;
-    if (this.step >= this.store.lastStep) this.place(this.store.firstStep);
+    if (this.atHead) this.place(this.store.firstStep);
     this.playing = true;
     this.nextAt = now;
   }
@@ -96,12 +97,23 @@ export class Player {
     }
     while (this.playing && now >= this.nextAt) {
       this.nextAt = Math.max(this.nextAt + 1000 / this.speed, now - 1000 / this.speed);
-      if (!this.advance(now)) {
+      if (!this.#playOn(now)) {
         this.playing = false;
         break;
       }
     }
     return this.moving;
+  }
+
+  // The next step; from a stop inside one, first the rest of it. False: play ends here.
+  #playOn(now) {
+    const inside = this.event !== null;
+    const step = inside ? this.step : this.step + 1;
+    const stop = step <= this.store.lastStep ? this.stops(step, this.event ?? 0) : 0;
+    if (stop) return void this.place(step, stop);
+    if (!inside) return this.advance(now);
+    this.place(step);
+    return true;
   }
 
   // The live run has grown: go along if the reader stands at its head, and only then.

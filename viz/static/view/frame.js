@@ -115,7 +115,8 @@ export function sentenceRegion(board, told) {
 }
 
 function alsoLine(board, told) {
-  if (told.event) return html`<b>${told.event}</b>`;
+  const { here, held } = board.breaks;
+  if (told.event || held) return html`${here ? html`<em>stopped at ${here}</em> · ` : nothing}<b>${held || told.event}</b>`;
   const verdict = predictVerdict(board);
   if (verdict) return verdict;
   if (board.tour?.on && board.tour.verdict && board.step === board.tour.script.question.before) {
@@ -147,15 +148,15 @@ const ICONS = {
 
 const icon = (name) => html`<svg class="icon" viewBox="0 0 20 20" aria-hidden="true">${svg`<path d=${ICONS[name]}/>`}</svg>`;
 
-function scrubData({ lastStep, step, store }) {
+function scrubData({ lastStep, step, store, breaks }) {
   const summaries = (k) => store?.steps.get(k)?.summary ?? null;
-  return { steps: Math.max(lastStep, 1), step, summaries };
+  return { steps: Math.max(lastStep, 1), step, summaries, stops: breaks.steps };
 }
 
 export function transport(board) {
   const speed = board.travel.pace;
   return html`<footer class="transport">
-    <vz-scrub .data=${board.memo("scrub", () => scrubData(board), "")} role="slider" tabindex="0"
+    <vz-scrub .data=${board.memo("scrub", () => scrubData(board), board.breaks.words)} role="slider" tabindex="0"
       aria-label="step" aria-valuemin=${board.firstStep} aria-valuemax=${board.lastStep} aria-valuenow=${board.step}
       @seek=${(event) => board.travel.seek(event.detail.step)}></vz-scrub>
     <div class="buttons">
@@ -166,6 +167,7 @@ export function transport(board) {
       ${keyButton("last step", "End", () => board.travel.end(), { text: icon("last") })}
     </div>
     ${board.narrow ? nothing : keyButton("timeline", "Y", () => board.frame.show(board.frame.id === "timeline" ? "board" : "timeline"), { lettered: "timeline", pressed: board.frame.id === "timeline" })}
+    ${board.narrow ? nothing : keyButton("breakpoints", "W", () => board.open("breaks"), { lettered: board.breaks.list.length ? `stops ${board.breaks.list.length}` : "stops" })}
     <div class="speed">
       ${keyButton("slower", "[", () => board.travel.faster(-1), { text: "−" })}
       <span>${speedName(speed)}</span>

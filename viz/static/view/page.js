@@ -2,6 +2,7 @@
 
 import { html, nothing } from "lit-html";
 
+import { breaksPanel } from "#view/breaks.js";
 import { enginesNav } from "#view/engines.js";
 import { classPanel, classStrip } from "#view/classroom.js";
 import { detailLine, drawerRegion, sentenceRegion, topBar, transport, viewsNav } from "#view/frame.js";
@@ -32,6 +33,7 @@ export function page(board) {
     ${board.panel === "class" ? classPanel(board) : nothing}
     ${board.panel === "find" ? findPanel(board) : nothing}
     ${board.panel === "knobs" ? knobsPanel(board) : nothing}
+    ${board.panel === "breaks" ? breaksPanel(board) : nothing}
     ${board.panel === "tables" ? tablesPanel(board) : nothing}`;
 }
 

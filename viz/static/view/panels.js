@@ -106,6 +106,8 @@ const KEYS = [
   ["D", "read out the whole state"],
   ["E", "the next engine, where a run has several"],
   ["X", "experiment: the knobs"],
+  ["W", "breakpoints: where to stop"],
+  [". ,", "to the next, the previous breakpoint"],
   ["Y", "the timeline: requests × steps"],
   ["C", "compare two runs; then B flips the Board between them"],
   ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],

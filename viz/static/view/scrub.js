@@ -21,9 +21,9 @@ class Scrub extends CanvasElement {
     });
   }
 
-  // data: {summaries: step → summary, steps, step, firstStep}
+  // data: {summaries: step → summary, steps, step, stops: steps with a breakpoint | null}
   paint(context, width, height) {
-    const { summaries, steps, step } = this.data;
+    const { summaries, steps, step, stops } = this.data;
     const layout = (this.layout = scrubLayout(steps, width));
     const base = height - 4;
     const full = base - MARKS - 4;
@@ -49,6 +49,13 @@ class Scrub extends CanvasElement {
         context.fillStyle = here ? theme.colours.text : theme.colours.dim;
         context.fillText(mark, x + w / 2, 12);
         lastMark = x;
+      }
+      if (stops && group.some(({ step: k }) => stops.has(k))) {
+        context.beginPath(); // a breakpoint: a wedge under the mark
+        context.moveTo(x + w / 2 - 4, 14);
+        context.lineTo(x + w / 2 + 4, 14);
+        context.lineTo(x + w / 2, 19);
+        context.fill();
       }
       if (here) {
         context.fillRect(x - 0.5, base + 2, w + 1, 2);

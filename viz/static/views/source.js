@@ -116,9 +116,10 @@ function around(steps, step) {
 
 // The engine runs until this line tells something again, and is held there.
 function breakpoint(board, file, number) {
-  if (!board.isLive) return nothing;
-  if (!board.engine.driver) return html`<p class="quiet">Only the driver may hold the engine here.</p>`;
-  return html`<p><button class="tool" @click=${() => runUntil(board, file, number)}>Run until this line</button>
+  const words = `${file}:${number}`;
+  const stop = html`<button class="tool" aria-pressed=${board.breaks.has(words)} @click=${() => board.breaks.toggle(words)}>Stop at this line</button>`;
+  if (!board.isLive || !board.engine.driver) return html`<p>${stop}</p>`;
+  return html`<p>${stop} <button class="tool" @click=${() => runUntil(board, file, number)}>Run until this line</button>
     ${board.engine.notice ? html`<span class="notice">${board.engine.notice}</span>` : nothing}</p>`;
 }
 

@@ -1,0 +1,84 @@
+// Where to stop, in a few words, as a test of single events. Twin of minivllm/trace/until.py, so that
+// a recording stops where the live engine's gate would hold: at the event itself, inside its step.
+
+import { REASONS } from "#core/reasons.js";
+
+// What the marks of the scrubber stand for.
+export const MARKED = [["!", "preemption"], ["✕", "eviction"], ["↺", "prefix hit"], ["✓", "finish"]];
+
+export const GROUPS = ["batch", "core", "engine", "exec", "gate", "grammar", "http", "ipc", "kv", "req", "route", "run", "sample", "sched", "spec", "step", "trace"];
+
+const NAMED = {
+  preemption: ({ kind }) => kind === "sched.victim",
+  eviction: ({ kind }) => kind === "kv.evict",
+  "prefix hit": ({ kind, data }) => kind === "kv.hit" && data.tokens > 0,
+  skip: ({ kind }) => kind === "sched.skip",
+  finish: ({ kind }) => kind === "req.finish",
+};
+
+// They tell of the trace and the gate, not of the engine: nobody is held there.
+const NO_DECISION = new Set(["run.start", "run.source", "run.idle", "run.end", "gate.change", "trace.arm", "trace.left_out", "exec.tensors"]);
+
+const ALLOWED = `${Object.keys(NAMED).join(", ")}, skip REASON, step N, a kind or group of events, a reason, FILE:LINE; a request (r4) alone or behind it; several joined by “or”`;
+
+// {words, matches(event, source)}; `source`: {file, line} of what emitted it. Throws for words that name nothing.
+export function breakAt(words) {
+  const tests = words.trim().split(/\s+or\s+/).map((part) => single(part.trim().split(/\s+/).join(" "), words));
+  const matches = (event, source) => !NO_DECISION.has(event.kind) && tests.some((each) => each(event, source));
+  return { words: words.trim().split(/\s+/).join(" "), matches };
+}
+
+function single(part, words) {
+  const [, before, req] = /^(?:(.*) )?(r[1-9]\d*)$/.exec(part) ?? [null, part, null];
+  if (!before && !req) throw new Error(`“${words}” names nothing. Allowed: ${ALLOWED}.`);
+  const what = before ? testOf(before, words) : () => true;
+  return req ? (event, source) => event.req === req && what(event, source) : what;
+}
+
+function testOf(what, words) {
+  if (what in NAMED) return NAMED[what];
+  if (/^[a-z]+\.[a-z_]+$/.test(what) && GROUPS.includes(what.split(".")[0])) return ({ kind }) => kind === what;
+  if (GROUPS.includes(what)) return ({ kind }) => kind.startsWith(`${what}.`);
+  if (what in REASONS) return ({ data }) => gives(data, what);
+  const [, reason] = /^skip (\w+)$/.exec(what) ?? [];
+  if (reason in REASONS) return ({ kind, data }) => kind === "sched.skip" && gives(data, reason);
+  const [, step] = /^step (\d{1,9})$/.exec(what) ?? [];
+  if (step) return (event) => event.kind === "step.begin" && event.step >= Number(step);
+  const [, file, line] = /^(\S+\.py):(\d{1,9})$/.exec(what) ?? [];
+  if (file) return (_event, source) => source?.line === Number(line) && `/${source.file}`.endsWith(`/${file}`);
+  throw new Error(`“${words}” names nothing. Allowed: ${ALLOWED}.`);
+}
+
+const gives = (data, reason) => data.reason === reason || data.why === reason || data.unused_reason === reason;
+
+// How many events of `step` are shown at its first stop behind its first `shown` ones; 0: there is none.
+export function stopIn(store, breaks, step, shown = 0) {
+  const events = store.eventsOf(step);
+  for (let i = shown; i < events.length; i += 1) {
+    if (stopsAt(store, breaks, events[i]) !== null) return i + 1;
+  }
+  return 0;
+}
+
+// The next (+1) or the previous (−1) stop from where one stands: {step, event} | null.
+export function findStop(store, breaks, { step, event }, direction) {
+  if (!breaks.length) return null;
+  const count = (k) => store.eventsOf(k).length;
+  if (direction > 0) {
+    for (let k = step, from = event ?? count(k); k <= store.lastStep; k += 1, from = 0) {
+      const at = stopIn(store, breaks, k, from);
+      if (at) return { step: k, event: at };
+    }
+    return null;
+  }
+  for (let k = step, end = event === null ? count(k) : event - 1; k >= store.firstStep; k -= 1, end = count(k)) {
+    const at = store.eventsOf(k).slice(0, end).findLastIndex((each) => stopsAt(store, breaks, each) !== null) + 1;
+    if (at) return { step: k, event: at };
+  }
+  return null;
+}
+
+// Which of them: the words of the first that holds here.
+export function stopsAt(store, breaks, event) {
+  return breaks.find((each) => each.matches(event, store.sources.get(event.src)))?.words ?? null;
+}
