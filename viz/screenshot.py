@@ -26,6 +26,13 @@ SETTLED_MS = 1500
 """Longer than the five beats of a step: afterwards nothing moves."""
 
 
+def find_browser() -> str:
+    path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if path is None:
+        raise SystemExit(f"no browser on the PATH; looked for {', '.join(BROWSERS)}")
+    return path
+
+
 def take(
     step: Annotated[int, typer.Option(help="The step to show.")] = 8,
     req: Annotated[str, typer.Option(help="The request to select; empty: none.")] = "r4",
@@ -36,9 +43,7 @@ def take(
     """Open the recorded tiny-pressure at a step and save what the page shows."""
     from playwright.sync_api import sync_playwright
 
-    browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser_path is None:
-        raise SystemExit(f"no browser on the PATH; looked for {', '.join(BROWSERS)}")
+    browser_path = find_browser()
     if theme not in THEMES:
         raise SystemExit(f"--theme: got {theme!r}; allowed: {' | '.join(THEMES)}")
     server = Server(create_app([RECORDING]), port=0).start()

@@ -11,12 +11,6 @@ const QUEUE_OF = {
 
 const counted = (n, noun) => (n === 1 ? `${n} ${noun}` : `${n} ${noun}s`);
 
-function counter(items) {
-  const counts = new Map();
-  for (const item of items) counts.set(item, (counts.get(item) ?? 0) + 1);
-  return counts;
-}
-
 // Each invariant that does not hold of the state at a step's boundary.
 export function violations(state) {
   if (state.config === null) return [];
@@ -37,17 +31,24 @@ export function stepViolations(config, begin, ledger) {
   return found;
 }
 
+// Checked after each of thousands of steps: loops over plain arrays, no lists made on the way.
+
 // Who lives stands in one place, once, and its status says which.
 function* queues({ config, waiting, running, finished, requests, running_when_lowered }) {
   const standing = new Map();
-  for (const [place, queue] of Object.entries({ waiting, running, finished })) {
-    for (const name of queue) standing.set(name, place);
+  const again = new Map();
+  for (const [place, queue] of [["waiting", waiting], ["running", running], ["finished", finished]]) {
+    for (const name of queue) {
+      if (standing.has(name)) again.set(name, (again.get(name) ?? 1) + 1);
+      standing.set(name, place);
+    }
   }
-  for (const [name, n] of counter([...waiting, ...running, ...finished])) {
-    if (n > 1) yield `${name} stands in the queues ${n} times`;
-    if (!(name in requests)) yield `${name} stands in ${standing.get(name)}, but never arrived`;
+  for (const [name, place] of standing) {
+    if (again.has(name)) yield `${name} stands in the queues ${again.get(name)} times`;
+    if (!(name in requests)) yield `${name} stands in ${place}, but never arrived`;
   }
-  for (const [name, { status }] of Object.entries(requests)) {
+  for (const name in requests) {
+    const { status } = requests[name];
     if (standing.get(name) !== QUEUE_OF[status]) {
       yield `${name} is ${status}, but stands in ${standing.get(name) ?? "no queue"}`;
     }
@@ -58,7 +59,8 @@ function* queues({ config, waiting, running, finished, requests, running_when_lo
 
 // A request has as much computed as can be, and blocks for it; who does not run has none.
 function* requests({ config, requests }) {
-  for (const [name, r] of Object.entries(requests)) {
+  for (const name in requests) {
+    const r = requests[name];
     const n = r.num_computed_tokens;
     if (r.status === "running") {
       const need = Math.ceil(n / config.block_size);
@@ -79,48 +81,55 @@ function* requests({ config, requests }) {
 
 // A block is free or in use; its reference count is the number of tables that hold it.
 function* blocks({ blocks, free, requests }) {
-  const holders = counter(Object.values(requests).flatMap((r) => r.table));
-  const frees = counter(free);
-  const told = new Set([...holders.keys(), ...frees.keys()]);
-  for (const id of [...told].sort((a, b) => a - b)) {
-    if (id < 0 || id >= blocks.length) yield `block ${id} is told of, the pool has ${blocks.length}`;
+  const held = new Int32Array(blocks.length); // block → tables that hold it
+  const isFree = new Uint8Array(blocks.length);
+  const outside = new Set();
+  const inside = (id) => (id >= 0 && id < blocks.length) || (outside.add(id), false);
+  for (const name in requests) {
+    for (const id of requests[name].table) if (inside(id)) held[id] += 1;
   }
+  let twice = 0;
+  for (const id of free) {
+    if (!inside(id)) continue;
+    twice += isFree[id];
+    isFree[id] = 1;
+  }
+  for (const id of [...outside].sort((a, b) => a - b)) yield `block ${id} is told of, the pool has ${blocks.length}`;
   const [zero] = blocks;
-  if (zero.ref !== 1 || zero.hash !== null || holders.has(0) || frees.has(0)) {
-    yield "block 0, the null block, is given out";
-  }
+  if (zero.ref !== 1 || zero.hash !== null || held[0] || isFree[0]) yield "block 0, the null block, is given out";
   let used = 0;
   for (let id = 1; id < blocks.length; id += 1) {
     const { ref } = blocks[id];
-    const tables = holders.get(id) ?? 0;
     if (ref > 0) used += 1;
-    if (ref !== tables) yield `block ${id}: ref ${ref}, but it is in ${counted(tables, "table")}`;
-    if (ref > 0 === frees.has(id)) {
-      yield `block ${id}: ref ${ref}, but it is ${frees.has(id) ? "" : "not "}free`;
-    }
+    if (ref !== held[id]) yield `block ${id}: ref ${ref}, but it is in ${counted(held[id], "table")}`;
+    if (ref > 0 === Boolean(isFree[id])) yield `block ${id}: ref ${ref}, but it is ${isFree[id] ? "" : "not "}free`;
   }
-  if (used + free.length !== blocks.length - 1 || frees.size !== free.length) {
+  if (used + free.length !== blocks.length - 1 || twice) {
     yield `${used} blocks used + ${free.length} free != ${blocks.length - 1}`;
   }
 }
 
 // The table finds each block that has a hash, once, and no other.
 function* hashTable({ config, blocks, cached }) {
-  const found = new Set();
-  let empty = false;
-  for (const [hash, twins] of Object.entries(cached)) {
+  const found = new Uint8Array(blocks.length);
+  let [some, empty] = [false, false];
+  for (const hash in cached) {
+    const twins = cached[hash];
+    some = true;
     empty ||= twins.length === 0;
-    for (const [id, n] of counter(twins)) {
-      if (blocks[id]?.hash === hash) found.add(id);
+    for (let i = 0; i < twins.length; i += 1) {
+      const id = twins[i];
+      if (twins.indexOf(id) < i) continue;
+      if (blocks[id]?.hash === hash) found[id] = 1;
       else yield `hash ${hash} leads to block ${id}, which does not have it`;
+      const n = twins.length === 1 ? 1 : twins.filter((other) => other === id).length;
       if (n > 1) yield `hash ${hash} leads to block ${id} ${n} times`;
     }
   }
-  for (const [id, { hash }] of blocks.entries()) {
-    if (hash !== null && !found.has(id)) yield `block ${id} cannot be found by its hash ${hash}`;
+  for (let id = 0; id < blocks.length; id += 1) {
+    const { hash } = blocks[id];
+    if (hash !== null && !found[id]) yield `block ${id} cannot be found by its hash ${hash}`;
   }
   if (empty) yield "a hash leads to no block";
-  if (Object.keys(cached).length && config.enable_prefix_caching === false) {
-    yield "blocks are hashed with prefix caching off";
-  }
+  if (some && config.enable_prefix_caching === false) yield "blocks are hashed with prefix caching off";
 }

@@ -85,7 +85,19 @@ function layTables(mode, rows, width, digits, whole) {
 }
 
 // The first blocks and the last ones, and a gap where there is no room for all.
+// Hundreds of tables have a few lengths: each list is made once, and only read.
+const lists = new Map();
+
 function shownLogical(count, most) {
+  const key = `${count} ${most}`;
+  if (!lists.has(key)) {
+    if (lists.size > 1000) lists.clear();
+    lists.set(key, headAndTail(count, most));
+  }
+  return lists.get(key);
+}
+
+function headAndTail(count, most) {
   const all = [...Array(count).keys()];
   if (count <= most) return all;
   const head = Math.max(Math.ceil((most - 1) / 2), 1);

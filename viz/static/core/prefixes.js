@@ -21,14 +21,22 @@ export function prefixTree(state, origins, gone = new Map()) {
   const cached = gone.size ? { ...state.cached, ...Object.fromEntries([...gone.keys()].map((hash) => [hash, []])) } : state.cached;
   const children = new Map();
   const roots = [];
-  for (const hash of inOrder(cached, origins)) {
-    const parent = origins.get(hash)?.parent ?? null;
+  const place = (hash, parent) => {
     if (parent !== null && parent in cached) {
       const list = children.get(parent);
       if (list) list.push(hash);
       else children.set(parent, [hash]);
     } else roots.push({ hash, depth: 0, lost: parent !== null, last: true });
+  };
+  // In the order in which they first came: a Map keeps it, so none is sorted.
+  let placed = 0;
+  for (const [hash, { parent }] of origins) {
+    if (!(hash in cached)) continue;
+    place(hash, parent ?? null);
+    placed += 1;
   }
+  const all = Object.keys(cached);
+  if (placed < all.length) for (const hash of all) if (!origins.has(hash)) place(hash, null);
   const rows = [];
   const stack = roots.reverse();
   while (stack.length) {
@@ -41,16 +49,6 @@ export function prefixTree(state, origins, gone = new Map()) {
     }
   }
   return rows;
-}
-
-// The hashes in the order in which they first came. A Map keeps that order: none is sorted.
-function inOrder(cached, origins) {
-  const hashes = [];
-  for (const hash of origins.keys()) if (hash in cached) hashes.push(hash);
-  if (hashes.length < Object.keys(cached).length) {
-    for (const hash of Object.keys(cached)) if (!origins.has(hash)) hashes.push(hash);
-  }
-  return hashes;
 }
 
 // What was evicted in a step and is cached nowhere else: hash → block.

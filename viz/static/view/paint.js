@@ -295,9 +295,3 @@ export function drawBlock(context, face, x, y, detail, size, progress = 1) {
   else if (detail === "name") drawMiddle(context, face, x, y, size);
   else drawSmall(context, face, x, y, size);
 }
-
-// One pixel a block: [red, green, blue] by state.
-export function pixelColour(face) {
-  if (face.owners.length) return hueColour(face.owners[0].row.hue);
-  return face.state === "cached" ? theme.colours.faint : theme.colours.surface;
-}

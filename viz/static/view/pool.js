@@ -3,12 +3,19 @@
 import { blockAt, blockXY } from "#core/layout.js";
 import { parseHex } from "#core/palette.js";
 import { CanvasElement } from "#view/canvas.js";
-import { drawBlock, pixelColour } from "#view/paint.js";
+import { drawBlock } from "#view/paint.js";
 import { drawWithWords } from "#view/words.js";
 import { theme } from "#view/theme.js";
 
 const LENS = 9; // blocks a side, under the pointer, when blocks are pixels
 const LENS_BLOCK = 28;
+
+// The colours of blocks that are one pixel each, as the bytes of an image without their alpha.
+function pixelInks() {
+  const { hues, grey, faint, surface } = theme.colours;
+  const bytes = (hex) => parseHex(hex).reduce((ink, v, i) => ink | (Math.round(v * 255) << (8 * i)), 0);
+  return { hues: hues.map(bytes), grey: bytes(grey), cached: bytes(faint), blank: bytes(surface) };
+}
 
 // What makes two faces of a block differ enough to fade from one to the other.
 function looks({ state, marks, owners, held }) {
@@ -61,15 +68,15 @@ class Pool extends CanvasElement {
     const { faces, dim } = this.data;
     const image = new ImageData(layout.columns, layout.rows);
     const pixels = new Uint32Array(image.data.buffer); // little-endian: alpha, blue, green, red
-    const known = new Map();
-    faces.forEach((face, i) => {
-      const colour = pixelColour(face);
-      if (!known.has(colour)) {
-        const [red, green, blue] = parseHex(colour).map((v) => Math.round(v * 255));
-        known.set(colour, red | (green << 8) | (blue << 16));
-      }
-      pixels[i] = known.get(colour) | ((dim?.(face) ? 90 : 255) << 24);
-    });
+    const inks = pixelInks();
+    const marked = [];
+    for (let i = 0; i < faces.length; i += 1) {
+      const face = faces[i];
+      const [owner] = face.owners;
+      const ink = owner ? inks.hues[owner.row.hue] ?? inks.grey : face.state === "cached" ? inks.cached : inks.blank;
+      pixels[i] = ink | ((dim?.(face) ? 90 : 255) << 24);
+      if (face.marks) marked.push(i);
+    }
     this.buffer ??= document.createElement("canvas");
     [this.buffer.width, this.buffer.height] = [layout.columns, layout.rows];
     this.buffer.getContext("2d").putImageData(image, 0, 0);
@@ -77,11 +84,12 @@ class Pool extends CanvasElement {
     context.drawImage(this.buffer, 0, 0, layout.columns * layout.size, layout.rows * layout.size);
     context.strokeStyle = theme.colours.rim;
     context.lineWidth = 1;
-    faces.forEach((face, i) => {
-      if (!face.marks) return;
+    context.beginPath();
+    for (const i of marked) {
       const { x, y } = blockXY(i, layout);
-      context.strokeRect(x + 0.5, y + 0.5, layout.size - 1, layout.size - 1);
-    });
+      context.rect(x + 0.5, y + 0.5, layout.size - 1, layout.size - 1);
+    }
+    context.stroke();
   }
 
   // Nine by nine blocks around the pointer, large enough to read.

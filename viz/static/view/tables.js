@@ -99,9 +99,14 @@ class Tables extends ScrollCanvas {
     const fill = (colour, keep, top, height) => {
       context.fillStyle = colour;
       context.beginPath();
-      table.forEach((id, logical) => {
-        if (keep(faces[id - 1])) context.rect(name + logical * cell, top, wide, height);
-      });
+      // Neighbours that touch are one rectangle.
+      for (let from = 0; from < table.length; from += 1) {
+        if (!keep(faces[table[from] - 1])) continue;
+        let to = from;
+        while (wide === cell && to + 1 < table.length && keep(faces[table[to + 1] - 1])) to += 1;
+        context.rect(name + from * cell, top, (to - from) * cell + wide, height);
+        from = to;
+      }
       context.fill();
     };
     const colour = hueColour(hue);
