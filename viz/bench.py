@@ -7,8 +7,8 @@ fold    50,000 events taken in, from the parsed trace to the last state       bu
 seek    a step anywhere in that run: its state, and the Board drawn           budget p95 50 ms
 draw    the next step with 10,000 blocks and 256 requests, on a view          budget p95 8 ms
 
-What the browser does behind its JavaScript (layout, paint) is not in it. Exit status 1: a budget was
-not kept. Needs the extra ``dev`` (Playwright) and a Chromium on the PATH.
+What the browser does behind its JavaScript (layout, paint) is not in it. Exit status 1: one of the
+budgets was not kept. Needs the extra ``dev`` (Playwright) and a Chromium on the PATH.
 """
 
 from __future__ import annotations

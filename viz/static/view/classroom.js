@@ -12,9 +12,9 @@ export function classStrip(board) {
   const told = standing(classroom.is);
   if (!told) return nothing;
   return html`<div class="class-strip ${classroom.is.follows ? "" : "free"}" role="status"><p>${told.text}</p>
-    ${told.follow ? html`<button class="tool" @click=${() => classroom.follow()}>Follow again <kbd>F</kbd></button>` : nothing}
+    ${told.follow ? html`<button class="tool" @click=${() => classroom.follow()}>Follow again <kbd aria-hidden="true">F</kbd></button>` : nothing}
     ${classroom.is.leads ? html`${classroom.join ? html`<button class="tool" @click=${() => board.open("class")}>Show the join code</button>` : nothing}
-      <button class="tool" aria-pressed=${board.predict.on} @click=${() => board.predict.toggle()}>Ask all <kbd>Q</kbd></button>
+      <button class="tool" aria-pressed=${board.predict.on} @click=${() => board.predict.toggle()}>Ask all <kbd aria-hidden="true">Q</kbd></button>
       <button class="tool" @click=${() => classroom.drop()}>End the class</button>` : nothing}</div>`;
 }
 

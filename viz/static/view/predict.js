@@ -33,7 +33,7 @@ export function predictButton(board) {
   const text = predict.asking ? (classroom.is.leads ? "Reveal" : "Skip") : predict.state === "waiting" ? "Waiting …" : predict.state === "over" ? "End" : "Next question";
   const go = () => (predict.state === "over" ? predict.end() : predict.next());
   return html`<div class="tour predict">
-    <button class="tool primary" data-predict="next" ?disabled=${predict.state === "waiting"} @click=${go}>${text} <kbd>Space</kbd></button>
+    <button class="tool primary" data-predict="next" ?disabled=${predict.state === "waiting"} @click=${go}>${text} <kbd aria-hidden="true">Space</kbd></button>
     <small>${classroom.is.leads ? nothing : html`<span role="status">${predict.score}</span>`}
       <button class="term" @click=${() => predict.end()}>Q ends</button></small>
   </div>`;

@@ -10,7 +10,7 @@ export function tourButton(board) {
   const text = first ? "▶ Play" : tour.asking ? "Skip" : tour.atLast ? "To the end" : "Next stop";
   return html`<div class="tour">
     ${tour.state === "end" ? nothing : html`<button class="tool primary" data-tour="next" @click=${() => tour.next()}>
-      <span class="ring" ?hidden=${!tour.alone || tour.state === "playing"}></span>${text} <kbd>Space</kbd></button>`}
+      <span class="ring" ?hidden=${!tour.alone || tour.state === "playing"}></span>${text} <kbd aria-hidden="true">Space</kbd></button>`}
     <small>${first ? html`<button class="term" @click=${() => tour.finish()}>no tour</button>` : html`
       <button class="term" @click=${() => board.travel.on()}>→ one step</button>
       <button class="term" @click=${() => board.travel.back()}>← back</button>

@@ -96,7 +96,7 @@ function composer(board) {
         chat.send();
       }}></textarea>
     <div>${chat.open
-      ? html`<button class="tool primary" type="button" @click=${() => chat.stop()}>Stop <kbd>Esc</kbd></button>`
+      ? html`<button class="tool primary" type="button" @click=${() => chat.stop()}>Stop <kbd aria-hidden="true">Esc</kbd></button>`
       : html`<button class="tool primary" ?disabled=${closed || !chat.draft.trim()}>Send</button>`}
       <button class="tool" type="button" ?disabled=${!chat.turns.length} @click=${() => chat.clear()}>Forget it all</button>
       <p class="notice" role="status">${chat.notice}${chat.unkept ? " The conversation cannot be kept over a reload." : ""}</p></div>
