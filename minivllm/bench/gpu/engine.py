@@ -61,7 +61,7 @@ def reference(source: ModelSource, dtype: torch.dtype, device: torch.device) -> 
 
 @torch.inference_mode()
 def equals_transformers(check: Check, model: str, device: torch.device, count: int) -> None:
-    """float32, greedy: the same tokens. bfloat16, given transformers' text: the same choice wherever
+    """float32: the same tokens. bfloat16, given transformers' text: the same choice wherever
     its two best logits are further apart than ``MARGIN``."""
     source = resolve(model)
     exact, tokenizer = reference(source, torch.float32, device)
