@@ -10,6 +10,8 @@ import { parseHash } from "#core/url.js";
 import { hasServer, resource, startHash } from "#net/home.js";
 import { chipPlaces, fade, slideChips } from "#view/motion.js";
 import { drawLinks, page } from "#view/page.js";
+import { picture } from "#view/picture/compose.js";
+import { printsPictures, savePng, saveSvg } from "#view/picture/save.js";
 import { poolProgress } from "#view/poolregion.js";
 import { FONT_SCALES, THEMES, applyTheme, measure } from "#view/sizes.js";
 import "#views/all.js";
@@ -203,6 +205,9 @@ function themed() {
   board.resized();
 }
 
+// A picture of what is shown, on white paper or as it is here.
+board.savePicture = (kind, paper) => (kind === "png" ? savePng : saveSvg)(board, root, paper ? palette : null);
+
 // --- start -------------------------------------------------------------------------------------
 
 async function start() {
@@ -219,6 +224,7 @@ async function start() {
   board.engine.channel = new LiveChannel(runs.listeners(), transport ? [transport] : undefined);
   themed();
   listenToKeys(board, root);
+  printsPictures(board, root, () => palette);
   addEventListener("resize", themed);
   addEventListener("hashchange", followHash);
   for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"]) {
@@ -275,6 +281,7 @@ window.__viz = {
   clock,
   state: (step = board.step) => structuredClone(board.store.stateAfter(step)),
   scene: () => board.scene(),
+  picture: (paper = true) => picture(board, root, paper ? palette : null),
   draw,
 };
 

@@ -65,6 +65,13 @@ export class CanvasElement extends HTMLElement {
     this.paint(this.context, width / theme.scale, height / theme.scale);
   }
 
+  // The same on another context, as large as it is now: for a picture to be saved.
+  paintOn(context) {
+    if (this.data === null || !theme.colours) return;
+    const { width, height } = this.getBoundingClientRect();
+    this.paint(context, width / theme.scale, height / theme.scale);
+  }
+
   // Where a pointer event lies, in layout numbers.
   place(event) {
     const box = this.getBoundingClientRect();

@@ -135,7 +135,7 @@ class Cells extends CanvasElement {
       }
       if (charts.includes("kv") && timeline.pool) {
         const y = foot - 1 - (CHART - 2) * (1 - about.free / timeline.pool);
-        line ??= new Path2D();
+        line ??= context.newPath?.() ?? new Path2D();
         if (step === axis.from) line.moveTo(x, y);
         line.lineTo(x, y);
         line.lineTo(to, y);

@@ -24,6 +24,14 @@ export class ScrollCanvas extends CanvasElement {
     });
   }
 
+  // A picture shows the whole list.
+  paintOn(context) {
+    const { scrolled } = this;
+    this.scrolled = 0;
+    super.paintOn(context);
+    this.scrolled = scrolled;
+  }
+
   // As the last scroll event told it: to ask for it while drawing would cost a layout each time.
   get top() {
     return (this.scrolled ?? 0) / theme.scale;

@@ -39,7 +39,7 @@ export function tint(colour, share) {
 }
 
 // Eight hatches, one a hue, so that requests differ without colour, too. 8×8, strokes only.
-const STROKES = {
+export const STROKES = {
   plain: [],
   diagonal: [[0, 8, 8, 0], [-2, 2, 2, -2], [6, 10, 10, 6]],
   back: [[0, 0, 8, 8], [-2, 6, 2, 10], [6, -2, 10, 2]],
@@ -71,8 +71,9 @@ function hatchTile(hue, colour, alpha) {
   return tile;
 }
 
-// A pattern for a canvas, made once per theme: `kind` is a hatch's name or "reused".
+// A pattern for a canvas, made once per theme. A picture that is being saved gets the strokes.
 export function pattern(context, name, colour, pixelRatio) {
+  if (context.hatch) return context.hatch(STROKES[name], colour);
   const key = `${name} ${colour} ${pixelRatio}`;
   let tile = theme.tiles.get(key);
   if (!tile) {
