@@ -13,6 +13,7 @@
     GET /api/runs/ID/export?with=&from=&to=   the run, and those it is to be compared with, as one
                                        file that opens from disk (export.py)
     GET /api/runs/ID/artifacts…        the arrays of captured steps (artifacts.py)
+    GET /api/runs/ID/worksheet         a table of its steps to be printed (worksheet.py)
     GET /api/workbench                 scenarios and knobs to run them with
 
 Everything is served from this origin, and the page may load nothing else: see
@@ -41,6 +42,7 @@ from viz.join_page import join_by_link, join_page
 from viz.problem import problem
 from viz.protocol import lives_json
 from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run, find_request
+from viz.worksheet import add_worksheet_page
 
 MAX_REQUEST_ID = 512
 MAX_EXPORTED = 4
@@ -199,6 +201,7 @@ def add_pages(
         return response
 
     add_artifact_pages(app, find_run, asked_life)
+    add_worksheet_page(app, find_run, asked_life)
 
     @app.get("/api/workbench")
     def workbench_offers() -> Response:

@@ -140,14 +140,14 @@ def fitted(sheet: Sheet) -> Fit:
             "worksheet",
             f"{count(len(sheet.arrivals), 'request')} and {steps}",
             f"what fits on a page of A4 at {SMALLEST_PT} pt: its list of requests alone does not; "
-            "--to with an early step, or -o FILE.md, which has no pages",
+            "end at an early step (--to), or make it as text, which has no pages (-o FILE.md)",
         )
     first = sheet.rows[0].step
     raise ConfigError(
         "worksheet",
         steps,
-        f"what fits on a page of A4 at {SMALLEST_PT} pt: here about {most}, such as --from {first} "
-        f"--to {first + most - 1}; or -o FILE.md, which has no pages",
+        f"what fits on a page of A4 at {SMALLEST_PT} pt: here about {most}, such as {first} to "
+        f"{first + most - 1} (--from, --to); or as text, which has no pages (-o FILE.md)",
     )
 
 
@@ -183,5 +183,17 @@ def _above(sheet: Sheet, size: float) -> float:
     letters = WIDTH_PT / (LETTER * size)
     paragraphs = [" · ".join(sheet.knobs), *sheet.before, LEGEND]
     text = sum(math.ceil(1.05 * len(p) / letters) * LINE * size + 0.8 * size for p in paragraphs)
-    requests = (len(sheet.arrivals) + 1) * _height(1, size)
+    requests = _scenario_height(sheet, size)
     return 1.4 * LINE * size + text + requests + 2.0 * size
+
+
+def _scenario_height(sheet: Sheet, size: float) -> float:
+    """As wide as it needs to be; where the page is narrower, the longest columns break."""
+    head, rows = scenario_table(sheet.arrivals)
+    table = [[name + "m" * math.ceil(len(name) / 4) for name in head], *rows]
+    natural = [
+        max(map(len, column)) * LETTER * size + PADDING * size
+        for column in zip(*table, strict=True)
+    ]
+    widths = natural if sum(natural) <= WIDTH_PT else _widths(table, size)
+    return sum(_height(_lines(row, widths, size), size) for row in table)

@@ -224,7 +224,7 @@ async function start() {
   board.engine.channel = new LiveChannel(runs.listeners(), transport ? [transport] : undefined);
   themed();
   listenToKeys(board, root);
-  printsPictures(board, root, () => palette);
+  printsPictures(board, root, () => (board.printing.paper ? palette : null));
   addEventListener("resize", themed);
   addEventListener("hashchange", followHash);
   for (const kind of ["keydown", "pointerdown", "pointermove", "wheel", "touchstart"]) {

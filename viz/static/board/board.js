@@ -19,6 +19,7 @@ import { Classroom } from "#board/classroom.js";
 import { Horizon } from "#board/horizon.js";
 import { Knobs } from "#board/knobs.js";
 import { Pair } from "#board/pair.js";
+import { Printing } from "#board/printing.js";
 import { Focus } from "#board/focus.js";
 import { Predict } from "#board/predict.js";
 import { Travel } from "#board/travel.js";
@@ -43,6 +44,7 @@ export class Board {
     this.horizon = new Horizon(this);
     this.predict = new Predict(this);
     this.classroom = new Classroom(this);
+    this.printing = new Printing(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.lives = []; // of the run: {stream, life, first, head}
@@ -52,7 +54,7 @@ export class Board {
     this.store = null;
     this.tour = null; // a Tour, where the run has one
     this.wanted = null; // the place a link asks for, until its step is here
-    this.panel = null; // help | find | knobs | tables | breaks
+    this.panel = null; // help | find | knobs | tables | breaks | printing
     this.query = "";
     this.problem = null; // {what, cause, red, action}
     this.idle = false;
@@ -77,6 +79,7 @@ export class Board {
     this.focusChat = () => {};
     this.scaleFont = () => {};
     this.chooseFile = () => {};
+    this.savePicture = async () => {};
   }
 
   // --- the run ---------------------------------------------------------------------------------

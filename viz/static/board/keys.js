@@ -57,6 +57,7 @@ function actionFor(board, event, root) {
     "/": () => board.open("find"),
     "?": () => board.open("help"),
     g: () => focusGoto(root),
+    i: () => board.printing.open(),
     d: () => board.focus.readOut(),
     e: () => nextEngine(board),
     j: () => board.travel.jump(1),

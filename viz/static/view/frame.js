@@ -22,6 +22,7 @@ export function topBar(board) {
     ${drawerButtons(board)}
     ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { lettered: "knobs" })}
     ${keyButton("open a trace file", "O", () => board.chooseFile(), { lettered: "open" })}
+    ${keyButton("picture and worksheet", "I", () => board.printing.open(), { lettered: "print" })}
     ${keyButton("find", "/", () => board.open("find"), { lettered: "find" })}
     ${board.engine.driver ? keyButton("lead a class", "U", () => board.open("class"), { lettered: "class" }) : nothing}
     ${keyButton("help and legend", "?", () => board.open("help"), { lettered: "help" })}

@@ -108,6 +108,7 @@ const KEYS = [
   ["X", "experiment: the knobs"],
   ["W", "breakpoints: where to stop"],
   [". ,", "to the next, the previous breakpoint"],
+  ["I", "a picture of what is shown; the worksheet of the run"],
   ["Y", "the timeline: requests × steps"],
   ["C", "compare two runs; then B flips the Board between them"],
   ["Enter", "on the pool: a cursor on its blocks; arrows move it, Esc leaves"],
@@ -147,6 +148,7 @@ export function helpPanel(board) {
         board.close();
         board.frame.toggle(id);
       }}>${title}</button> `)}
+      <button class="tool" @click=${() => board.printing.open()}>Picture and worksheet</button>
       <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button>
       ${exportLink(board)}</p>
       ${board.origin ? html`<p class="quiet">${NO_SERVER} ${board.origin}</p>` : nothing}</section>

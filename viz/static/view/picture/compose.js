@@ -40,8 +40,8 @@ export function picture(board, root, palette = null) {
     const walk = new Walk(doc, { left: left - EDGE, top: top - EDGE });
     walk.element(root);
     walk.element(document.getElementById("links"));
-    const size = { width: Math.max(doc.right, root.clientWidth) + EDGE, height: doc.bottom + EDGE + 2 * CAPTION };
-    drawCaption(doc, walk.ruler, captionOf(board), size);
+    const width = Math.max(doc.right, root.clientWidth) + EDGE;
+    const size = { width, height: doc.bottom + drawCaption(doc, walk.ruler, captionOf(board), width) };
     const text = doc.toString({ ...size, background: theme.colours.background, title: captionOf(board) });
     return { text, width: Math.ceil(size.width), height: Math.ceil(size.height) };
   } finally {
@@ -52,19 +52,21 @@ export function picture(board, root, palette = null) {
   }
 }
 
-function drawCaption(doc, ruler, words, { width, height }) {
+// Under what was drawn; answers how high it is.
+function drawCaption(doc, ruler, words, width) {
   const recorder = new Recorder(doc, ruler);
   recorder.fillStyle = theme.colours.dim;
   recorder.font = `400 ${CAPTION}px ${getComputedStyle(document.body).fontFamily}`;
-  recorder.fillRect(EDGE, height - EDGE - 1.6 * CAPTION, width - 2 * EDGE, 0.5);
-  const shown = fitted(recorder, words, width - 2 * EDGE);
-  recorder.fillText(shown, EDGE, height - EDGE);
-}
-
-function fitted(recorder, words, room) {
-  let text = words;
-  while (text.length > 8 && recorder.measureText(text).width > room) text = `${text.slice(0, -2)}…`;
-  return text;
+  const lines = [""];
+  for (const part of words.split(" · ")) {
+    const longer = lines.at(-1) ? `${lines.at(-1)} · ${part}` : part;
+    if (lines.at(-1) && recorder.measureText(longer).width > width - 2 * EDGE) lines.push(part);
+    else lines[lines.length - 1] = longer;
+  }
+  const { bottom } = doc;
+  recorder.fillRect(EDGE, bottom + CAPTION / 2, width - 2 * EDGE, 0.5);
+  lines.forEach((line, i) => recorder.fillText(line, EDGE, bottom + CAPTION * (2 + 1.4 * i)));
+  return CAPTION * (2 + 1.4 * (lines.length - 1)) + EDGE;
 }
 
 // Everything that scrolls as high and as wide as it is; answers how to fold it again. style/print.css

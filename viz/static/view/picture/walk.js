@@ -148,9 +148,10 @@ export class Walk {
     recorder.font = fontOf(style);
     const { width } = recorder.measureText("…");
     const [x, y] = [left + element.clientLeft, top + element.clientTop];
-    const at = style.direction === "rtl" ? x : x + element.clientWidth - width;
+    const [rtl, gap] = [style.direction === "rtl", px(style.fontSize) / 2]; // of a letter that is cut
+    const at = rtl ? x : x + element.clientWidth - width;
     recorder.fillStyle = groundOf(element);
-    recorder.fillRect(at, y, width, element.clientHeight);
+    recorder.fillRect(rtl ? at : at - gap, y, width + gap, element.clientHeight);
     const middle = y + element.clientHeight / 2;
     drawLine(recorder, { ...fields(style), textDecorationLine: "none" }, { text: "…", left: at, right: at + width, top: middle, bottom: middle });
   }
