@@ -151,6 +151,11 @@ def load_scenario(name_or_path: str) -> Scenario:
         return _expand(
             top, [t for _, t in tables], where, str(path), dict.fromkeys(top.engine, head)
         )
+    return scenario_from_toml(text, path)
+
+
+def scenario_from_toml(text: str, path: Path) -> Scenario:
+    """``path`` names it in messages. Raises ScenarioError."""
     data = toml_data(path, text)
     requests = data.get("request")
     lines = request_lines(text, len(requests) if isinstance(requests, list) else 0)
@@ -161,6 +166,14 @@ def load_scenario(name_or_path: str) -> Scenario:
         for number, line in enumerate(lines, start=1)
     ]
     return _expand(top, file.request, where, str(path), knob_lines(text))
+
+
+def scenario_from(data: dict[str, Any], what: str) -> Scenario:
+    """A scenario from plain data, such as a file's; ``what`` names it. Raises ScenarioError."""
+    file = _convert(data, _File, what)
+    top = _Top(name=file.name, title=file.title, engine=file.engine, poisson=file.poisson)
+    where = [f"{what}, request {number}" for number, _ in enumerate(file.request, start=1)]
+    return _expand(top, file.request, where, what, {})
 
 
 def shipped_scenarios() -> list[str]:

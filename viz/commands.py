@@ -67,6 +67,19 @@ class Workbench(Protocol):
         the scenario's own. Raises ScenarioError, ConfigError."""
         ...
 
+    def own(self, form: Any) -> tuple[TraceLog, dict[str, Any]]:
+        """Run a form of somebody's own; also returns it as it was understood, with its ``id``.
+        Raises OwnScenarioError."""
+        ...
+
+    def own_from(self, text: str) -> dict[str, Any]:
+        """A scenario file as a form. Raises OwnScenarioError, ScenarioError."""
+        ...
+
+    def presets(self) -> dict[str, dict[str, Any]]:
+        """Forms to begin with, by name."""
+        ...
+
     def fork(
         self, trace: Trace, stream: str, knobs: dict[str, Any], at_step: int
     ) -> tuple[TraceLog, dict[str, int]]:

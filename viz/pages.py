@@ -14,6 +14,7 @@
                                        file that opens from disk (export.py)
     GET /api/runs/ID/artifacts…        the arrays of captured steps (artifacts.py)
     GET /api/runs/ID/worksheet         a table of its steps to be printed (worksheet.py)
+    /api/own…                          scenarios of one's own, from a form (own.py)
     GET /api/workbench                 scenarios and knobs to run them with
 
 Everything is served from this origin, and the page may load nothing else: see
@@ -39,6 +40,7 @@ from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
 from viz.export import NO_END, Export
 from viz.join_page import join_by_link, join_page
+from viz.own import add_own_pages
 from viz.problem import problem
 from viz.protocol import lives_json
 from viz.runs import MAX_EVENTS_PER_ANSWER, Catalogue, Run, find_request
@@ -200,6 +202,7 @@ def add_pages(
         response.headers["Content-Security-Policy"] = "sandbox"  # its own stands in it
         return response
 
+    add_own_pages(app, catalogue, access, workbench)
     add_artifact_pages(app, find_run, asked_life)
     add_worksheet_page(app, find_run, asked_life)
 

@@ -300,6 +300,8 @@ class Catalogue:
         self._runs: dict[str, Run] = {}
         self._used: dict[str, int] = {}
         self._snapshots: dict[tuple[str, str, int], Snapshots] = {}
+        self._own: dict[str, Run] = {}
+        """Runs of forms (``own.py``): opened by their address, in nobody's list."""
 
     def add_file(self, path: Path | str) -> str:
         """Offer a trace file; returns the id it got. Raises TraceError if there is no such file."""
@@ -339,9 +341,17 @@ class Catalogue:
             for key in [key for key in self._snapshots if key[0] == run.id]:
                 del self._snapshots[key]
 
+    def put_own(self, run: LiveRun) -> None:
+        with self._lock:
+            self._own[run.id] = run
+
+    def drop_own(self, run_id: str) -> None:
+        with self._lock:
+            self._own.pop(run_id, None)
+
     def get(self, run_id: str) -> Run | None:
         with self._lock:
-            return self._runs.get(run_id)
+            return self._runs.get(run_id) or self._own.get(run_id)
 
     def all(self) -> list[Run]:
         with self._lock:

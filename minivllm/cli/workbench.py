@@ -7,6 +7,7 @@ what they do, comes from the flags' own table.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -15,6 +16,14 @@ from minivllm.cli.flags import FLAGS
 from minivllm.cli.options import defaults
 from minivllm.config import KV_MANAGERS, STEP_KNOBS
 from minivllm.errors import ConfigError, ReplayError
+from minivllm.own_scenario import (
+    OwnScenarioError,
+    form_of,
+    form_of_file,
+    id_of,
+    read_form,
+    run_form,
+)
 from minivllm.replay.fork import fork
 from minivllm.replay.recording import read_recording
 from minivllm.scenario import load_scenario, shipped_scenarios, start
@@ -66,6 +75,30 @@ class ScenarioBench:
         run = start(load_scenario(scenario), **knobs).run()
         changed = {name: v for name, v in run.core.facts().items() if v != usual[name]}
         return run.recorder.log, changed
+
+    def own(self, form: Any) -> tuple[TraceLog, dict[str, Any]]:
+        """Run a form with placeholders for tokens; also returns the form as it was understood.
+        Raises OwnScenarioError, which tells each field."""
+        read = read_form(form)
+        try:
+            self._check(read.engine)
+        except ConfigError as error:
+            raise OwnScenarioError({error.field: str(error)}) from error
+        run = run_form(read)
+        return run.recorder.log, {"id": id_of(read), **msgspec.to_builtins(read)}
+
+    def own_from(self, text: str) -> dict[str, Any]:
+        """A ``.toml`` scenario as a form. Raises OwnScenarioError, ScenarioError."""
+        form: dict[str, Any] = msgspec.to_builtins(form_of_file(text))
+        return form
+
+    def presets(self) -> dict[str, dict[str, Any]]:
+        """The package's scenarios as forms, by name; those that are too long for one left out."""
+        forms: dict[str, dict[str, Any]] = {}
+        for name in shipped_scenarios():
+            with contextlib.suppress(OwnScenarioError):
+                forms[name] = msgspec.to_builtins(form_of(load_scenario(name)))
+        return forms
 
     def fork(
         self, trace: Trace, stream: str, knobs: dict[str, Any], at_step: int

@@ -58,6 +58,10 @@ PAGE_ENDPOINTS = (
     "list_artifacts",
     "artifact",
     "workbench_offers",
+    "worksheet",
+    "own_offers",
+    "run_own",
+    "own_file",
 )
 """Routes of the dashboard that need no API key: the page itself, and its data, which have an access
 rule of their own (``viz/access.py``)."""

@@ -37,6 +37,7 @@ OPEN = {
 }
 NEEDS_CODE = {"list_runs", "events", "snapshot", "find", "tour", "list_artifacts", "artifact"}
 NEEDS_CODE |= {"workbench_offers", "projector"}
+NEEDS_CODE |= {"worksheet", "own_offers", "run_own", "own_file"}
 
 
 @pytest.fixture

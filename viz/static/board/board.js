@@ -5,6 +5,7 @@ import { REST } from "#core/clock.js";
 import { stepFacts } from "#core/facts.js";
 import { Player } from "#core/player.js";
 import { plural } from "#core/reasons.js";
+import { NO_MODEL } from "#core/say.js";
 import { buildScene } from "#core/scene.js";
 import { TraceStore } from "#core/store.js";
 import { story } from "#core/story.js";
@@ -18,6 +19,7 @@ import { EngineLink } from "#board/engine.js";
 import { Classroom } from "#board/classroom.js";
 import { Horizon } from "#board/horizon.js";
 import { Knobs } from "#board/knobs.js";
+import { Own } from "#board/own.js";
 import { Pair } from "#board/pair.js";
 import { Printing } from "#board/printing.js";
 import { Focus } from "#board/focus.js";
@@ -26,6 +28,7 @@ import { Travel } from "#board/travel.js";
 import { Frame } from "#views/frame.js";
 
 const TITLES = { "smollm2-135m": "SmolLM2-135M" }; // the alias, as its makers write it
+const PLACEHOLDER = "·"; // the text of a token that nobody said
 const FRONT_KEPT = 100_000; // events
 const BEAT_OF = { schedule: 1, blocks: 2, run: 3, output: 4 };
 
@@ -44,6 +47,7 @@ export class Board {
     this.horizon = new Horizon(this);
     this.predict = new Predict(this);
     this.classroom = new Classroom(this);
+    this.own = new Own(this);
     this.printing = new Printing(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
@@ -54,7 +58,7 @@ export class Board {
     this.store = null;
     this.tour = null; // a Tour, where the run has one
     this.wanted = null; // the place a link asks for, until its step is here
-    this.panel = null; // help | find | knobs | tables | breaks | printing
+    this.panel = null; // help | find | knobs | tables | breaks | printing | own
     this.query = "";
     this.problem = null; // {what, cause, red, action}
     this.idle = false;
@@ -262,6 +266,7 @@ export class Board {
     if (!this.isLive) {
       const { model, device, fidelity } = this.run.header ?? {};
       const known = (name) => name && name !== "none";
+      if (this.placeholders) return { live: false, text: NO_MODEL, origin: this.origin, behind: 0 };
       const who = known(model) ? (TITLES[model] ?? model) : "no model";
       const how = fidelity === "given" ? " · given tokens" : known(device) ? ` · ${device.toUpperCase()}` : "";
       return { live: false, text: `RECORDED · ${who}${how}`, origin: this.origin, behind: 0 };
@@ -271,6 +276,20 @@ export class Board {
     const how = gate?.mode === "pause" ? "paused" : this.idle ? "idle" : rate;
     return { live: true, text: `LIVE · ${how}`, behind: this.player.following ? 0 : this.lastStep - this.step };
   }
+
+  // Did no model and no file say anything: are all its texts made up?
+  get placeholders() {
+    if (this.isLive || this.run?.header?.fidelity !== "given" || !this.store) return false;
+    const { seq } = this.store.head;
+    if (this.#made?.store !== this.store || this.#made.seq !== seq) {
+      const requests = Object.values(this.store.head.requests);
+      const madeUp = requests.length > 0 && requests.every(({ texts }) => texts.every((text) => text === PLACEHOLDER));
+      this.#made = { store: this.store, seq, madeUp };
+    }
+    return this.#made.madeUp;
+  }
+
+  #made = null;
 
   place() {
     if (!this.run) return "";
@@ -293,8 +312,8 @@ export class Board {
     const numbers = livesOf(lives, stream);
     const which = numbers.length > 1 && life !== null && life !== numbers.at(-1) ? life : null;
     const whole = { run: run.id, engine, life: which, ...this.frame.place, ...place };
-    const { with: _with, side: _side, by: _by, ...own } = whole.params ?? {}; // the pair knows these better
-    return formatHash({ ...whole, params: { ...own, ...this.pair.params } });
+    const { with: _with, side: _side, by: _by, own: _own, ...rest } = whole.params ?? {}; // these are known better
+    return formatHash({ ...whole, params: { ...rest, ...this.own.paramsOf(run), ...this.pair.params } });
   }
 
   // Is this address one of the life that is shown?

@@ -9,6 +9,8 @@ import { TraceStore } from "#core/store.js";
 import { Tour } from "#board/tour.js";
 import { findRequest as askForRequest, listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
 
+const OWN = /^own-[0-9a-f]{8}$/; // a run of a form, see viz/own.py
+
 export class Runs {
   constructor(board) {
     this.board = board;
@@ -32,7 +34,7 @@ export class Runs {
 
   async open(id, place = {}) {
     const { board } = this;
-    const run = board.runs.find((item) => item.id === id);
+    const run = board.runs.find((item) => item.id === id) ?? (await this.#unlisted(id, place));
     this.missed = run ? null : { id, place };
     if (!run) return this.#notThere(id);
     this.turn += 1;
@@ -57,6 +59,26 @@ export class Runs {
       board.fail(...(unknown ?? missing), false, action);
     }
     return board.resized();
+  }
+
+  // A scenario of somebody's own stands in no list: it is there by its address, or is run again.
+  async #unlisted(id, place) {
+    const { board } = this;
+    if (!OWN.test(id ?? "")) return null;
+    const described = async (name) => {
+      const { lives: _lives, ...about } = await loadRun(name);
+      return about;
+    };
+    let run = await described(id).catch(() => null);
+    if (!run && place.params?.own) {
+      const again = await board.own.again(place.params.own);
+      run = again && (await described(again).catch(() => null));
+    }
+    if (!run) return null;
+    if (place.params?.own) board.own.knows(run.id, place.params.own);
+    this.own.push(run);
+    board.runs = [...board.runs, run];
+    return run;
   }
 
   // Another engine of the run that is open, or another life of it; null: its newest.
@@ -129,6 +151,10 @@ export class Runs {
     const [other] = board.runs;
     const action = other ? { text: `Open ${other.id}`, run: () => this.open(other.id) } : null;
     const known = `There ${board.runs.length === 1 ? "is" : "are"}: ${board.runs.map((item) => item.id).join(", ") || "none"}.`;
+    if (OWN.test(id)) {
+      const fill = { text: "Fill in a form", run: () => board.own.open() };
+      return board.fail("This scenario of somebody’s own is not here.", board.own.notice || "The server keeps the newest of them, and this address has no form in it that could be run again.", false, fill);
+    }
     if (id !== "live") return board.fail(`There is no run “${id}”.`, known, false, action);
     return board.fail("The engine is not there yet.", "The page goes there as soon as it is.", false, action);
   }

@@ -73,3 +73,4 @@ export const GLOSSARY = {
   free: "in the free queue; the first in it is the next to be taken",
 };
 
+export const NO_MODEL = "NO MODEL · tokens are placeholders";

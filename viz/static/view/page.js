@@ -8,6 +8,7 @@ import { classPanel, classStrip } from "#view/classroom.js";
 import { detailLine, drawerRegion, sentenceRegion, topBar, transport, viewsNav } from "#view/frame.js";
 import { linkPath } from "#view/motion.js";
 import { knobsPanel } from "#view/knobs.js";
+import { ownPanel } from "#view/own.js";
 import { printingPanel } from "#view/printing.js";
 import { findPanel, helpPanel, problemPanel, tablesPanel, whyPanel } from "#view/panels.js";
 import { theme } from "#view/theme.js";
@@ -35,6 +36,7 @@ export function page(board) {
     ${board.panel === "find" ? findPanel(board) : nothing}
     ${board.panel === "knobs" ? knobsPanel(board) : nothing}
     ${board.panel === "breaks" ? breaksPanel(board) : nothing}
+    ${board.panel === "own" ? ownPanel(board) : nothing}
     ${board.panel === "printing" ? printingPanel(board) : nothing}
     ${board.panel === "tables" ? tablesPanel(board) : nothing}`;
 }

@@ -108,6 +108,7 @@ const KEYS = [
   ["X", "experiment: the knobs"],
   ["W", "breakpoints: where to stop"],
   [". ,", "to the next, the previous breakpoint"],
+  ["U", "a scenario of your own"],
   ["I", "a picture of what is shown; the worksheet of the run"],
   ["Y", "the timeline: requests × steps"],
   ["C", "compare two runs; then B flips the Board between them"],
@@ -148,6 +149,7 @@ export function helpPanel(board) {
         board.close();
         board.frame.toggle(id);
       }}>${title}</button> `)}
+      <button class="tool" @click=${() => board.own.open()}>A scenario of your own</button>
       <button class="tool" @click=${() => board.printing.open()}>Picture and worksheet</button>
       <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button>
       ${exportLink(board)}</p>

@@ -5,7 +5,7 @@ import { repeat } from "lit-html/directives/repeat.js";
 
 import { rowMode, shownBars, tokenCells } from "#core/layout.js";
 import { plural } from "#core/reasons.js";
-import { sayTokens } from "#core/say.js";
+import { NO_MODEL, sayTokens } from "#core/say.js";
 import { chip, hueClass, textTail } from "#view/parts.js";
 import { endCard } from "#view/tour.js";
 
@@ -66,7 +66,7 @@ function rowList(board, scene, rows) {
         @token-point=${(event) => board.focus.point(event.detail ?? { req: row.req })}
         @token-leave=${() => board.focus.point(null)}></vz-strip>
       <span class="count">${board.narrow ? row.known : plural(row.known, "token")}</span>
-      ${mode === "full" && !board.narrow ? textTail(row.text) : nothing}
+      ${mode === "full" && !board.narrow ? (board.placeholders ? html`<p class="tail quiet">${NO_MODEL}</p>` : textTail(row.text)) : nothing}
     </li>`)}
   </ol>`;
 }

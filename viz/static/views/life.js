@@ -6,6 +6,7 @@ import { lifeOf, livesIn, textOf } from "#core/life.js";
 import { columnWords, endWords, summaryOf, tokenWords } from "#core/lifewords.js";
 import { eventsOf } from "#core/family.js";
 import { wayOf } from "#core/way.js";
+import { NO_MODEL } from "#core/say.js";
 import { chip, visible } from "#view/parts.js";
 import { theme } from "#view/theme.js";
 import { register } from "#views/frame.js";
@@ -211,7 +212,7 @@ class LifeView {
     const asked = life.tokens.slice(0, life.numPrompt).map(({ text }) => text).join("");
     return html`<header class="life-head">
       ${chip(board, life.req, board.hueOf(life.req), { flip: false })}
-      <h2><q>${asked.length > ASKED_SHOWN ? "…" : ""}${visible(asked.slice(-ASKED_SHOWN))}</q> → <q class="said">${visible(said.slice(0, 160))}</q></h2>
+      <h2>${board.placeholders ? NO_MODEL : html`<q>${asked.length > ASKED_SHOWN ? "…" : ""}${visible(asked.slice(-ASKED_SHOWN))}</q> → <q class="said">${visible(said.slice(0, 160))}</q>`}</h2>
       <p>${endWords(life)}</p>
       <button class="tool" @click=${() => this.set({ why: !this.why })} aria-pressed=${this.why}>Why?</button>
       <button class="tool" @click=${() => this.all()}>all requests</button>
