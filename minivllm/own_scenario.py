@@ -88,7 +88,7 @@ def read_form(given: Any) -> Form:
                 )
         if not wrong and not row.get("prefix", 0) + row.get("own", Row().own):
             wrong[f"request.{number}.own"] = (
-                f"row {number}, own length: got 0 and no shared prefix; a prompt has at least 1 token"
+                f"row {number}, own length: got 0, and no shared prefix; a prompt has 1 or more"
             )
     engine = given.get("engine", {})
     if not isinstance(engine, dict) or not all(
@@ -134,8 +134,8 @@ def _check_lengths(form: Form, longest: int | None) -> None:
         tokens = row.prefix + row.own
         if longest is not None and tokens + row.outputs > longest:
             wrong[f"request.{number}.outputs"] = (
-                f"row {number}: {tokens} prompt tokens and {row.outputs} outputs; max_model_len allows "
-                f"{longest} together"
+                f"row {number}: {tokens} prompt tokens and {row.outputs} outputs; max_model_len "
+                f"allows {longest} together"
             )
     if wrong:
         raise OwnScenarioError(wrong)
@@ -169,7 +169,8 @@ def form_of(scenario: Scenario) -> Form:
     if not all(prompts):
         raise OwnScenarioError(
             {
-                "": f"{scenario.name} has prompts as text only: their lengths need the model's tokenizer"
+                "": f"{scenario.name} has prompts as text only: how long they are, the model's "
+                "tokenizer knows"
             }
         )
     rows = [

@@ -58,7 +58,7 @@ function actionFor(board, event, root) {
     "?": () => board.open("help"),
     g: () => focusGoto(root),
     i: () => board.printing.open(),
-    u: () => board.own.open(),
+    v: () => board.own.open(),
     d: () => board.focus.readOut(),
     e: () => nextEngine(board),
     j: () => board.travel.jump(1),

@@ -5,6 +5,7 @@
 
 import { NEW_KNOBS, NEW_ROW, addressOf, formAt, tomlOf } from "#core/own.js";
 import { loadWorkbench } from "#net/history.js";
+import { NO_SERVER, hasServer } from "#net/home.js";
 import { ownOffers, readOwnFile, runOwn } from "#net/own.js";
 import { parseKnob } from "#board/knobs.js";
 
@@ -34,6 +35,7 @@ export class Own {
     [this.wrong, this.notice] = [{}, ""];
     board.open("own");
     try {
+      if (!hasServer) throw new Error(NO_SERVER);
       [this.offers, this.knobs] = await Promise.all([this.offers ?? ownOffers(), this.knobs.length ? this.knobs : loadWorkbench().then(({ knobs }) => knobs)]);
     } catch (error) {
       this.notice = error.message;

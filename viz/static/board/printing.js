@@ -1,5 +1,6 @@
 // What is taken away from the page: a picture of what is shown, and a run's worksheet.
 
+import { NO_SERVER, hasServer } from "#net/home.js";
 import { worksheetAt } from "#net/worksheet.js";
 
 export const ASKED = [["runs", "runs"], ["waits", "waits, with the reason"], ["budget", "budget"], ["taken", "blocks taken"], ["free", "free queue"], ["ends", "ends"]];
@@ -34,6 +35,7 @@ export class Printing {
   get sheetMissing() {
     const { run } = this.board;
     if (!run) return "no run is open";
+    if (!hasServer) return NO_SERVER;
     return run.lives ? "this run is not on the server: minivllm trace worksheet FILE makes it from the file" : "";
   }
 

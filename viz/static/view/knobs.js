@@ -15,7 +15,7 @@ export function knobsPanel(board) {
       <p class="quiet">${board.isLive
         ? "They hold from the next step on. What was made when the engine started cannot change."
         : "The real scheduler and pool run the scenario anew, with given tokens in the model’s place."}
-        <button class="tool" type="button" @click=${() => board.own.open()}><kbd>U</kbd> a scenario of your own</button></p>
+        <button class="tool" type="button" @click=${() => board.own.open()}><kbd>V</kbd> a scenario of your own</button></p>
       ${board.isLive ? nothing : scenarioRow(board)}
       ${groups.map((group) => html`<fieldset><legend>${group.replace(/^The /, "")}</legend>
         ${offers.knobs.filter((knob) => knob.group === group).map((knob) => knobRow(board, knob))}</fieldset>`)}

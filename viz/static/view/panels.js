@@ -108,7 +108,7 @@ const KEYS = [
   ["X", "experiment: the knobs"],
   ["W", "breakpoints: where to stop"],
   [". ,", "to the next, the previous breakpoint"],
-  ["U", "a scenario of your own"],
+  ["V", "a scenario of your own"],
   ["I", "a picture of what is shown; the worksheet of the run"],
   ["Y", "the timeline: requests × steps"],
   ["C", "compare two runs; then B flips the Board between them"],
