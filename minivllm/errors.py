@@ -116,6 +116,10 @@ class EngineUnavailableError(MiniVLLMError):
     restarted. Asking again a little later makes sense (HTTP 503 with Retry-After)."""
 
 
+class LessonError(MiniVLLMError):
+    """A lesson that is not there, or a file of one, or of the reader's progress, that is broken."""
+
+
 class QueueFullError(MiniVLLMError):
     """As many requests wait as may (``--max-queue-size``); see EngineUnavailableError."""
 

@@ -4,6 +4,7 @@ A workload is nothing else: many requests, written as a few templates.
 
     name = "…"
     title = "…"
+    like = "tiny-pressure"      what else it says is as in this shipped one
     [engine]                    any name that ``make_config`` takes
     [poisson]                   for requests without ``arrives``: steps drawn, always the same
     rate = 0.5                  requests a step, on average
@@ -36,7 +37,6 @@ import msgspec
 
 from minivllm.errors import ScenarioError
 from minivllm.scenario_text import (
-    head_comment,
     json_data,
     knob_lines,
     read_text,
@@ -156,7 +156,7 @@ def load_scenario(name_or_path: str) -> Scenario:
 
 def scenario_from_toml(text: str, path: Path) -> Scenario:
     """``path`` names it in messages. Raises ScenarioError."""
-    data = toml_data(path, text)
+    data = _completed(toml_data(path, text), path)
     requests = data.get("request")
     lines = request_lines(text, len(requests) if isinstance(requests, list) else 0)
     file = _convert(data, _File, str(path), lines)
@@ -176,26 +176,25 @@ def scenario_from(data: dict[str, Any], what: str) -> Scenario:
     return _expand(top, file.request, where, what, {})
 
 
+def _completed(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """With what the scenario says that this one is ``like``; what stands here wins."""
+    name = data.pop("like", None)
+    if name is None:
+        return data
+    base = _shipped().get(name) if isinstance(name, str) else None
+    if base is None:
+        shipped = ", ".join(shipped_scenarios())
+        raise ScenarioError(f"{path}: like: got {name!r}; allowed: {shipped}")
+    under = toml_data(base, read_text(base))
+    engine = data.get("engine", {})
+    if isinstance(engine, dict):
+        data["engine"] = {**under.get("engine", {}), **engine}
+    return {**under, **data}
+
+
 def shipped_scenarios() -> list[str]:
     """The names of those that come with the package."""
     return list(_shipped())
-
-
-class About(msgspec.Struct, kw_only=True):
-    """What a shipped scenario says of itself."""
-
-    title: str
-    note: str
-    tries: list[str]
-    """Flags to compare it with, as in ``--batching static``."""
-
-
-def about_scenario(name: str) -> About:
-    """Raises ScenarioError where there is no such one, or its file is broken."""
-    scenario = load_scenario(name)
-    note, commands = head_comment(read_text(_shipped()[name]))
-    tries = [flags for line in commands for flags in re.findall(r'--b "([^"]+)"', line)]
-    return About(title=scenario.title, note=note, tries=tries)
 
 
 def _shipped() -> dict[str, Path]:

@@ -54,23 +54,6 @@ def request_lines(text: str, n: int) -> list[int | None]:
     return [*lines] if len(lines) == n else [None] * n
 
 
-def head_comment(text: str) -> tuple[str, list[str]]:
-    """What a file says of itself before anything else: its prose, and its indented commands."""
-    prose: list[str] = []
-    commands: list[str] = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        said = line[1:].removeprefix(" ")
-        if commands and commands[-1].endswith("\\"):
-            commands[-1] = f"{commands[-1][:-1].strip()} {said.strip()}"
-        elif said.startswith(" "):
-            commands.append(said.strip())
-        else:
-            prose.append(said.strip())
-    return " ".join(prose), commands
-
-
 def knob_lines(text: str) -> dict[str, int]:
     """Key → its line, of the ``[engine]`` table."""
     found: dict[str, int] = {}

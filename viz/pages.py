@@ -231,7 +231,7 @@ def add_pages(
 
 def describe_run(run: Run) -> dict[str, Any]:
     """One row of the list. A broken file is in it, too, with what is wrong with it."""
-    about = {"id": run.id, "kind": run.kind, "label": run.label}
+    about = {"id": run.id, "kind": run.kind, "label": run.label, "lesson": run.lesson}
     try:
         header = run.header()
     except TraceError as error:

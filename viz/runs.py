@@ -50,6 +50,8 @@ class Run(Protocol):
     """``recorded`` | ``live``."""
     label: str
     """How the page calls it where the id does not say enough; else empty."""
+    lesson: str
+    """The lesson whose run it is; else empty."""
 
     @property
     def file(self) -> str:
@@ -90,8 +92,9 @@ class RecordedRun:
     kind = "recorded"
     label = ""
 
-    def __init__(self, run_id: str, path: Path) -> None:
+    def __init__(self, run_id: str, path: Path, lesson: str = "") -> None:
         self.id = run_id
+        self.lesson = lesson
         self.path = path
         self._lock = threading.Lock()
         self._trace: Trace | None = None
@@ -178,6 +181,7 @@ class LiveRun:
     def __init__(self, run_id: str, log: TraceLog, kind: str = "live", label: str = "") -> None:
         self.id = run_id
         self.label = label
+        self.lesson = ""
         self.log = log
         self.kind = kind
 
@@ -303,14 +307,14 @@ class Catalogue:
         self._own: dict[str, Run] = {}
         """Runs of forms (``own.py``): opened by their address, in nobody's list."""
 
-    def add_file(self, path: Path | str) -> str:
+    def add_file(self, path: Path | str, lesson: str = "") -> str:
         """Offer a trace file; returns the id it got. Raises TraceError if there is no such file."""
         path = Path(path)
         if not path.is_file():
             raise TraceError(f"{path}: no such trace file")
         with self._lock:
-            run_id = self._free_id(run_name(path))
-            self._runs[run_id] = RecordedRun(run_id, path)
+            run_id = self._free_id(f"lesson-{lesson}" if lesson else run_name(path))
+            self._runs[run_id] = RecordedRun(run_id, path, lesson)
         return run_id
 
     def add_simulated(self, log: TraceLog, changed: Mapping[str, object], since: int = 1) -> str:

@@ -20,12 +20,14 @@ from flask import Blueprint, Flask, request
 from flask_socketio import SocketIO
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from minivllm.learn.lessons import Lessons
 from minivllm.setup.progress import EngineStatus, StatusBoard
 from minivllm.typed import warm_up
 from viz.access import Access, is_loopback, join_link
 from viz.classroom import read_message
 from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
 from viz.forks import read_wish, trace_of
+from viz.lessons import add_lesson_pages
 from viz.pages import STATIC, add_pages
 from viz.protocol import Hub
 from viz.runs import Catalogue, LiveRun
@@ -159,6 +161,7 @@ def create_app(
     status: StatusBoard | None = None,
     access: Access | None = None,
     workbench: Workbench | None = None,
+    lessons: Lessons | None = None,
     max_viewers: int = DEFAULT_LIMIT,
 ) -> BoardApp:
     """The dashboard over these trace files.
@@ -166,6 +169,7 @@ def create_app(
     ``status``: how far the engine is, if one is to come.
     ``access``: who may look and who may steer; None: who sits at this machine.
     ``workbench``: runs scenarios with other knobs, where that is offered.
+    ``lessons``: what the lesson rail shows.
     Raises TraceError when a file is missing; one that is broken says so when it is opened.
     """
     catalogue = Catalogue()
@@ -174,6 +178,7 @@ def create_app(
     access = access or Access()
     app = BoardApp(catalogue, status, access, workbench, max_viewers)
     add_pages(app, catalogue, access, workbench)
+    add_lesson_pages(app, catalogue, access, lessons)
     add_socket(app)
     for blueprint in blueprints:
         app.register_blueprint(blueprint)

@@ -70,6 +70,7 @@ def demo(
     and /v1 answers any client on this machine. Ctrl-C ends everything.
     """
     from minivllm.cli.workbench import ScenarioBench
+    from minivllm.learn.lessons import find_lessons
     from minivllm.serving.late_endpoint import LateEndpoint
     from minivllm.setup.bootstrap import engine_is_installed
     from minivllm.setup.environment import Environment
@@ -85,9 +86,14 @@ def demo(
         )
     installed = engine_is_installed(Environment())
     board = StatusBoard(EngineStatus.loading() if installed else EngineStatus.installing())
-    bench = ScenarioBench()
-    status = board if live else None
-    app = create_app([RECORDING], status=status, access=room.access, workbench=bench)
+    lessons = find_lessons()
+    app = create_app(
+        [RECORDING],
+        status=board if live else None,
+        access=room.access,
+        workbench=ScenarioBench(lessons),
+        lessons=lessons,
+    )
     endpoint = LateEndpoint(app.wsgi_app)
     app.wsgi_app = endpoint  # type: ignore[method-assign]
     background = Background(app, endpoint, board, engine)

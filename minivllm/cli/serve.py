@@ -162,6 +162,7 @@ def serve(
     """
     from minivllm.cli.workbench import ScenarioBench
     from minivllm.config import ModelConfig, make_config
+    from minivllm.learn.lessons import find_lessons
     from minivllm.serving.serve import serve_forever
 
     settings = ServeSettings(
@@ -186,4 +187,4 @@ def serve(
     )
     engine.setdefault("engine_processes", True)
     config = make_config(**engine, live=True, served_model_name=served_model_name)
-    serve_forever(config, settings, workbench=ScenarioBench())
+    serve_forever(config, settings, workbench=ScenarioBench(find_lessons()))

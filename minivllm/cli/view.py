@@ -44,13 +44,16 @@ def view(
              minivllm view tiny-pressure --class
     """
     from minivllm.cli.workbench import ScenarioBench
+    from minivllm.learn.lessons import find_lessons
     from minivllm.trace.gallery import find_recording, gallery
     from viz.server import Server, create_app
 
     room = Room.of(host, leads)
     check_port(room.host, port)
     traces = [find_recording(file) for file in files or gallery()]
-    app = create_app(traces, access=room.access, workbench=ScenarioBench())
+    lessons = find_lessons()
+    bench = ScenarioBench(lessons)
+    app = create_app(traces, access=room.access, workbench=bench, lessons=lessons)
     for run in app.catalogue.all():
         run.header()  # a file that is no trace is told here, not in the page
     with until_interrupted() as stop:

@@ -16,6 +16,7 @@ from minivllm.cli.flags import FLAGS
 from minivllm.cli.options import defaults
 from minivllm.config import KV_MANAGERS, STEP_KNOBS
 from minivllm.errors import ConfigError, ReplayError
+from minivllm.learn.lessons import Lessons
 from minivllm.own_scenario import (
     OwnScenarioError,
     form_of,
@@ -27,7 +28,7 @@ from minivllm.own_scenario import (
 from minivllm.replay.fork import fork
 from minivllm.replay.recording import read_recording
 from minivllm.scenario import load_scenario, shipped_scenarios, start
-from minivllm.scenario_file import about_scenario
+from minivllm.scenario_about import about_scenario
 from minivllm.trace.events import RunConfig
 from minivllm.trace.file import Trace
 from minivllm.trace.log import TraceLog
@@ -43,6 +44,11 @@ NOT_FROM_THE_PAGE = ("scheduler_cls",)
 
 
 class ScenarioBench:
+    """The scenarios that come with the package, and those of the lessons."""
+
+    def __init__(self, lessons: Lessons | None = None) -> None:
+        self._lessons = lessons
+
     def knobs(self) -> list[dict[str, Any]]:
         return [
             {
@@ -68,11 +74,10 @@ class ScenarioBench:
     def simulate(self, scenario: str, knobs: dict[str, Any]) -> tuple[TraceLog, dict[str, Any]]:
         """Run it to its end; also returns the knobs that are not as the scenario has them. Raises
         ScenarioError, ConfigError."""
-        if scenario not in shipped_scenarios():  # a name only: the page must not open files
-            raise ConfigError("scenario", scenario, " | ".join(shipped_scenarios()))
+        path = self._find(scenario)
         self._check(knobs)
-        usual = start(load_scenario(scenario)).core.facts()
-        run = start(load_scenario(scenario), **knobs).run()
+        usual = start(load_scenario(path)).core.facts()
+        run = start(load_scenario(path), **knobs).run()
         changed = {name: v for name, v in run.core.facts().items() if v != usual[name]}
         return run.recorder.log, changed
 
@@ -99,6 +104,16 @@ class ScenarioBench:
             with contextlib.suppress(OwnScenarioError):
                 forms[name] = msgspec.to_builtins(form_of(load_scenario(name)))
         return forms
+
+    def _find(self, scenario: str) -> str:
+        """A name only, of a shipped one or of a lesson: the page must not open files."""
+        if scenario in shipped_scenarios():
+            return scenario
+        lesson = self._lessons.find(scenario) if self._lessons is not None else None
+        if lesson is None or lesson.scenario is None:
+            allowed = " | ".join(shipped_scenarios())
+            raise ConfigError("scenario", scenario[:100], f"{allowed}, or a lesson that has one")
+        return str(lesson.scenario)
 
     def fork(
         self, trace: Trace, stream: str, knobs: dict[str, Any], at_step: int

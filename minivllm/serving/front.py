@@ -25,6 +25,7 @@ from minivllm.api.open_responses import OpenResponses
 from minivllm.api.server import create_blueprint
 from minivllm.config import EngineConfig
 from minivllm.engine.async_llm import AsyncLLM
+from minivllm.learn.lessons import find_lessons
 from minivllm.serving.door import Door
 from minivllm.serving.late_endpoint import LIFE_PAGE
 from minivllm.serving.live import DashboardEngine
@@ -62,6 +63,8 @@ PAGE_ENDPOINTS = (
     "own_offers",
     "run_own",
     "own_file",
+    "list_lessons",
+    "lesson",
 )
 """Routes of the dashboard that need no API key: the page itself, and its data, which have an access
 rule of their own (``viz/access.py``)."""
@@ -149,6 +152,7 @@ class FrontEnd:
             status=StatusBoard(EngineStatus.ready()),
             access=access,
             workbench=workbench,
+            lessons=find_lessons(),
             max_viewers=settings.max_viewers,
         )
 

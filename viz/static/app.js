@@ -43,11 +43,20 @@ function draw() {
   board.frame.update();
   if (before) slideChips(root, before);
   drawLinks(board, root);
+  pointOut();
   speak();
   tellPlace();
   focusTour();
   board.classroom.drawn();
   if (board.player.moving || board.tour?.on) clock.next(frame);
+}
+
+// The part of the page that a tour's stop is about.
+function pointOut() {
+  const { on, stop } = board.tour ?? {};
+  const pointed = on && stop?.point ? root.querySelector(stop.point) : null;
+  for (const element of root.querySelectorAll(".pointed")) if (element !== pointed) element.classList.remove("pointed");
+  pointed?.classList.add("pointed");
 }
 
 // The address follows, but not each step of a fast run: browsers refuse that. A view that the
@@ -70,7 +79,7 @@ function tellPlace() {
   toldHash = hash;
   const tell = board.frame.moved ? "pushState" : "replaceState";
   board.frame.moved = false;
-  history[tell](null, "", location.search + hash);
+  history[tell](null, "", withoutLesson() + hash);
 }
 
 // While the tour is on, its button has the focus, unless the reader put it elsewhere.
@@ -80,7 +89,9 @@ function focusTour() {
   tourState = state;
   const { activeElement } = document;
   const free = activeElement === document.body || activeElement.closest(".tour, .end-card, .choices");
-  if (free && state !== "off") root.querySelector("[data-tour=next]")?.focus();
+  if (board.tour?.isLesson) {
+    if (state === "asking") root.querySelector(".choices input, .choices button")?.focus();
+  } else if (free && state !== "off") root.querySelector("[data-tour=next]")?.focus();
 }
 
 let tourState = "off";
@@ -170,6 +181,8 @@ board.focusChat = () => {
   queueMicrotask(() => queueMicrotask(() => root.querySelector(".composer textarea")?.focus()));
 };
 
+board.focusRail = () => queueMicrotask(() => queueMicrotask(() => root.querySelector(".rail h2")?.focus()));
+
 board.cutBack = () => {
   if (clock.manual || board.player.reducedMotion) return;
   const main = root.querySelector("main");
@@ -238,17 +251,31 @@ async function start() {
   await runs.refresh();
   const place = parseHash(location.hash || startHash);
   board.frame.take(place);
-  const first = place.run ?? board.runs[0]?.id;
+  const lesson = wantedLesson(place);
+  if (lesson) await board.lessons.open(lesson);
+  const own = board.lessons.lesson?.run;
+  const first = place.run ?? own ?? board.runs.find((run) => !run.lesson)?.id;
   if (first) await runs.open(first, place);
   if (first) await board.pair.take(place.params ?? {});
   else board.fail("There is no run to show.", "Start with a trace file, or wait for the engine.");
   board.classroom.begin();
 }
 
+// A link to a lesson: ?lesson=00-…, before the '#' or behind it; where a run is open, behind it.
+const wantedLesson = ({ params }) => params?.lesson ?? new URLSearchParams(location.search).get("lesson");
+
+function withoutLesson() {
+  const query = new URLSearchParams(location.search);
+  query.delete("lesson");
+  return query.size ? `?${query}` : location.pathname;
+}
+
 function followHash() {
   toldHash = location.hash;
   board.classroom.touched();
   const place = parseHash(location.hash);
+  const { lesson } = place.params ?? {};
+  if (lesson && lesson !== board.lessons.params.lesson) board.lessons.open(lesson);
   board.frame.take(place);
   if (!board.isAt(place)) return runs.open(place.run ?? board.run.id, place).then(() => board.pair.take(place.params));
   board.pair.take(place.params);

@@ -20,6 +20,7 @@ import { Classroom } from "#board/classroom.js";
 import { Horizon } from "#board/horizon.js";
 import { Knobs } from "#board/knobs.js";
 import { Own } from "#board/own.js";
+import { Lessons } from "#board/lessons.js";
 import { Pair } from "#board/pair.js";
 import { Printing } from "#board/printing.js";
 import { Focus } from "#board/focus.js";
@@ -49,6 +50,7 @@ export class Board {
     this.classroom = new Classroom(this);
     this.own = new Own(this);
     this.printing = new Printing(this);
+    this.lessons = new Lessons(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.lives = []; // of the run: {stream, life, first, head}
@@ -82,6 +84,7 @@ export class Board {
     this.resized = () => {};
     this.focusChat = () => {};
     this.scaleFont = () => {};
+    this.focusRail = () => {};
     this.chooseFile = () => {};
     this.savePicture = async () => {};
   }
@@ -312,8 +315,9 @@ export class Board {
     const numbers = livesOf(lives, stream);
     const which = numbers.length > 1 && life !== null && life !== numbers.at(-1) ? life : null;
     const whole = { run: run.id, engine, life: which, ...this.frame.place, ...place };
-    const { with: _with, side: _side, by: _by, own: _own, ...rest } = whole.params ?? {}; // these are known better
-    return formatHash({ ...whole, params: { ...rest, ...this.own.paramsOf(run), ...this.pair.params } });
+    const { with: _with, side: _side, by: _by, own: _own, lesson: _lesson, ...rest } = whole.params ?? {}; // these are known better
+    const params = { ...rest, ...this.own.paramsOf(run), ...this.pair.params, ...this.lessons.params };
+    return formatHash({ ...whole, params });
   }
 
   // Is this address one of the life that is shown?

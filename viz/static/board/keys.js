@@ -27,6 +27,7 @@ function escape(board, event, typing) {
   if (board.focus.cells) return leaveCells(board);
   if (board.tour?.on) return board.tour.finish();
   if (board.predict.on) return board.predict.end();
+  if (event.target.closest?.(".rail")) return board.lessons.close();
   if (board.frame.drawer) return board.frame.closeDrawer();
   if (board.frame.view.escape?.(board)) return undefined;
   board.focus.chosen = null;
@@ -64,6 +65,7 @@ function actionFor(board, event, root) {
     j: () => board.travel.jump(1),
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
+    n: () => board.lessons.toggle(),
     o: () => board.chooseFile(),
     w: () => board.open("breaks"),
     x: () => board.knobs.open(),

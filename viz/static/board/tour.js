@@ -1,10 +1,12 @@
-// The first minute: stops along a recording, one question, and at its end the live engine. What to
-// stop at and to ask stands in the run's tour.json.
+// A tour: stops along a run, questions between them, perhaps a card at its end. The first minute is
+// one, a lesson's walk another; what to stop at and to ask stands in tour.json (core/tour.js).
 //
-// A page nobody has touched goes on by itself: a stop lasts eight seconds. The first key, touch or
-// pointer move ends that for good. Esc ends the tour; that is remembered, and Help offers it again.
+// The first minute on a page nobody has touched goes on by itself: a stop lasts eight seconds. The
+// first key, touch or pointer move ends that for good. Esc ends a tour; that is remembered of the
+// first minute, and Help offers it again.
 
 import { REST } from "#core/clock.js";
+import { answerOf, grade, nextStop, stopBefore } from "#core/tour.js";
 
 const START_MS = 1000;
 const STOP_MS = 8000;
@@ -12,28 +14,43 @@ const ALONE_SPEED = 0.5; // steps per second, while the page plays by itself at 
 const SPEED = 1;
 
 export class Tour {
-  constructor(board, script) {
+  // `graded(stop, choice, truth)`: hears of each question that was answered.
+  constructor(board, script, graded = null) {
     this.board = board;
     this.script = script;
+    this.graded = graded;
     this.state = "off"; // off | ready | playing | stopped | asking | end
-    this.target = 0;
+    this.at = -1; // the stop that was come to last
+    this.target = -1; // the one that is played to
     this.alone = true; // nobody has touched the page
     this.began = 0; // when the state that counts down was entered
-    this.verdict = "";
-    this.asked = false;
+    this.verdict = null; // {words, step}: where they are true
+    this.asked = new Set();
   }
 
   get on() {
     return this.state !== "off";
   }
 
+  get isLesson() {
+    return this.graded !== null;
+  }
+
+  // The stop at which the reader stands.
+  get stop() {
+    const stop = this.script.stops[this.at];
+    return stop?.step === this.board.step ? stop : null;
+  }
+
   start(alone = true) {
     const { board } = this;
     this.speedBefore = board.player.speed;
     this.alone = alone && !board.player.reducedMotion;
-    this.asked = false;
-    this.verdict = "";
-    board.player.place(0);
+    this.asked.clear();
+    this.at = -1;
+    this.verdict = null;
+    board.player.following = false;
+    board.player.place(board.firstStep);
     board.frame.show("board");
     this.#enter("ready");
   }
@@ -44,67 +61,102 @@ export class Tour {
     this.board.changed();
   }
 
-  // The next stop after where the reader stands; null at the end.
-  get #nextStop() {
-    return this.script.stops.find((step) => step > this.board.step) ?? null;
+  get #next() {
+    return nextStop(this.script.stops, this.board.step, this.at, this.asked);
   }
 
-  // Is this stop the last? Then the button leads to the end card.
+  // Is this stop the last? Then the button leads to the end.
   get atLast() {
-    return this.#nextStop === null;
+    return this.#next === null;
   }
 
-  // The question stands before one step; who has gone elsewhere is no longer asked.
+  // A question stands before a step; who has gone elsewhere is no longer asked.
+  get question() {
+    return this.state === "asking" ? (this.stop?.ask ?? null) : null;
+  }
+
   get asking() {
-    return this.state === "asking" && this.board.step === this.script.question.before - 1;
+    return this.question !== null;
+  }
+
+  // Who stands where a question was answered reads what was true.
+  get told() {
+    return this.on && this.verdict?.step === this.board.step ? this.verdict.words : "";
   }
 
   // The button, and Space.
   next() {
     if (this.asking) return this.answer(null);
     if (this.state === "playing") return this.#arrive();
-    const stop = this.#nextStop;
-    if (stop === null) return this.#enter("end");
-    const { question } = this.script;
-    const before = question ? question.before - 1 : null;
-    const asks = !this.asked && question && this.board.step <= before && stop > before;
-    this.verdict = "";
-    if (asks && this.board.step === before) return this.#enter("asking");
-    return this.#playTo(asks ? before : stop);
+    const next = this.#next;
+    if (next === null) return this.#end();
+    this.verdict = null;
+    return this.#playTo(next);
   }
 
-  #playTo(step) {
+  back() {
+    const before = stopBefore(this.script.stops, this.board.step, this.at);
+    if (before === null) return;
+    this.asked.delete(before);
+    this.target = before;
+    this.#arrive();
+  }
+
+  #end() {
+    if (this.script.end) return this.#enter("end");
+    this.finish();
+    return this.isLesson && this.board.lessons.walked();
+  }
+
+  #playTo(index) {
     const { player, clock } = this.board;
-    this.target = step;
+    const { step } = this.script.stops[index];
+    this.target = index;
+    if (step <= player.step) return this.#arrive();
     player.speed = this.alone && step <= this.script.alone_until ? ALONE_SPEED : SPEED;
     player.play(clock.now());
-    this.#enter("playing");
+    return this.#enter("playing");
   }
 
   // At the stop at once, when somebody is in a hurry; else when the last beat has ended.
   #arrive() {
     const { player } = this.board;
+    const stop = this.script.stops[this.target];
     player.playing = false;
-    if (player.step < this.target) player.place(this.target);
-    const { question } = this.script;
-    if (question && !this.asked && player.step === question.before - 1) return this.#enter("asking");
-    return this.#enter(this.#nextStop === null ? "end" : "stopped");
+    if (player.step !== stop.step) player.place(stop.step);
+    this.at = this.target;
+    this.#show(stop);
+    if (stop.ask && !this.asked.has(this.at)) return this.#enter("asking");
+    return this.#enter(this.atLast && this.script.end ? "end" : "stopped");
   }
 
-  // `choice` null: skipped. Either way the step plays and tells who it was.
+  #show({ view, drawer, select, say }) {
+    const { frame, focus } = this.board;
+    if (view) frame.show(view);
+    if (drawer !== undefined && drawer !== frame.drawerId) drawer === null ? frame.closeDrawer() : frame.toggle(drawer);
+    if (select !== undefined) focus.chosen = select;
+    if (say) this.board.say(say);
+  }
+
+  // `choice` null: skipped. Either way the tour goes on, and tells what it was.
   answer(choice) {
-    const { question } = this.script;
-    this.asked = true;
-    this.#playTo(question.before);
-    this.verdict = choice === null ? "" : choice === question.answer ? question.right : question.wrong;
+    const { ask } = this.script.stops[this.at];
+    const truth = answerOf(this.board.store.eventsOf(ask.of.step), ask.of);
+    this.asked.add(this.at);
+    if (choice !== null) this.graded?.(this.at, choice, truth);
+    const next = this.#next;
+    this.verdict = choice === null ? null : { words: grade(ask, choice, truth).words, step: ask.of.step };
+    if (next === null) return this.#end();
+    return this.#playTo(next);
   }
 
   // Take time into account; true while it needs more frames.
   frame(now) {
     const { player } = this.board;
     if (this.state === "playing") {
-      if (player.step >= this.target) player.playing = false;
-      if (player.step >= this.target && player.beat === REST) this.#arrive();
+      const { step } = this.script.stops[this.target];
+      if (player.step >= step) player.playing = false;
+      if (player.step >= step && player.beat === REST) this.#arrive();
       else if (!player.playing && !player.motion) this.#enter("stopped"); // a key took over
       return true;
     }
@@ -151,7 +203,7 @@ export class Tour {
     if (!this.on) return;
     this.board.player.speed = this.speedBefore;
     this.state = "off";
-    this.board.remember("tour", "seen");
+    if (!this.isLesson) this.board.remember("tour", "seen");
     this.board.changed();
   }
 }

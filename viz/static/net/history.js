@@ -13,6 +13,8 @@ async function getJson(path) {
 }
 
 export const loadWorkbench = () => getJson("/api/workbench");
+export const loadLessons = () => getJson("/api/lessons");
+export const loadLesson = (slug) => getJson(`/api/lessons/${encodeURIComponent(slug)}`);
 export const listRuns = () => (hasServer ? getJson("/api/runs") : runsInside());
 export const loadRun = (run) => getJson(`/api/runs/${encodeURIComponent(run)}`);
 export const loadTour = (run) => getJson(`/api/runs/${encodeURIComponent(run)}/tour`);

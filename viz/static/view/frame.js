@@ -71,10 +71,12 @@ export function drawerRegion(board) {
 }
 
 function runPicker(board) {
-  if (board.runs.length < 2) return html`<span class="run-name">${called(board.run)}</span>`;
+  // A lesson's run is reached from its lesson.
+  const runs = board.runs.filter((run) => !run.lesson || run.id === board.run?.id);
+  if (runs.length < 2) return html`<span class="run-name">${called(board.run)}</span>`;
   return html`<label class="picker"><span class="hidden">run</span><select
     .value=${board.run?.id ?? ""} @change=${(event) => board.openRun(event.target.value)}>
-    ${board.runs.map((run) => html`<option value=${run.id} ?selected=${run.id === board.run?.id}>${called(run)}</option>`)}
+    ${runs.map((run) => html`<option value=${run.id} ?selected=${run.id === board.run?.id}>${called(run)}</option>`)}
   </select></label>`;
 }
 
@@ -120,9 +122,7 @@ function alsoLine(board, told) {
   if (told.event || held) return html`${here ? html`<em>stopped at ${here}</em> · ` : nothing}<b>${held || told.event}</b>`;
   const verdict = predictVerdict(board);
   if (verdict) return verdict;
-  if (board.tour?.on && board.tour.verdict && board.step === board.tour.script.question.before) {
-    return html`<em>${board.tour.verdict}</em>`;
-  }
+  if (board.tour?.told) return html`<em>${board.tour.told}</em>`;
   return told.also ? html`also: ${sentence(board, told.also)}` : nothing;
 }
 

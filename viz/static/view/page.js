@@ -11,6 +11,7 @@ import { knobsPanel } from "#view/knobs.js";
 import { ownPanel } from "#view/own.js";
 import { printingPanel } from "#view/printing.js";
 import { findPanel, helpPanel, problemPanel, tablesPanel, whyPanel } from "#view/panels.js";
+import { rail, railTab } from "#view/rail.js";
 import { theme } from "#view/theme.js";
 import "#view/scrub.js";
 import "#view/token.js";
@@ -24,7 +25,9 @@ export function page(board) {
     ${board.narrow ? html`${viewsNav(board)}${enginesNav(board)}` : nothing}
     ${sentenceRegion(board, told)}
     <div class="notices">${classStrip(board)}${problemPanel(board)}</div>
+    ${rail(board)}
     <div class="stage ${dimmed}">
+      ${railTab(board)}
       ${board.frame.host(board.frame.view, "main")}
       ${drawerRegion(board)}
       ${whyPanel(board, board.frame.card)}

@@ -100,6 +100,7 @@ const KEYS = [
   ["Home End", "first step, last step (live: follow)"],
   ["[ ]", "slower, faster"],
   ["G", "go to a step"],
+  ["N", "the lessons, at the left edge"],
   ["O", "open a trace file, or drop one on the page; it is read here and sent nowhere"],
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
@@ -141,6 +142,10 @@ export function helpPanel(board) {
     <section class="wide"><p>Hue and hatch say which request, and nothing else. Fill says the state of a slot. Outline and mark say
       what happened in this step. Place says the phase of life.</p>
       <p>${board.tour ? html`<button class="tool" @click=${() => takeTour(board)}>Take the tour</button>` : nothing}
+      <button class="tool" @click=${() => {
+        board.close();
+        board.lessons.open();
+      }}>Lessons</button>
       ${board.frame.unnamed.map(({ id, title }) => html`<button class="tool" @click=${() => {
         board.close();
         board.frame.show(id);

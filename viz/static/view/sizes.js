@@ -10,6 +10,7 @@ export const THEMES = [
 
 const NARROW = 700;
 const WIDE = 1280;
+const RAIL = 376; // as in style/rail.css
 const LOW = 640; // below this height the pool's blocks are as small as on a phone
 
 export const FONT_SCALES = [0.8, 0.9, 1, 1.15, 1.3, 1.5, 1.75, 2];
@@ -23,8 +24,10 @@ export function applyTheme(palette, { name, projector }, fontScale = 1) {
 // Wide, middle, narrow: by the width there is for content at the theme's scale.
 export function measure(board, root, draw) {
   const { scale } = theme;
-  const width = innerWidth / scale;
-  board.narrow = width < NARROW;
+  const { shown } = board.lessons;
+  board.narrow = innerWidth / scale < NARROW;
+  const width = innerWidth / scale - (shown && !board.narrow ? RAIL : 0);
+  document.documentElement.dataset.rail = shown ? "on" : "off";
   document.documentElement.dataset.width = board.narrow ? "narrow" : width < WIDE ? "middle" : "wide";
   draw();
   board.frame.view.resized?.(board);

@@ -1,4 +1,4 @@
-// The tour's button beside the sentence, its question under it, and the card at its end.
+// The tour's button beside the sentence, its question in the sentence's place, the card at its end.
 
 import { html, nothing } from "lit-html";
 
@@ -18,14 +18,19 @@ export function tourButton(board) {
   </div>`;
 }
 
-// In place of the sentence, before the step that answers it.
+// In place of the sentence, before the step that answers it: with choices, or a field.
 export function tourQuestion(board) {
   const { tour } = board;
-  if (!tour?.asking) return null;
-  const { ask, choices } = tour.script.question;
-  return html`<p class="headline">${ask}</p>
-    <p class="choices">${choices.map((choice) => html`<button class="tool" data-choice=${choice}
-      @click=${() => tour.answer(choice)}>${choice}</button>`)}</p>`;
+  const { words, choices } = tour?.question ?? {};
+  if (!words) return null;
+  const form = html`<form class="choices" @submit=${(event) => {
+    event.preventDefault();
+    const said = event.target.elements.answer.value;
+    if (said.trim()) tour.answer(said);
+  }}><input name="answer" autocomplete="off" aria-label="your prediction" size="6"><button class="tool">Predict</button></form>`;
+  return html`<p class="headline">${words}</p>
+    ${choices ? html`<p class="choices">${choices.map((choice) => html`<button class="tool" data-choice=${choice}
+      @click=${() => tour.answer(choice)}>${choice}</button>`)}</p>` : form}`;
 }
 
 export function endCard(board) {
@@ -36,7 +41,7 @@ export function endCard(board) {
     <h3>That was one engine, ${board.lastStep} steps, and every decision it took.</h3>
     <div><button class="tool primary" data-tour=${ready ? "next" : nothing} ?disabled=${!ready} @click=${() => tour.runLive()}>
         <span class="ring" ?hidden=${!tour.alone || !ready}></span>Run 8 prompts live${ready ? "" : ` · ${reason}`}</button>
-      <button class="tool" ?disabled=${!ready} @click=${() => tour.ask()}>Ask it something</button>
+      <button class="tool" @click=${() => tour.ask()}>Ask it something</button>
       <button class="tool" data-tour=${ready ? nothing : "next"} @click=${() => tour.follow()}>Follow ${tour.script.end.follow}’s life</button></div>
   </div>`;
 }
