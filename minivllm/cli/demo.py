@@ -94,7 +94,7 @@ def demo(
         workbench=ScenarioBench(lessons),
         lessons=lessons,
     )
-    endpoint = LateEndpoint(app.wsgi_app)
+    endpoint = LateEndpoint(app.wsgi_app, room.access, room.host)
     app.wsgi_app = endpoint  # type: ignore[method-assign]
     background = Background(app, endpoint, board, engine)
     unwatch: Callable[[], None] = lambda: None  # noqa: E731

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from minivllm.api.errors import busy
+from flask import Request
+
+from minivllm.api.errors import ApiError, busy
 from minivllm.api.open_responses import WSGIApp
 from minivllm.serving.door import Door
 from minivllm.serving.settings import ServeSettings
+from viz.access import Access
 
 if TYPE_CHECKING:
     from minivllm.engine.async_llm import AsyncLLM
@@ -23,22 +26,29 @@ LIFE_PAGE = "/#/run/live?view=life&request="
 
 
 class LateEndpoint:
-    """WSGI: what begins with ``/v1/`` goes to the endpoint, the rest to the page."""
+    """WSGI: what begins with ``/v1/`` goes to the endpoint, the rest to the page.
 
-    def __init__(self, page: WSGIApp) -> None:
-        self._page = page
+    A demo has no API keys, and asking the model is the driver's, as it is in the page: who sits at
+    this machine, or came with the driver's link.
+    """
+
+    def __init__(self, page: WSGIApp, access: Access, host: str = "127.0.0.1") -> None:
+        """``host``: where the page is served."""
+        self._page, self._access, self._host = page, access, host
         self._endpoint: WSGIApp | None = None
 
     def attach(self, llm: AsyncLLM, model: str) -> None:
-        """For this machine only, and without keys: the door lets no other name or page in."""
         from minivllm.api.server import create_app  # /metrics needs what comes with the engine
 
         app = create_app(llm, served_model_name=model, life_page=LIFE_PAGE)
-        self._endpoint = Door(app, ServeSettings(), lambda status: None)
+        self._endpoint = Door(app, ServeSettings(host=self._host), lambda status: None)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if not str(environ.get("PATH_INFO", "")).startswith("/v1/"):
             return self._page(environ, start_response)
+        if not self._access.may_steer(Request(environ)):
+            words = "Only the driver may ask the model here: at the machine itself, or by /?driver="
+            return ApiError(403, words, code="not_the_driver").response()(environ, start_response)
         if self._endpoint is not None:
             return self._endpoint(environ, start_response)
         refusal = busy("The engine is not ready yet.", "no_engine").response()
