@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page
 from minivllm.cli.workbench import ScenarioBench
 from minivllm.learn.lessons import Lesson, Lessons, find_lessons
 from minivllm.learn.progress import Check, LessonProgress, Progress, write_progress
+from tests.viz.axe import load_axe, violations
 from tests.viz.browser import at_step, open_page
 from viz.access import Access
 from viz.server import BoardApp, Server, create_app
@@ -221,6 +222,27 @@ def test_the_rail_leaves_room_and_nothing_is_cut_off(
         page.click(".rail [data-tab=walk]")
         page.click(".rail >> text=Begin")
         page.wait_for_selector(".rail >> text=stop 1 of")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("theme", "size"), [(0, (1440, 900)), (2, (1440, 900)), (1, (390, 844))])
+def test_axe_finds_nothing_in_the_rail(
+    browser: Browser, serve: Serve, theme: int, size: tuple[int, int]
+) -> None:
+    with open_page(browser, size=size) as page:
+        page.add_init_script(f"localStorage.setItem('minivllm.theme', '{theme}')")
+        begin(page, serve(lesson_app()).url)
+        rests(page, 0)
+        page.keyboard.press("Space")
+        rests(page, 1)
+        load_axe(page)
+        found = violations(page, "asked")
+        for tab in ("read", "change", "hints", "check"):
+            page.click(f".rail [data-tab={tab}]")
+            found += violations(page, tab)
+        page.click(".rail [aria-label='all lessons']")
+        found += violations(page, "list")
+    assert not found, "\n".join(found)
 
 
 def test_progress_of_a_lesson_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ export function workloads(board) {
         <button class="tool" ?disabled=${!ready} aria-label=${`send ${name}`} @click=${() => chat.runWorkload(name)}>Send</button></div>
       <p>${about[name]?.note || about[name]?.title || ""}</p>
       ${about[name]?.tries?.length ? html`<p class="quiet">Try it with ${about[name].tries.map((flags, i) => html`${i ? ", or " : ""}<code>${flags}</code>`)}.</p>` : nothing}</li>`)}</ul>
-    <p>${keyButton("the knobs", "X", () => board.knobs.open(), { lettered: "change the knobs" })}</p>
+    <p>${keyButton("change the knobs", "X", () => board.knobs.open(), { lettered: "change the knobs" })}</p>
     ${engine.driver ? nothing : html`<p class="quiet">You look on: workloads, the knobs and the engine’s pace are for the driver. Asking the model is open to whom the endpoint answers.</p>`}
   </section>`;
 }
