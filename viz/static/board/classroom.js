@@ -59,6 +59,7 @@ export class Classroom {
 
   follow() {
     if (!this.is.led || this.is.leads) return;
+    if (this.board.predict.on) this.board.predict.end();
     this.#set({ follows: true });
     this.tell({ op: "follow", on: true });
   }
@@ -78,7 +79,7 @@ export class Classroom {
     if (name === "class") this.#heardOfClass(message);
     if (name === "crowd") this.#set({ crowd: message });
     if (name === "cursor") this.#follow(message);
-    if (name === "question") [this.question, this.result] = [message, message ? null : this.result];
+    if (name === "question") this.#asked(message);
     if (name === "reveal") this.#revealed(message);
     this.board.changed();
   }
@@ -88,13 +89,19 @@ export class Classroom {
     this.is = heardOfClass(before, message);
     this.keep("lead", message.leads ? message.ticket : "");
     if (!message.led && !message.gone) {
-      this.board.horizon.lift();
+      if (!this.board.predict.on) this.board.horizon.lift();
       [this.question, this.result, this.cursor] = [null, null, null];
       if (!before.follows) this.tell({ op: "follow", on: true });
     }
     if (message.leads && !before.leads) this.told = "";
     if (this.wants && !message.leads && !message.note) this.lead();
     this.wants = false;
+  }
+
+  #asked(question) {
+    [this.question, this.result] = [question, question ? null : this.result];
+    // This page was reloaded while it asked: what is right went with it.
+    if (question && this.is.leads && !this.board.predict.on) this.tell({ op: "close" });
   }
 
   #revealed({ id, answer, told, tally }) {
@@ -156,6 +163,7 @@ export class Classroom {
     if (!this.ready) return;
     this.applying += 1;
     try {
+      if (this.follows && this.board.predict.on) this.board.predict.end();
       if (this.follows) await this.#go(cursor);
       if (this.cursor === cursor) this.#hide(cursor);
     } finally {
@@ -188,11 +196,12 @@ export class Classroom {
   #move(place, { speed, upto }) {
     const { board } = this;
     const { player, horizon } = board;
-    const { step, event, req, block } = place;
+    const { step, event } = place;
     if (speed > 0) player.speed = speed;
     if (horizon.on && upto !== horizon.step && (upto === null || upto > horizon.step)) this.#hide({ upto, place: this.cursor.place });
-    board.focus.chosen = req ? { req } : block === null ? null : { block };
-    board.wanted = null;
+    board.focus.chosen = null;
+    board.wanted = { ...place, step: null };
+    board.arrive(); // the selection; the step goes with its beats
     if (step === null) {
       player.following = board.isLive;
       player.place(board.isLive ? board.lastStep : board.firstStep);
@@ -209,9 +218,9 @@ export class Classroom {
   // What lies ahead of the leader's question is hidden from who has let go, too.
   #hide({ upto, place }) {
     const { horizon } = this.board;
-    if (this.is.leads) return;
+    if (this.is.leads || this.board.predict.on) return;
     if (upto === null || !this.board.isAt(parseHash(place))) {
-      if (!this.board.predict.on) horizon.lift();
+      horizon.lift();
     } else if (horizon.step !== upto) horizon.cut(upto);
   }
 }

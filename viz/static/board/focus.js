@@ -86,16 +86,16 @@ export class Focus {
   // --- words -----------------------------------------------------------------------------------
 
   explain(word) {
-    this.#tell(`${word}: ${GLOSSARY[word]}`);
+    this.tell(`${word}: ${GLOSSARY[word]}`);
   }
 
   // The whole state, for one who did not see the steps before.
   readOut() {
     const scene = this.board.scene();
-    if (scene) this.#tell(sayState(scene).join(" "));
+    if (scene) this.tell(sayState(scene).join(" "));
   }
 
-  #tell(words) {
+  tell(words) {
     this.term = words;
     this.board.say(words);
     this.board.changed();

@@ -33,7 +33,8 @@ export class Predict {
   toggle() {
     if (this.on) return this.end();
     const { board } = this;
-    if (!board.store?.config || board.classroom.follows) return undefined;
+    if (!board.store?.config) return undefined;
+    if (board.classroom.follows) return board.focus.tell("While this page follows, the teacher asks.");
     board.tour?.finish();
     board.player.playing = false;
     this.forget();

@@ -4,6 +4,7 @@
 import { html, nothing } from "lit-html";
 
 import { standing } from "#core/following.js";
+import { NO_SERVER, hasServer } from "#net/home.js";
 import { fontSize } from "#view/fontsize.js";
 import { dialog } from "#view/panels.js";
 
@@ -11,7 +12,7 @@ export function classStrip(board) {
   const { classroom } = board;
   const told = standing(classroom.is);
   if (!told) return nothing;
-  return html`<div class="class-strip ${classroom.is.follows ? "" : "free"}" role="status"><p>${told.text}</p>
+  return html`<div class="class-strip ${classroom.is.follows ? "" : "let-go"}" role="status"><p>${told.text}</p>
     ${told.follow ? html`<button class="tool" @click=${() => classroom.follow()}>Follow again <kbd aria-hidden="true">F</kbd></button>` : nothing}
     ${classroom.is.leads ? html`${classroom.join ? html`<button class="tool" @click=${() => board.open("class")}>Show the join code</button>` : nothing}
       <button class="tool" aria-pressed=${board.predict.on} @click=${() => board.predict.toggle()}>Ask all <kbd aria-hidden="true">Q</kbd></button>
@@ -21,6 +22,7 @@ export function classStrip(board) {
 export function classPanel(board) {
   const { classroom, engine } = board;
   const { join, is } = classroom;
+  if (!hasServer) return dialog(board, "Class", html`<p>${NO_SERVER}</p>${fontSize(board)}`);
   return dialog(board, "Class", html`<div class="class-panel">
     ${join ? html`<p class="join-at">${join.url.replace(/^http:\/\/|\/$/g, "")}</p>
       <p class="join-code" aria-label="join code ${[...join.code].join(" ")}">${join.code}</p>

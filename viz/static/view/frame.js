@@ -24,7 +24,7 @@ export function topBar(board) {
     ${keyButton("open a trace file", "O", () => board.chooseFile(), { lettered: "open" })}
     ${keyButton("picture and worksheet", "I", () => board.printing.open(), { lettered: "print" })}
     ${keyButton("find", "/", () => board.open("find"), { lettered: "find" })}
-    ${board.engine.driver ? keyButton("lead a class", "U", () => board.open("class"), { lettered: "class" }) : nothing}
+    ${board.engine.driver && !board.narrow ? keyButton("lead a class", "U", () => board.open("class"), { lettered: "class" }) : nothing}
     ${keyButton("help and legend", "?", () => board.open("help"), { lettered: "help" })}
     ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd aria-hidden="true">◐</kbd> theme` })}
     ${enginePill(board)}

@@ -156,6 +156,11 @@ export function helpPanel(board) {
       }}>${title}</button> `)}
       <button class="tool" @click=${() => board.own.open()}>A scenario of your own</button>
       <button class="tool" @click=${() => board.printing.open()}>Picture and worksheet</button>
+      ${board.engine.driver ? html`<button class="tool" @click=${() => board.open("class")}>Lead a class</button>` : nothing}
+      <button class="tool" @click=${() => {
+        board.close();
+        board.predict.toggle();
+      }}>Predict</button>
       <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button>
       ${exportLink(board)}</p>
       ${board.origin ? html`<p class="quiet">${NO_SERVER} ${board.origin}</p>` : nothing}</section>
