@@ -152,7 +152,7 @@ def test_the_line_that_decided_is_lit_and_leads_to_its_events(page: Page, url: s
     page.click(".code .current button")
     assert "sched.victim r4" in page.inner_text(".told")
     page.click(".told .link")
-    page.wait_for_url("**/step/8/event/*")
+    page.wait_for_url("**/step/8/event/**")
     page.keyboard.press("Shift+ArrowRight")  # the next event is another line
     lit = page.inner_text(".code .current .line-number")
     source = page.evaluate(

@@ -11,6 +11,8 @@ import { TraceStore } from "#core/store.js";
 import { story } from "#core/story.js";
 import { applyToFront, endOfLife, frontFrom, newFront } from "#core/front.js";
 import { engineStreams, livesOf, newestOf } from "#core/lives.js";
+import { fromAddress, stepsOf, toAddress } from "#core/selection.js";
+import { passesOf } from "#core/tokens.js";
 import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
 import { Breaks } from "#board/breaks.js";
@@ -237,7 +239,7 @@ export class Board {
   arrive(complete = false) {
     const { wanted, player } = this;
     if (!wanted || !this.store?.config) return;
-    const { step, event, req, block } = wanted;
+    const { step, event } = wanted;
     if (step !== null && step !== undefined) {
       if (step > this.lastStep && !complete) return;
       if (!this.isLive || step <= this.lastStep) {
@@ -245,7 +247,8 @@ export class Board {
         player.place(step, event ?? null);
       }
     }
-    if (req || (block !== null && block !== undefined)) this.focus.chosen = req ? { req } : { block };
+    const chosen = fromAddress(wanted);
+    if (chosen) this.focus.chosen = chosen;
     this.wanted = null;
   }
 
@@ -296,15 +299,14 @@ export class Board {
 
   place() {
     if (!this.run) return "";
-    const { req, block } = this.focus.chosen ?? {};
     const { step, event, following } = this.player;
-    return this.#address({ step: this.isLive && following ? null : step, event, req, block });
+    return this.#address({ step: this.isLive && following ? null : step, event, ...toAddress(this.focus.chosen) });
   }
 
   // `view`: another than the one that is shown, by its id.
   linkTo(step, chosen = this.focus.chosen, view = undefined) {
     const there = view === undefined ? {} : { view: view === "board" ? null : view, params: {} };
-    return this.#address({ step, ...chosen, ...there });
+    return this.#address({ step, ...toAddress(chosen), ...there });
   }
 
   // Engine and life stand in it where there is a choice.
@@ -395,6 +397,11 @@ export class Board {
     return value;
   }
 
+  // The steps that the selection is about: marked in the scrubber and the timelines. Null: none.
+  get marked() {
+    return this.store?.config ? this.memo("marked", () => stepsOf(this.store, this.focus.chosen, passesOf)) : null;
+  }
+
   hueOf = (req) => (this.pair.on ? this.pair.hueOf(req) : (this.store.hues.of[req] ?? -1));
 
   knows(req) {
@@ -412,7 +419,8 @@ export class Board {
       const events = this.store.eventsOf(step);
       const told = story(this.store.stateAfter(step - 1), events);
       const at = event === null ? "" : eventWords(events[event - 1], event, events.length);
-      return { ...told, subject: subjectOf(told.headline, (req) => this.knows(req)), event: at };
+      const walked = event === null ? null : { stream: events[event - 1].stream, seq: events[event - 1].seq };
+      return { ...told, subject: walked ? { event: walked } : subjectOf(told.headline, (req) => this.knows(req)), event: at, at: walked };
     }, "");
   }
 

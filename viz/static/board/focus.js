@@ -3,7 +3,9 @@
 import { routeCard } from "#core/front.js";
 import { plural } from "#core/reasons.js";
 import { GLOSSARY, sayBlock, sayState } from "#core/say.js";
+import { findEvent, samePick, targetOf } from "#core/selection.js";
 import { blockWords, whyCard } from "#core/why.js";
+import { eventWords } from "#core/words.js";
 
 export class Focus {
   constructor(board) {
@@ -12,7 +14,7 @@ export class Focus {
   }
 
   clear() {
-    this.chosen = null; // {req} | {block} | {unused: true}; stands in the address
+    this.chosen = null; // see core/selection.js; stands in the address
     this.hover = null; // the same, for as long as the pointer or the keyboard's focus is there
     this.before = null; // the request a view went on following while a block is chosen
     this.term = null; // a line of the glossary, or the state read out
@@ -21,9 +23,7 @@ export class Focus {
   }
 
   choose(what) {
-    const { chosen } = this;
-    const same = what && chosen && what.req === chosen.req && what.block === chosen.block;
-    this.chosen = same ? null : what;
+    this.chosen = samePick(what, this.chosen) ? null : what;
     this.term = null;
     this.board.changed();
   }
@@ -50,7 +50,40 @@ export class Focus {
   // --- what steps back -------------------------------------------------------------------------
 
   get target() {
-    return this.hover ?? (this.chosen?.unused ? null : this.chosen);
+    return this.hover ?? this.#subject;
+  }
+
+  // What the selection is about, as {req, position, block}: of an event its request and its block.
+  get #subject() {
+    const { board, chosen } = this;
+    if (!chosen?.event && chosen?.position === undefined) return targetOf(chosen);
+    return board.memo("subject", () => {
+      const subject = board.store?.config ? targetOf(chosen, board.store, board.frontEvents) : null;
+      return subject?.position === undefined ? subject : { ...subject, block: this.#blockOf(subject) };
+    }, JSON.stringify(chosen));
+  }
+
+  // The request that is selected, or that the selection belongs to.
+  get req() {
+    return this.chosen?.req ?? this.#subject?.req ?? null;
+  }
+
+  // Its slot: {block, offset}, where it lies in a block.
+  get slot() {
+    const { token, board } = this;
+    const size = board.store?.config?.block_size;
+    return token?.block ? { block: token.block, offset: token.position % size } : null;
+  }
+
+  // The same for links to the views that tell more of it.
+  get about() {
+    return this.#subject ?? {};
+  }
+
+  // The token that is looked at: {req, position, block} or null.
+  get token() {
+    const { target } = this;
+    return target?.req && target.position !== undefined && target.position !== null ? target : null;
   }
 
   // How strong the rest stays: firm under the pointer, gentle while something is chosen.
@@ -79,8 +112,7 @@ export class Focus {
 
   // Tells when a picture of the same moment must be drawn anew.
   get key() {
-    const name = (what) => (what ? `${what.req ?? ""}/${what.block ?? ""}` : "");
-    return `${name(this.hover)} ${name(this.chosen)} ${this.cell}`;
+    return `${JSON.stringify([this.hover, this.chosen])} ${this.cell}`;
   }
 
   // --- words -----------------------------------------------------------------------------------
@@ -105,7 +137,8 @@ export class Focus {
   get detail() {
     if (this.term) return this.term;
     const scene = this.board.scene();
-    if (!scene || !this.hover) return "";
+    if (!scene) return "";
+    if (!this.hover) return this.#eventDetail();
     return this.hover.block ? this.#blockDetail(scene, this.hover.block) : this.#requestDetail(scene, this.hover.req);
   }
 
@@ -135,11 +168,18 @@ export class Focus {
     return `${req}: ${row?.why ?? r.status}${count} · “${said.slice(-90)}”`;
   }
 
+  // Of a selected event what it carries, as long as nothing is pointed at.
+  #eventDetail() {
+    const { board, chosen } = this;
+    const found = chosen?.event ? findEvent(board.store, chosen.event, board.frontEvents) : null;
+    return found?.place ? `step ${found.step}, ${eventWords(found.event, found.place, found.count)}` : "";
+  }
+
   card() {
     const { board } = this;
     if (!this.chosen || !board.store?.config) return null;
-    const card = whyCard(board.store, board.step, this.chosen, board.hueOf);
-    const request = board.state().requests[this.chosen.req];
+    const card = whyCard(board.store, board.step, this.chosen, board.hueOf, undefined, board.frontEvents);
+    const request = this.chosen.position === undefined ? board.state().requests[this.chosen.req] : null;
     return card && request ? { ...card, route: routeCard(board.front, request) } : card;
   }
 }

@@ -126,7 +126,7 @@ export class Travel {
   // The next or previous step in which something happened to the chosen request.
   jump(direction) {
     const { board } = this;
-    const steps = board.store?.index.get(board.focus.chosen?.req) ?? [];
+    const steps = board.store?.index.get(board.focus.req) ?? [];
     const target = direction > 0 ? steps.find((k) => k > board.step) : steps.filter((k) => k < board.step).pop();
     if (target !== undefined) this.seek(target);
   }

@@ -4,16 +4,33 @@
 import { blockLife, whoMissed } from "#core/biography.js";
 import { stepFacts } from "#core/facts.js";
 import { explain, listed, plural, unusedText, waitText } from "#core/reasons.js";
+import { aboutEvent, aboutGap, aboutLine, aboutToken } from "#core/whypicks.js";
 
 const are = (n) => (n === 1 ? "is" : "are");
 
-// `chosen`: {req} | {block} | {unused: true}. Answers null when there is nothing to tell.
-export function whyCard(store, step, chosen, hueOf, words = (text) => text) {
+// `chosen`: as core/selection.js says. Answers null when there is nothing to tell.
+export function whyCard(store, step, chosen, hueOf, words = (text) => text, frontEvents = []) {
   if (step < store.firstStep) return null;
-  const state = store.stateAfter(step);
-  const events = store.eventsOf(step);
-  const facts = stepFacts(events);
-  const about = { store, step, state, events, facts, words };
+  const aboutStep = (at) => {
+    const events = store.eventsOf(at);
+    return { store, step: at, state: store.stateAfter(at), events, facts: stepFacts(events), words };
+  };
+  const about = aboutStep(step);
+  const { state } = about;
+  const whyAt = (at, req) => {
+    const there = aboutStep(at);
+    return there.state.requests[req] ? requestWhy(there, req, there.state.requests[req]) : [];
+  };
+  if (chosen.line) return aboutLine(about, chosen.line);
+  if (chosen.gap) return sourced(store, aboutGap(about, chosen.gap, whyAt));
+  if (chosen.event) {
+    const card = aboutEvent(about, chosen.event, frontEvents, whyAt);
+    return card && sourced(store, { ...card, hue: card.hueOf ? hueOf(card.hueOf) : undefined });
+  }
+  if (chosen.req && chosen.position !== undefined && chosen.position !== null) {
+    const card = aboutToken(about, chosen, requestWhy);
+    return card && sourced(store, { hue: hueOf(chosen.req), ...card });
+  }
   if (chosen.unused) return aboutBudget(about);
   if (chosen.block !== undefined && chosen.block !== null) return aboutBlock(about, chosen.block);
   if (chosen.req && state.requests[chosen.req]) {
@@ -75,6 +92,8 @@ function requestNow(req, r, state, facts) {
 function requestWhy(about, req, r) {
   const { state, facts } = about;
   const why = [];
+  const over = r.status === "finished" && !facts.finished.has(req);
+  if (over) why.push({ text: `It ended in step ${r.finished_step} (${r.finish_reason}), and has nothing to run.`, name: r.finish_reason, step: r.finished_step });
   const victim = facts.preempted.get(req);
   if (victim) {
     const last = victim.policy === "fcfs" ? "it came last of" : "it is last by priority of";
@@ -262,6 +281,9 @@ function aboutBudget({ store, step, state, events, facts }) {
 }
 
 // --- source ------------------------------------------------------------------------------------
+
+// With the line that emitted the event which tells it.
+const sourced = (store, { event, ...card }) => ({ ...card, source: sourceOf(store, event) });
 
 const WEIGHT = ["trace.violation", "sched.victim", "req.error", "req.abort", "sched.skip", "req.resume", "req.admit", "req.finish", "sched.chunk", "sched.grant"];
 

@@ -119,7 +119,10 @@ export function sentenceRegion(board, told) {
 
 function alsoLine(board, told) {
   const { here, held } = board.breaks;
-  if (told.event || held) return html`${here ? html`<em>stopped at ${here}</em> · ` : nothing}<b>${held || told.event}</b>`;
+  if (told.event || held) {
+    const walked = held ? html`<b>${held}</b>` : html`<button class="link" title="why this event?" @click=${() => board.frame.why({ event: told.at })}><b>${told.event}</b></button>`;
+    return html`${here ? html`<em>stopped at ${here}</em> · ` : nothing}${walked}`;
+  }
   const verdict = predictVerdict(board);
   if (verdict) return verdict;
   if (board.tour?.told) return html`<em>${board.tour.told}</em>`;
@@ -149,15 +152,15 @@ const ICONS = {
 
 const icon = (name) => html`<svg class="icon" viewBox="0 0 20 20" aria-hidden="true">${svg`<path d=${ICONS[name]}/>`}</svg>`;
 
-function scrubData({ lastStep, step, store, breaks }) {
+function scrubData({ lastStep, step, store, breaks, marked }) {
   const summaries = (k) => store?.steps.get(k)?.summary ?? null;
-  return { steps: Math.max(lastStep, 1), step, summaries, stops: breaks.steps };
+  return { steps: Math.max(lastStep, 1), step, summaries, stops: breaks.steps, hits: marked };
 }
 
 export function transport(board) {
   const speed = board.travel.pace;
   return html`<footer class="transport">
-    <vz-scrub .data=${board.memo("scrub", () => scrubData(board), board.breaks.words)} role="slider" tabindex="0"
+    <vz-scrub .data=${board.memo("scrub", () => scrubData(board), `${board.breaks.words} ${JSON.stringify(board.focus.chosen)}`)} role="slider" tabindex="0"
       aria-label="step" aria-valuemin=${board.firstStep} aria-valuemax=${board.lastStep} aria-valuenow=${board.step}
       @seek=${(event) => board.travel.seek(event.detail.step)}></vz-scrub>
     <div class="buttons">

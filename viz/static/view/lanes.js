@@ -18,10 +18,15 @@ export function waitingLane(board, scene) {
       ${repeat(first, (row) => row.req, (row) => waitingRow(board, row))}
       ${more ? html`<li class="more">… ${more} more</li>` : nothing}
       ${repeat(last, (row) => row.req, (row) => waitingRow(board, row))}
-      ${rows.length ? nothing : html`<li class="quiet">${emptyWords(board, scene)}</li>`}
+      ${rows.length ? nothing : html`<li class="quiet">${scene ? gapButton(board, "waiting", emptyWords(board, scene)) : "nobody"}</li>`}
     </ol>
     ${promptBox(board)}
   </section>`;
+}
+
+// An empty lane can be asked, too.
+export function gapButton(board, gap, words) {
+  return html`<button class="word plain" @click=${() => board.focus.choose({ gap })}>${words}</button>`;
 }
 
 function emptyWords(board, scene) {
@@ -69,7 +74,7 @@ export function doneLane(board, scene) {
           <span class="count">${ending(row)}</span></div>
       </li>`)}
       ${rows.length > shown.length ? html`<li class="more">… ${rows.length - shown.length} earlier</li>` : nothing}
-      ${rows.length ? nothing : html`<li class="quiet">nobody</li>`}
+      ${rows.length ? nothing : html`<li class="quiet">${scene ? gapButton(board, "done", "nobody") : "nobody"}</li>`}
     </ul>
   </section>`;
 }

@@ -209,6 +209,17 @@ function drawSlots(context, face, x, y, s, progress) {
   });
 }
 
+// Where a slot is drawn in a block at (x, y): {x, y, w, h}; null where slots are not drawn one by one.
+export function slotBox(size, index, x, y, s) {
+  const unit = s / 72;
+  const room = Math.round(42 * unit);
+  const grid = slotGrid(size, room);
+  if (!grid) return null;
+  const { columns, pitch, cell } = grid;
+  const [left, top] = [x + s - room - Math.round(5 * unit), y + s - room - Math.round(5 * unit)];
+  return { x: left + (index % columns) * pitch, y: top + Math.floor(index / columns) * pitch, w: cell, h: cell };
+}
+
 // A shared slot: a band for each owner.
 export function drawShared(context, flag, x, y, cell, colours) {
   context.save();

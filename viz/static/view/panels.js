@@ -11,6 +11,7 @@ import { fontSize } from "#view/fontsize.js";
 import { hueClass, visible } from "#view/parts.js";
 
 const LIFE_SHOWN = 10;
+const EVENTS_SHOWN = 8;
 
 export function whyPanel(board, card) {
   if (!card) return nothing;
@@ -22,14 +23,14 @@ export function whyPanel(board, card) {
   return html`<aside class="why" aria-label="Why: ${card.title}">
     <header><h2><span class="chip ${hueClass(card.hue ?? -2)}"><span>${card.title}</span></span>
       <small>${card.subtitle}</small></h2>
-      <nav>${board.frame.followers(board.focus.chosen).map((view) => html`<a href=${board.linkTo(board.step, board.focus.chosen, view.id)}
+      <nav>${board.frame.followers(board.focus.about).map((view) => html`<a href=${board.linkTo(board.step, board.focus.chosen, view.id)}
         @click=${(event) => {
           event.preventDefault();
           board.frame.show(view.id);
         }}>${view.title}</a>`)}</nav>
       <button class="tool" aria-label="close (Esc)" @click=${() => board.frame.closeCard()}>✕</button></header>
     <dl>
-      <dt>Now</dt><dd>${visible(card.now)}</dd>
+      <dt>Now</dt><dd>${visible(card.now)}${card.fields?.length ? html`<ul class="fields">${card.fields.map(([name, value]) => html`<li><code>${name}</code> ${visible(value)}</li>`)}</ul>` : nothing}</dd>
       ${card.why.length ? html`<dt>Why</dt><dd>${card.why.map(
         ({ text, name, step }) => html`<p>${visible(text)} <code>${name}</code>${step ? html` ${link(step)}` : nothing}</p>`,
       )}</dd>` : nothing}
@@ -37,10 +38,18 @@ export function whyPanel(board, card) {
       ${card.life ? html`<dt>Life</dt><dd class="life">${lifeList(card.life, board.step, link)}${card.begins ? html`<span class="quiet"> What came before step ${card.begins} was not kept.</span>` : nothing}</dd>` : nothing}
       ${card.since || card.next ? html`<dt>When</dt><dd class="when">${card.since ? html`<span>since ${link(card.since.step)}: ${card.since.text}</span>` : nothing}
         ${card.next ? html`<span>next ${card.next.step === null ? card.next.text : html`${link(card.next.step)}: ${card.next.text}`}</span>` : nothing}</dd>` : nothing}
-      ${card.source ? html`<dt>Source</dt><dd><button class="source" title="its source (S)" @click=${() => board.frame.drawerId !== "source" && board.frame.toggle("source")}><code>${card.source.file}:${card.source.line}</code></button>
+      ${card.events?.length ? html`<dt>Told</dt><dd class="told-here">${card.events.slice(-EVENTS_SHOWN).map((event) => html`<button class="link" title="this event"
+        @click=${() => board.focus.choose({ event: { stream: event.stream, seq: event.seq } })}>${event.kind}</button> `)}${card.events.length > EVENTS_SHOWN ? html`<span class="quiet">… ${card.events.length - EVENTS_SHOWN} before</span>` : nothing}</dd>` : nothing}
+      ${card.source ? html`<dt>Source</dt><dd><button class="source" title="its source (S)" @click=${() => showLine(board, card.source)}><code>${card.source.file}:${card.source.line}</code></button>
         <small>${card.source.function}, ${card.source.kind}</small></dd>` : nothing}
     </dl>
   </aside>`;
+}
+
+// The source, open at this line. What was selected stays; a second press selects the line.
+function showLine(board, { file, line }) {
+  if (board.frame.drawerId !== "source") board.frame.toggle("source");
+  else if (!board.focus.chosen?.line) board.focus.choose({ line: { file, line } });
 }
 
 // Why this engine, and the numbers of all that could have been picked.

@@ -3,8 +3,8 @@
 import { blockAt, blockXY } from "#core/layout.js";
 import { parseHex } from "#core/palette.js";
 import { CanvasElement } from "#view/canvas.js";
-import { drawBlock } from "#view/paint.js";
-import { drawWithWords } from "#view/words.js";
+import { drawBlock, slotBox } from "#view/paint.js";
+import { drawWithWords, slotBoxInWords } from "#view/words.js";
 import { theme } from "#view/theme.js";
 
 const LENS = 9; // blocks a side, under the pointer, when blocks are pixels
@@ -34,7 +34,7 @@ class Pool extends CanvasElement {
   }
 
   // data: {faces, layout, before: faces | null, dim: (face) → bool, faded, cursor: id | null,
-  // words: (face) → pieces of text, where the layout shows them}
+  // words: (face) → pieces of text, where the layout shows them, slot: {block, offset} or null}
   // `before`: how the blocks looked before this beat; those that changed cross-fade. Without it,
   // progress fills the slots that ran.
   paint(context, width, height) {
@@ -54,6 +54,7 @@ class Pool extends CanvasElement {
       });
       context.globalAlpha = 1;
     }
+    if (this.data.slot) this.#slot(context, this.data.slot, layout);
     if (cursor !== null && cursor !== undefined) this.#ring(context, cursor - 1, layout);
     if (layout.detail === "pixel" && this.hover) this.#lens(context, layout, width, height);
   }
@@ -130,6 +131,19 @@ class Pool extends CanvasElement {
     const bottom = Math.min(y + (layout.sizeY ?? layout.size) + 2, layout.height - 1);
     context.roundRect(left, top, right - left, bottom - top, 5);
     context.stroke();
+  }
+
+  // The slot of the token that is looked at; where slots are not drawn, the block.
+  #slot(context, { block, offset }, layout) {
+    const face = this.data.faces[block - 1];
+    if (!face) return;
+    const { x, y } = blockXY(block - 1, layout);
+    const box = layout.detail === "words" ? slotBoxInWords(face.size, offset, x, y, layout) : layout.detail === "slots" ? slotBox(face.size, offset, x, y, layout.size) : null;
+    if (!box) return this.#ring(context, block - 1, layout);
+    context.strokeStyle = theme.colours.focus;
+    context.lineWidth = 2;
+    context.strokeRect(box.x - 1.5, box.y - 1.5, box.w + 3, box.h + 3);
+    context.lineWidth = 1;
   }
 
   get layout() {

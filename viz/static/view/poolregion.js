@@ -30,6 +30,7 @@ function grid(board, scene) {
     dim: board.focus.target ? (face) => board.focus.dims({ face }) : null,
     faded: board.focus.faded,
     cursor: board.focus.cell,
+    slot: board.focus.slot,
   }));
   const { height } = data.layout;
   const label = `KV pool, ${plural(pool.total, "block")}. Enter moves among them with the arrow keys.`;

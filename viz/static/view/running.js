@@ -6,6 +6,7 @@ import { repeat } from "lit-html/directives/repeat.js";
 import { rowMode, shownBars, tokenCells } from "#core/layout.js";
 import { plural } from "#core/reasons.js";
 import { NO_MODEL, sayTokens } from "#core/say.js";
+import { gapButton } from "#view/lanes.js";
 import { chip, hueClass, textTail } from "#view/parts.js";
 import { endCard } from "#view/tour.js";
 
@@ -20,7 +21,7 @@ export function runningRegion(board, scene) {
     <h2 id="running-title">Running <b>${rows.length}</b>${limit ? html`<span>, at most ${limit}</span>` : nothing}
       <span class="aside">${fcfs ? "the lowest row is the next to be preempted (fcfs)" : ""}</span></h2>
     ${scene ? budgetBar(board, scene) : nothing}
-    <div class="rows ${rowMode(rows.length)}">${scene ? rowList(board, scene, rows) : nothing}${endCard(board)}</div>
+    <div class="rows ${rowMode(rows.length)}">${scene ? rowList(board, scene, rows) : nothing}${scene && !rows.length ? html`<p class="quiet">${gapButton(board, "running", "nobody")}</p>` : nothing}${endCard(board)}</div>
   </section>`;
 }
 
@@ -61,15 +62,19 @@ function rowList(board, scene, rows) {
       class=${board.focus.dims({ req: row.req }) ? "dimmed" : ""}>
       ${chip(board, row.req, row.hue)}
       <vz-strip role="img" aria-label=${sayTokens(row)} data-req=${row.req}
-        .data=${board.memo(`strip ${row.req}`, () => ({ row, cells, blockSize: size, height }))}
+        .data=${board.memo(`strip ${row.req}`, () => ({ row, cells, blockSize: size, height, mark: markOf(board, row) }))}
         .progress=${board.progressOf("run")}
         @token-point=${(event) => board.focus.point(event.detail ?? { req: row.req })}
+        @token-pick=${(event) => board.focus.choose(event.detail)}
         @token-leave=${() => board.focus.point(null)}></vz-strip>
       <span class="count">${board.narrow ? row.known : plural(row.known, "token")}</span>
       ${mode === "full" && !board.narrow ? (board.placeholders ? html`<p class="tail quiet">${NO_MODEL}</p>` : textTail(row.text)) : nothing}
     </li>`)}
   </ol>`;
 }
+
+// The token of this row that is selected: what is under the pointer needs no ring.
+const markOf = ({ focus: { chosen } }, { req }) => (chosen?.req === req ? chosen.position ?? null : null);
 
 // More than twenty: bars of 8 px, those to whom something happened first, and a count of the rest.
 function barList(board, { facts }, rows, cells, size) {
@@ -83,7 +88,7 @@ function barList(board, { facts }, rows, cells, size) {
       class="${hueClass(row.hue)} ${board.focus.dims({ req: row.req }) ? "dimmed" : ""}">
       <button class="bar-name" data-req=${row.req} @click=${() => board.focus.choose({ req: row.req })}>${row.req}</button>
       <vz-strip role="img" aria-label=${sayTokens(row)} data-req=${row.req}
-        .data=${board.memo(`strip ${row.req}`, () => ({ row, cells, blockSize: size, height: 8 }))}
+        .data=${board.memo(`strip ${row.req}`, () => ({ row, cells, blockSize: size, height: 8, mark: markOf(board, row) }))}
         .progress=${board.progressOf("run")}></vz-strip>
       <span class="count">${row.known}</span>
     </li>`)}

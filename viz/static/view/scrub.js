@@ -21,7 +21,8 @@ class Scrub extends CanvasElement {
     });
   }
 
-  // data: {summaries: step → summary, steps, step, stops: steps with a breakpoint | null}
+  // data: {summaries: step → summary, steps, step, stops: steps with a breakpoint | null, hits: steps of
+  // the selection | null}
   paint(context, width, height) {
     const { summaries, steps, step, stops } = this.data;
     const layout = (this.layout = scrubLayout(steps, width));
@@ -57,10 +58,28 @@ class Scrub extends CanvasElement {
         context.lineTo(x + w / 2, 19);
         context.fill();
       }
-      if (here) {
-        context.fillRect(x - 0.5, base + 2, w + 1, 2);
-      }
+      if (here) context.fillRect(x - 0.5, base + 2, w + 1, 2);
+      if (this.#hit(bin, layout)) this.#point(context, x + w / 2, base);
     }
+  }
+
+  // A step that the selection is about: ▴ at the foot of its bar.
+  #hit(bin, { perBin }) {
+    const { hits } = this.data;
+    for (let k = bin * perBin + 1; hits && k <= (bin + 1) * perBin; k += 1) if (hits.has(k)) return true;
+    return false;
+  }
+
+  #point(context, x, base) {
+    context.fillStyle = theme.colours.text;
+    context.strokeStyle = theme.colours.background;
+    context.beginPath();
+    context.moveTo(x - 4.5, base + 3);
+    context.lineTo(x + 4.5, base + 3);
+    context.lineTo(x, base - 5);
+    context.closePath();
+    context.fill();
+    context.stroke();
   }
 
   #seek(event) {

@@ -4,20 +4,35 @@ import { tokenAt, tokenX } from "#core/layout.js";
 import { tokenFlags } from "#core/scene.js";
 import { CanvasElement } from "#view/canvas.js";
 import { drawSliver, drawToken } from "#view/paint.js";
-import { hueColour } from "#view/theme.js";
+import { hueColour, theme } from "#view/theme.js";
 
 class Strip extends CanvasElement {
   connectedCallback() {
     super.connectedCallback();
     this.addEventListener("pointermove", (event) => this.#point(event));
     this.addEventListener("pointerleave", () => this.tell("token-leave", null));
+    this.addEventListener("click", (event) => {
+      const position = this.#positionAt(event);
+      if (position !== null) this.tell("token-pick", { req: this.data.row.req, position });
+    });
   }
 
-  // data: {row, cells, blockSize, height}
+  // data: {row, cells, blockSize, height, mark: position of the token that is looked at, or null}
   paint(context, _width, height) {
     const { row, cells, blockSize } = this.data;
     const colour = hueColour(row.hue);
-    if (cells.scaled || cells.cell < 4) return this.#paintRuns(context, height, colour);
+    if (cells.scaled || cells.cell < 4) this.#paintRuns(context, height, colour);
+    else this.#paintTokens(context, height, colour);
+    const { mark } = this.data;
+    if (mark === null || mark === undefined || mark >= row.known) return;
+    const x = tokenX(mark, blockSize, cells);
+    context.strokeStyle = theme.colours.focus;
+    context.lineWidth = 2;
+    context.strokeRect(x - 0.5, 1, Math.max(cells.cell, 3) + 1, height - 2);
+  }
+
+  #paintTokens(context, height, colour) {
+    const { row, cells, blockSize } = this.data;
     const gap = cells.cell >= 8 ? 2 : 1;
     const width = cells.cell - gap;
     const side = width < 6 ? height - 3 : Math.min(width, height - 2);
@@ -47,9 +62,14 @@ class Strip extends CanvasElement {
 
   #point(event) {
     if (!this.data) return;
+    const position = this.#positionAt(event);
+    this.tell("token-point", position === null ? null : { req: this.data.row.req, position });
+  }
+
+  #positionAt(event) {
+    if (!this.data) return null;
     const { row, cells, blockSize } = this.data;
-    const position = tokenAt(this.place(event).x - 1, row.known, blockSize, cells);
-    this.tell("token-point", position === null ? null : { req: row.req, position });
+    return tokenAt(this.place(event).x - 1, row.known, blockSize, cells);
   }
 
   // Middle of the bottom edge of a block's group of tokens, in page pixels.

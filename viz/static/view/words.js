@@ -38,6 +38,19 @@ export function drawWithWords(context, face, pieces, x, y, { size: w, sizeY: h }
   drawFoot(context, face, bands, x + PAD, y + h - PAD, w - 2 * PAD, progress);
 }
 
+// The cells of the slots, in a row at the right of the foot.
+function slotRow(size, x, width) {
+  const gap = size > 8 ? 1 : 2;
+  const cell = Math.min(11, Math.floor((width - 46) / size) - gap);
+  return { gap, cell, left: x + width - size * (cell + gap) + gap, height: Math.max(cell, 9) };
+}
+
+// Where a slot stands in such a block at (x, y); null where they are too many to be drawn.
+export function slotBoxInWords(size, index, x, y, { size: w, sizeY: h }) {
+  const { gap, cell, left, height } = slotRow(size, x + PAD, w - 2 * PAD);
+  return cell < 2 ? null : { x: left + index * (cell + gap), y: y + h - PAD - height, w: cell, h: height };
+}
+
 // Who holds it, or left it, at the left; the slots at the right.
 function drawFoot(context, face, bands, x, foot, width, progress) {
   const { colours } = theme;
@@ -47,11 +60,8 @@ function drawFoot(context, face, bands, x, foot, width, progress) {
   write(context, names, x, foot - 1, bands.length ? colours.text : colours.dim, `600 11px ${MONO}`);
   const flags = slots(face);
   const room = width - 46;
-  const gap = face.size > 8 ? 1 : 2;
-  const cell = Math.min(11, Math.floor(room / face.size) - gap);
+  const { gap, cell, left, height } = slotRow(face.size, x, width);
   if (cell < 2) return drawShare(context, face, flags, bands, x + 46, foot - 10, room);
-  const left = x + width - face.size * (cell + gap) + gap;
-  const height = Math.max(cell, 9);
   flags.forEach((flag, i) => {
     const cx = left + i * (cell + gap);
     if (flag === NO_TOKEN) {

@@ -75,12 +75,13 @@ function tokensTable(board, batch) {
   for (let i = first; i < last; i += 1) {
     while (row < batch.requests.length && i >= batch.query_start_loc[row + 1]) row += 1;
     const req = batch.requests[row] ?? null;
-    columns.push({ i, req, hue: req ? board.hueOf(req) : -1, begins: i === first || i === batch.query_start_loc[row], slot: batch.slot_mapping[i] });
+    columns.push({ i, req, hue: req ? board.hueOf(req) : -1, begins: i === first || i === batch.query_start_loc[row], slot: batch.slot_mapping[i], position: batch.positions[i] });
   }
   const block = ({ slot }) => (slot < 0 ? nothing : Math.floor(slot / size));
-  const line = (name, cell) => html`<tr><th scope="row" title=${ARRAYS[name] ?? ""}>${name}</th>${columns.map((column) => html`<td
+  const pick = ({ slot, req, position }, what) => slot >= 0 && board.focus.choose(what === "block" ? { block: Math.floor(slot / size) } : { req, position });
+  const line = (name, cell, what = "token") => html`<tr><th scope="row" title=${ARRAYS[name] ?? ""}>${name}</th>${columns.map((column) => html`<td
     class="${hueClass(column.hue)} ${column.begins ? "begins" : ""} ${looksAt(board, column, size) ? "looked" : ""}" data-block=${block(column)}
-    @click=${() => column.slot >= 0 && board.focus.choose({ block: Math.floor(column.slot / size) })}>${cell(column)}</td>`)}</tr>`;
+    @click=${() => pick(column, what)}>${cell(column)}</td>`)}</tr>`;
   const text = (i) => visible(batch.texts[i]).trim() || (batch.texts[i] ? "␣" : "·");
   return html`<div class="scrolls" tabindex="0" role="region" aria-label="the batch, token by token"><table class="flat">
     <caption>${count > TOKENS_SHOWN ? `tokens ${first} to ${last - 1} of ${count}; choose a request to see its own` : `(${count},) each`}</caption>
@@ -90,13 +91,15 @@ function tokensTable(board, batch) {
       ${line("input_ids", ({ i }) => batch.input_ids[i])}
       ${line("positions", ({ i }) => batch.positions[i])}
       ${line("slot_mapping", ({ slot }) => slot)}
-      ${line("block : offset", ({ slot }) => (slot < 0 ? "–" : html`${Math.floor(slot / size)}<i>:${slot % size}</i>`))}
+      ${line("block : offset", ({ slot }) => (slot < 0 ? "–" : html`${Math.floor(slot / size)}<i>:${slot % size}</i>`), "block")}
     </tbody></table></div>`;
 }
 
-function looksAt(board, { slot, req }, size) {
+function looksAt(board, { slot, req, position }, size) {
   const { target } = board.focus;
-  return Boolean(target) && slot >= 0 && (target.block ? Math.floor(slot / size) === target.block : target.req === req);
+  if (!target || slot < 0) return false;
+  if (board.focus.token) return target.req === req && target.position === position;
+  return target.block ? Math.floor(slot / size) === target.block : target.req === req;
 }
 
 function spans(columns) {

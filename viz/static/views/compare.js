@@ -3,7 +3,9 @@
 import { html, nothing, render } from "lit-html";
 
 import { plural } from "#core/reasons.js";
+import { stepsOf } from "#core/selection.js";
 import { CELLS, wholeView } from "#core/timeline.js";
+import { passesOf } from "#core/tokens.js";
 import { cellWords, lettersTable } from "#view/cellwords.js";
 import { headOf } from "#view/cells.js";
 import { differenceTable } from "#view/difference.js";
@@ -30,6 +32,16 @@ function rowsOf(board, result, side) {
   };
 }
 
+// The steps of each side that the selection is about: a token's of the same request, a line's hits. An
+// event is one run's alone.
+function marksOf(board, side) {
+  const { pair, focus } = board;
+  const here = (side === 1) === pair.flipped;
+  if (!focus.chosen || (focus.chosen.event && !here)) return null;
+  const { store } = side === 0 ? pair.a : pair.b;
+  return stepsOf(store, focus.chosen, passesOf);
+}
+
 function cells(board, result, side) {
   const { pair } = board;
   const { timelines, comparison } = result;
@@ -49,12 +61,12 @@ function cells(board, result, side) {
     byTime: false,
     step: pair.stepOf(side),
     first: comparison.first?.step ?? null,
-    hits: null,
-    marks: false,
+    hits: marksOf(board, side),
+    marks: marksOf(board, side) !== null,
     charts: [],
     faded: board.focus.faded,
     dim: (req) => Boolean(target) && target !== req,
-    chosen: board.focus.chosen?.req ?? null,
+    chosen: board.focus.req,
     brush: false,
   };
   const name = "AB"[side];

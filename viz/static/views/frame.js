@@ -21,6 +21,8 @@
 // The address ends in ?view=life&drawer=source; what a view needs there beside it is a param:
 // ctx.frame.param("with"), ctx.frame.setParams({ with: "run-2" }).
 
+import { samePick } from "#core/selection.js";
+
 const views = new Map();
 const drawers = new Map();
 const ORDER = ["board", "life", "pool", "compare"]; // of the names in the bar
@@ -134,9 +136,8 @@ export class Frame {
   // The Why card about this, wherever the reader is.
   why(what) {
     const { focus } = this.board;
-    const { req, block } = focus.chosen ?? {};
     const { card } = this.view;
-    if (!card || req !== what.req || block !== what.block) focus.choose(what);
+    if (!card || !samePick(focus.chosen, what)) focus.choose(what);
     card?.open(this.board);
     this.board.changed();
   }
@@ -148,7 +149,7 @@ export class Frame {
 
   // The views that tell more of what is chosen.
   followers(what) {
-    return [...views.values()].filter((view) => view !== this.view && view.follows?.(what));
+    return what ? [...views.values()].filter((view) => view !== this.view && view.follows?.(what)) : [];
   }
 
   // For the address.

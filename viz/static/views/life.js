@@ -39,7 +39,7 @@ class LifeView {
   // --- what is shown, made of the shared state ----------------------------------------------------
 
   get req() {
-    return this.board.focus.chosen?.req ?? this.board.focus.before ?? null;
+    return this.board.focus.req ?? this.board.focus.before ?? null;
   }
 
   keep(name, about, make) {
@@ -120,6 +120,12 @@ class LifeView {
     return event.stream === "api" ? (front?.data ?? null) : (this.board.store.sources.get(event.src) ?? null);
   }
 
+  // The token of it that is selected, or under the pointer elsewhere.
+  get token() {
+    const { token } = this.board.focus;
+    return token?.req === this.req ? token.position : null;
+  }
+
   // The column under the cursor; past the end the last, before the arrival none.
   get column() {
     const { columns, ended } = this.life;
@@ -168,6 +174,7 @@ class LifeView {
   goToToken(index) {
     const token = this.life.tokens[index];
     const step = token.sampled ?? token.ran[0] ?? token.hits[0];
+    this.board.focus.chosen = { req: this.req, position: index };
     if (step !== undefined) this.board.travel.seek(step);
   }
 
@@ -186,7 +193,7 @@ class LifeView {
   update() {
     const { board, main } = this;
     if (!board.store?.config) return render(html`<p class="empty">No run is open.</p>`, main);
-    if (board.focus.chosen?.req) board.focus.before = null;
+    if (board.focus.req) board.focus.before = null;
     const { life } = this;
     if (!life) return render(this.#list(), main);
     const hue = board.hueOf(life.req);

@@ -138,6 +138,7 @@ function physical(board, scene, lit) {
       dim: lit ? (face) => !lit.blocks.has(face.id) : null,
       faded: board.focus.faded,
       cursor: board.focus.target?.block ?? null,
+      slot: board.focus.slot,
       words,
     };
   });

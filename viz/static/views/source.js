@@ -4,6 +4,7 @@
 import { html, nothing, render } from "lit-html";
 
 import { plural } from "#core/reasons.js";
+import { findEvent, samePick, srcsOf } from "#core/selection.js";
 import { eventsOfLine, sourceMap, stepsOfLine } from "#core/sources.js";
 import { decisive } from "#core/why.js";
 import { eventWords } from "#core/words.js";
@@ -14,7 +15,6 @@ const EVENTS_SHOWN = 12;
 
 let body = null;
 let picked = null; // {file, first} that the reader chose; null: the cursor's
-let open = null; // {file, number}: the line whose events are listed
 let lit = "";
 
 registerDrawer({
@@ -34,12 +34,18 @@ registerDrawer({
   },
 });
 
-// The event whose line is lit: the one the walk stands at, what the Why card tells, or the step's
-// most telling one.
+// The event whose line is lit: the one the walk stands at, the line or the event that is selected, what
+// the Why card tells, or the step's most telling one.
 function currentEvent(board) {
   const events = board.store.eventsOf(board.step);
   const { event } = board.player;
   if (event !== null) return events[event - 1] ?? null;
+  const { chosen } = board.focus;
+  if (chosen?.event) return findEvent(board.store, chosen.event)?.event ?? null;
+  if (chosen?.line) {
+    const srcs = srcsOf(board.store, chosen.line);
+    return events.find(({ src, kind }) => srcs.includes(src) && kind !== "run.source") ?? { src: srcs[0], kind: "nothing in this step" };
+  }
   const source = board.focus.card()?.source;
   if (source) return events.find(({ src }) => src === source.src) ?? { src: source.src, kind: source.kind };
   return decisive(events.filter(({ src }) => src)) ?? null;
@@ -59,14 +65,20 @@ function content(board) {
         ?selected=${each.file === shown.file && one.first === shown.first}>${one.name} — ${one.hits}${one.now ? ` (${one.now} now)` : ""}</option>`)}</optgroup>`)}
     </select></label>
     <button class="tool" aria-pressed=${picked === null} @click=${() => pick(board, null)}>follow the cursor</button></div>
-    ${event && at ? html`<p class="at">${event.data ? eventWords(event, board.store.eventsOf(board.step).indexOf(event) + 1, board.store.eventsOf(board.step).length) : event.kind}</p>` : html`<p class="at quiet">No event here.</p>`}
+    ${event && at ? html`<p class="at">${currentWords(board, event)}</p>` : html`<p class="at quiet">No event here.</p>`}
     ${fn ? listing(board, file.file, fn, at) : html`<p class="quiet">Its text is not in the trace.</p>`}`;
+}
+
+function currentWords(board, event) {
+  if (!event.data) return event.kind;
+  const found = findEvent(board.store, event);
+  if (!found) return event.kind;
+  return `${found.step === board.step ? "" : `step ${found.step}, `}${eventWords(event, found.place, found.count)}`;
 }
 
 function pick(board, value) {
   const cut = value?.lastIndexOf(":") ?? -1;
   picked = value === null ? null : { file: value.slice(0, cut), first: Number(value.slice(cut + 1)) };
-  open = null;
   lit = "";
   board.changed();
 }
@@ -75,18 +87,13 @@ function listing(board, file, fn, at) {
   return html`<p class="where"><code>${file}</code> <b>${fn.name}</b> <span class="quiet">${plural(fn.hits, "event")} up to this step, ${fn.now} in it</span></p>
     <ol class="code">${fn.lines.map((line) => {
       const current = at?.file === file && at.line === line.number;
-      const opened = open?.file === file && open.number === line.number;
+      const opened = samePick(board.focus.chosen, { line: { file, line: line.number } });
       return html`<li class="${current ? "current" : ""} ${line.now ? "now" : ""}" aria-current=${current ? "true" : nothing}>
         <span class="hits">${line.hits || ""}</span><span class="line-number">${line.number}</span>${line.srcs.length
-          ? html`<button aria-expanded=${opened} title=${plural(line.hits, "event")} @click=${() => toggle(board, file, line.number)}><code>${line.text || " "}</code></button>`
+          ? html`<button aria-expanded=${opened} title=${plural(line.hits, "event")} @click=${() => board.focus.choose({ line: { file, line: line.number } })}><code>${line.text || " "}</code></button>`
           : html`<code>${line.text || " "}</code>`}
         ${opened ? eventsAt(board, file, line) : nothing}</li>`;
     })}</ol>`;
-}
-
-function toggle(board, file, number) {
-  open = open?.file === file && open.number === number ? null : { file, number };
-  board.changed();
 }
 
 // What a line told: in this step event by event, and the other steps.

@@ -107,7 +107,8 @@ register({
   update(board) {
     const shown = timeline(board);
     if (!shown || !shown.lastStep) return render(html`<p class="quiet empty">Nothing has run yet.</p>`, main);
-    const hits = board.query ? new Set(find(board.store, board.query, () => "").hits.map((hit) => hit.step)) : null;
+    const found = board.query ? new Set(find(board.store, board.query, () => "").hits.map((hit) => hit.step)) : null;
+    const hits = board.marked ?? found; // what is selected, before what was looked for
     const { target } = board.focus;
     const head = { marks: at.marks || hits, charts: at.charts };
     const lane = laneHeight(shown.peak, at.room - headOf(head) - 8);
@@ -126,11 +127,11 @@ register({
       ...head,
       faded: board.focus.faded,
       dim: (req) => Boolean(target?.req) && target.req !== req,
-      chosen: board.focus.chosen?.req ?? null,
+      chosen: board.focus.req,
       brush: true,
     };
     const height = headOf(data) + shown.peak * lane + 8;
-    return render(html`${bar(board, shown, hits)}
+    return render(html`${bar(board, shown, board.marked ? null : hits)}
       <div class="lanes-body"><vz-cells role="img" .style=${`height:calc(${height}px * var(--scale))`}
         aria-label=${`${plural(shown.rows.size, "request")} over ${plural(shown.lastStep, "step")}; the same as a table: Help`}
         .data=${data}

@@ -72,6 +72,7 @@ class Stair extends CanvasElement {
     context.globalAlpha = 1;
     this.#paintBlockLines(context, width);
     this.#paintNames(context);
+    this.#paintToken(context, width);
     this.#paintWhys(context, step);
   }
 
@@ -204,6 +205,22 @@ class Stair extends CanvasElement {
     if (rowHeight < 4) return;
     context.fillStyle = theme.colours.background;
     for (let row = 1; row < rows; row += 1) context.fillRect(0, HEAD + plot - row * rowHeight - 0.75, width, 1.5);
+  }
+
+  // The token that is looked at: its line through all steps, and its cell in the cursor's.
+  #paintToken(context, width) {
+    const { token, step, layout } = this.data;
+    if (token === null || token === undefined) return;
+    const y = this.#y(token + 1);
+    const h = Math.max(layout.perToken, 2);
+    context.fillStyle = theme.colours.dim;
+    for (let x = 0; x < width; x += 6) context.fillRect(x, y + h / 2 - 0.5, 2, 1);
+    const at = layout.columns.find((column) => this.#holds(column, step));
+    if (!at) return;
+    context.strokeStyle = theme.colours.focus;
+    context.lineWidth = 2;
+    context.strokeRect(at.x + 1, y - 1, at.width - 2, h + 2);
+    context.lineWidth = 1;
   }
 
   // The physical block where a row got it, and where it became another.

@@ -18,9 +18,9 @@ export function stairSection(life, view) {
     return stairLayout(shown, rows, life.tokens.length, life.size, room);
   });
   const point = view.point?.step ?? null;
-  const key = [layout, board.step, point, board.hueOf(life.req)];
+  const key = [layout, board.step, point, board.hueOf(life.req), view.token];
   if (!view.stairData?.key.every((part, i) => part === key[i])) {
-    view.stairData = { key, layout, hue: board.hueOf(life.req), step: board.step, point, periods: life.blocks };
+    view.stairData = { key, layout, hue: board.hueOf(life.req), step: board.step, point, periods: life.blocks, token: view.token };
   }
   return html`<section class="stair" aria-labelledby="stair-title">
     <h3 id="stair-title">The stair <span class="aside">computed tokens after each step; dashed: what there is to compute</span>
@@ -35,10 +35,18 @@ export function stairSection(life, view) {
         ? html`<vz-stair role="img" aria-label=${summaryOf(life)} .data=${view.stairData}
             .style=${`width:calc(${layout.width}px * var(--scale));height:calc(${layout.height}px * var(--scale))`}
             @stair-point=${(event) => view.pointAt(event.detail)}
-            @stair-pick=${(event) => event.detail && board.travel.seek(event.detail.step)}></vz-stair>`
+            @stair-pick=${(event) => pick(view, life, event.detail)}></vz-stair>`
         : html`<p class="quiet">It has come; no step was taken since.</p>`}</div>
     </div>
   </section>`;
+}
+
+// A click goes to the step; below the stair, where it says why it did not run, it asks why.
+function pick(view, life, at) {
+  if (!at) return;
+  view.board.travel.seek(at.step);
+  const column = life.columns.find(({ step }) => step === at.step);
+  if (at.below || (column && !column.ran)) view.board.frame.why({ req: life.req });
 }
 
 // At the left of each row: its tokens, and the physical blocks that held it, in their order.

@@ -66,6 +66,7 @@ function tokenCell(life, view, index) {
     ...["held", "reused", "computed", "ran"].filter((name) => state[name]),
     out >= 0 && view.chunkAt.has(out) ? "chunk" : "",
     view.cell === index ? "cell" : "",
+    view.token === index ? "looked" : "",
     token.sampled === view.board.step ? "new" : "",
   ];
   return html`<button class="tok ${classes.filter(Boolean).join(" ")}" tabindex="-1" data-token=${index} aria-label=${view.tokenWords(index)}

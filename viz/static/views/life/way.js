@@ -3,6 +3,7 @@
 import { html, nothing } from "lit-html";
 
 import { plural } from "#core/reasons.js";
+import { samePick } from "#core/selection.js";
 import { AFTER, BEFORE, LOOP, duration, litStations, stationsOf } from "#core/stations.js";
 
 const EVENTS_SHOWN = 12;
@@ -68,13 +69,19 @@ function stationCard(view, { id, title, kinds, text, vllm, ns, note }) {
   </section>`;
 }
 
-function eventLine({ board }, { stream, step, kind, data }) {
+function eventLine({ board }, { stream, seq, step, kind, data }) {
   const words = summary(data);
-  if (stream === "api") return html`<li><i>–</i><code>${kind}</code><span>${words}</span></li>`;
-  return html`<li class=${step === board.step ? "here" : ""}><a href=${board.linkTo(step)} @click=${(event) => {
+  const chosen = samePick({ event: { stream, seq } }, board.focus.chosen);
+  const name = html`<button class="link" aria-pressed=${chosen} @click=${() => pickEvent(board, { stream, seq })}><code>${kind}</code></button>`;
+  if (stream === "api") return html`<li class=${chosen ? "looked" : ""}><i>–</i>${name}<span>${words}</span></li>`;
+  return html`<li class="${step === board.step ? "here" : ""} ${chosen ? "looked" : ""}"><a href=${board.linkTo(step)} @click=${(event) => {
       event.preventDefault();
       board.travel.seek(step);
-    }}>${step}</a><code>${kind}</code><span>${words}</span></li>`;
+    }}>${step}</a>${name}<span>${words}</span></li>`;
+}
+
+function pickEvent(board, event) {
+  board.frame.why({ event });
 }
 
 // The payload's short fields: all that fits on a line.
