@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 
+from tests.viz import kinds
 from tests.viz.make_views import FILE, all_views
 
 
 def test_views_on_file_are_what_python_makes_of_the_vectors() -> None:
     """Otherwise: ``python -m tests.viz.make_views``."""
     assert json.loads(FILE.read_text()) == all_views()
+
+
+def test_kinds_on_the_page_are_what_the_events_say_of_themselves() -> None:
+    """Otherwise: ``python -m tests.viz.kinds``."""
+    assert kinds.FILE.read_text(encoding="utf-8") == kinds.written()

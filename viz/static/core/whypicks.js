@@ -8,6 +8,7 @@ import { blockOf, findEvent, srcsOf } from "#core/selection.js";
 import { stepsOfLine } from "#core/sources.js";
 import { passesOf, tokenOf } from "#core/tokens.js";
 
+const PASSING = ["req.admit", "req.resume", "sched.grant", "fcfs"];
 const PASS = { computed: "computed", again: "computed again", reused: "reused", drawn: "drawn" };
 
 // --- a token -----------------------------------------------------------------------------------------
@@ -15,8 +16,10 @@ const PASS = { computed: "computed", again: "computed again", reused: "reused", 
 export function aboutToken(about, { req, position }, requestWhy) {
   const { store, step, state, events, facts } = about;
   const r = state.requests[req];
-  const token = tokenOf(store, { req, position });
-  if (!r || !token) return null;
+  if (!r) return null;
+  // Of one that ended before the steps that are here, the text alone is known.
+  const token = tokenOf(store, { req, position }) ?? (position < r.tokens.length ? { text: r.texts[position], ran: [], hits: [], sampled: null } : null);
+  if (!token) return null;
   const passes = passesOf(store, { req, position });
   const grant = facts.grants.find((each) => each.req === req && position >= each.start && position < each.start + each.n);
   const size = state.config.block_size;
@@ -62,7 +65,11 @@ function tokenWhy(about, { req, r, position, token, grant, reused, computed, sai
   else if (!computed && !grant) {
     const newest = position === r.tokens.length - 1 && r.status === "running" && facts.tokens.has(req);
     if (newest) why.push({ text: "It was drawn in this step: its K and V are computed in the next one, where it is the input.", name: "sample" });
-    else why.push(...requestWhy(about, req, r));
+    else {
+      const all = requestWhy(about, req, r);
+      const held = all.filter(({ name }) => !PASSING.includes(name)); // what kept it, not what the others got
+      why.push(...(held.length ? held : all));
+    }
   } else if (computed && !grant && !reused) {
     const before = token.ran.filter((k) => k < step).at(-1);
     why.push({ text: before === undefined ? "It was computed before the steps that are here." : `It was computed in step ${before}, and stays in the cache.`, name: "sched.grant", step: before ?? null });
