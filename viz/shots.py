@@ -24,7 +24,7 @@ from viz.stress import RUNS, write
 SIZES = ((1440, 900), (1024, 768), (390, 844))
 TINY = "tiny-pressure"
 STEPS = {TINY: 8, "many-events": 600, "crowd": 12, "words": 9, "nothing": 0}
-PANELS = ("help", "find", "breaks")
+PANELS = ("help", "find", "breaks", "more")
 
 
 def main(
@@ -123,7 +123,8 @@ class Shots:
 LEAD = """([what, value]) => {
   const { board } = __viz;
   const { frame, focus } = board;
-  if (what === "theme") for (let i = 0; i < 3 && Number(board.recall("theme") ?? 0) !== value; i += 1) board.nextTheme();
+  const theme = () => Number(board.recall("theme") ?? 0);
+  if (what === "theme") for (let i = 0; i < 3 && theme() !== value; i += 1) board.nextTheme();
   if (what === "view") frame.show(value);
   if (what === "why") {
     focus.choose(null);

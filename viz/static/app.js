@@ -44,6 +44,7 @@ function draw() {
   if (before) slideChips(root, before);
   drawLinks(board, root);
   pointOut();
+  watchCard();
   speak();
   tellPlace();
   focusTour();
@@ -57,6 +58,20 @@ function pointOut() {
   const pointed = on && stop?.point ? root.querySelector(stop.point) : null;
   for (const element of root.querySelectorAll(".pointed")) if (element !== pointed) element.classList.remove("pointed");
   pointed?.classList.add("pointed");
+}
+
+// The height of the Why card, for the views that lie behind it. The observer tells it: to ask while
+// drawing would cost a layout each time.
+const cardSize = new ResizeObserver(([{ target }]) => root.style.setProperty("--card", `${target.offsetHeight}px`));
+let card = null;
+
+function watchCard() {
+  const now = root.querySelector(".why");
+  if (now === card) return;
+  cardSize.disconnect();
+  card = now;
+  if (card) cardSize.observe(card);
+  else root.style.setProperty("--card", "0px");
 }
 
 // The address follows, but not each step of a fast run: browsers refuse that. A view that the

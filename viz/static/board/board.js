@@ -189,6 +189,11 @@ export class Board {
     return `Engine ${this.at.stream.slice("engine".length)}`;
   }
 
+  nextEngine() {
+    const { engines } = this;
+    if (engines.length > 1) this.showEngine(engines[(engines.indexOf(this.at.stream) + 1) % engines.length]);
+  }
+
   // How it stands now, in a run that goes on: ready | draining | dead | starting, or "".
   stateOf(stream) {
     return this.isLive ? (this.front.engines[stream.slice("engine".length)]?.state ?? "") : "";

@@ -61,7 +61,7 @@ function actionFor(board, event, root) {
     i: () => board.printing.open(),
     v: () => board.own.open(),
     d: () => board.focus.readOut(),
-    e: () => nextEngine(board),
+    e: () => board.nextEngine(),
     j: () => board.travel.jump(1),
     k: () => board.travel.jump(-1),
     m: () => board.nextTheme(),
@@ -84,12 +84,6 @@ function onSpace(board) {
   if (tour?.on) return tour.next();
   if (predict.on) return predict.state === "over" ? predict.end() : predict.next();
   return board.travel.toggle();
-}
-
-function nextEngine(board) {
-  const { engines } = board;
-  if (engines.length < 2) return;
-  board.showEngine(engines[(engines.indexOf(board.at.stream) + 1) % engines.length]);
 }
 
 function focusGoto(root) {

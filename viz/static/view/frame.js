@@ -21,12 +21,10 @@ export function topBar(board) {
     <span class="space"></span>
     ${drawerButtons(board)}
     ${keyButton("experiment with the knobs", "X", () => board.knobs.open(), { lettered: "knobs" })}
-    ${keyButton("open a trace file", "O", () => board.chooseFile(), { lettered: "open" })}
-    ${keyButton("picture and worksheet", "I", () => board.printing.open(), { lettered: "print" })}
     ${keyButton("find", "/", () => board.open("find"), { lettered: "find" })}
-    ${board.engine.driver && !board.narrow ? keyButton("lead a class", "U", () => board.open("class"), { lettered: "class" }) : nothing}
     ${keyButton("help and legend", "?", () => board.open("help"), { lettered: "help" })}
     ${keyButton("theme", "M", () => board.nextTheme(), { text: html`<kbd aria-hidden="true">◐</kbd> theme` })}
+    <button class="tool" title="everything there is" @click=${() => board.open("more")}><kbd aria-hidden="true">⋯</kbd> more</button>
     ${enginePill(board)}
   </header>`;
 }
@@ -89,7 +87,7 @@ function runPill(board) {
   if (behind) {
     return html`<button class="pill live" @click=${() => board.travel.end()}><i></i>LIVE · ${behind} ahead <span class="long">— go there</span></button>`;
   }
-  return html`<span class="pill ${live ? "live" : ""}" title=${origin || nothing}><i></i>${origin ? html`<span class="origin">${text}<small>${origin}</small></span>` : text}</span>`;
+  return html`<span class="pill ${live ? "live" : ""}" title=${origin || nothing}><i></i>${board.narrow ? text.split(" · ")[0] : origin ? html`<span class="origin">${text}<small>${origin}</small></span>` : text}</span>`;
 }
 
 function enginePill(board) {

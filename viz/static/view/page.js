@@ -6,6 +6,7 @@ import { breaksPanel } from "#view/breaks.js";
 import { enginesNav } from "#view/engines.js";
 import { classPanel, classStrip } from "#view/classroom.js";
 import { detailLine, drawerRegion, sentenceRegion, topBar, transport, viewsNav } from "#view/frame.js";
+import { morePanel } from "#view/more.js";
 import { linkPath } from "#view/motion.js";
 import { knobsPanel } from "#view/knobs.js";
 import { ownPanel } from "#view/own.js";
@@ -41,6 +42,7 @@ export function page(board) {
     ${board.panel === "breaks" ? breaksPanel(board) : nothing}
     ${board.panel === "own" ? ownPanel(board) : nothing}
     ${board.panel === "printing" ? printingPanel(board) : nothing}
+    ${board.panel === "more" ? morePanel(board) : nothing}
     ${board.panel === "tables" ? tablesPanel(board) : nothing}`;
 }
 
