@@ -36,6 +36,7 @@ WORDS = (
     "kv r1",
     "step 9",
     "sched.chunk",
+    "sample",
     "no_budget",
     "kv",
     "scheduler.py:{line}",

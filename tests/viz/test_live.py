@@ -215,7 +215,8 @@ def test_an_engine_that_ends_is_said_and_its_run_can_still_be_read(
         page.evaluate("__viz.board.travel.seek(3)")
         at_step(page, 3)
         app.attach_engine(make_engine("scripted-2"))
-        page.wait_for_function("() => __viz.board.lastStep === 0 && !__viz.board.problem")
+        page.wait_for_selector("text=Another engine stands behind this run now.")
+        page.wait_for_function("() => __viz.board.lastStep === 0")
 
 
 def test_ready_does_not_move_the_reader(

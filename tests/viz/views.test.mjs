@@ -9,7 +9,8 @@ const root = new URL("../../", import.meta.url);
 const core = (name) => import(new URL(`viz/static/core/${name}`, root));
 const { TraceStore } = await core("store.js");
 const { batchOf, firstDisagreement, tokenPlace } = await core("batch.js");
-const { GROUPS, breakAt, findStop, stopIn } = await core("breaks.js");
+const { breakAt, findStop, stopIn } = await core("breaks.js");
+const { unknownWords } = await core("words.js");
 const { blockHistory, lostWords, whoMissed } = await core("biography.js");
 const { originsOf, pathOf, prefixText, prefixTree } = await core("prefixes.js");
 const { knownTexts, samplingRows, withTop } = await core("sampling.js");
@@ -264,5 +265,12 @@ test("words that name nothing are refused with those that are allowed", () => {
     assert.throws(() => breakAt(words), /names nothing. Allowed: preemption, eviction/, words);
   }
   assert.equal(breakAt("  finish   r4 ").words, "finish r4");
-  assert.ok(GROUPS.includes("sched"));
+});
+
+test("an event of a kind that is not known here is told, a known one is not", () => {
+  const { events } = readJson("tests/vectors/tiny-pressure.json");
+  assert.equal(unknownWords(events), "");
+  const strange = [...events.slice(0, 3), { kind: "cache.warm" }, { kind: "sched.steal" }, { kind: "cache.warm" }];
+  assert.equal(unknownWords(strange), "3 events of kinds this page does not know: cache.warm, sched.steal");
+  assert.equal(unknownWords([{ kind: "x.y" }]), "1 event of a kind this page does not know: x.y");
 });

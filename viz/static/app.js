@@ -8,6 +8,7 @@ import { Runs } from "#board/runs.js";
 import { Clock, FADE_MS } from "#core/clock.js";
 import { parseHash } from "#core/url.js";
 import { hasServer, resource, startHash } from "#net/home.js";
+import { keepFocus } from "#view/modal.js";
 import { chipPlaces, fade, slideChips } from "#view/motion.js";
 import { drawLinks, page } from "#view/page.js";
 import { picture } from "#view/picture/compose.js";
@@ -45,6 +46,7 @@ function draw() {
   drawLinks(board, root);
   pointOut();
   watchCard();
+  keepFocus(root);
   speak();
   tellPlace();
   focusTour();

@@ -151,7 +151,10 @@ export class Board {
     if (this.horizon.on) return void this.predict.grown();
     const [broken] = this.store.violated;
     if (broken && !this.problem?.red) {
-      const action = { text: `Go to step ${broken.step}`, run: () => this.travel.seek(broken.step) };
+      // What only this page sees may lie in what came to it: read it anew, and it heals or is true.
+      const there = { text: `Go to step ${broken.step}`, run: () => this.travel.seek(broken.step) };
+      const anew = { text: "Read the run anew", run: () => this.openRun(this.run.id, { step: this.isLive ? null : this.step }) };
+      const action = broken.told ? there : anew;
       this.fail(`Step ${broken.step} breaks an invariant:`, `${broken.message}.`, true, action);
     }
     this.arrive();
@@ -285,6 +288,7 @@ export class Board {
     const { gate } = this.engine;
     const rate = gate?.rate ? `${Math.round(gate.rate * 10) / 10} steps/s` : "full speed";
     const how = gate?.mode === "pause" ? "paused" : this.idle ? "idle" : rate;
+    if (this.engine.lag) return { live: true, text: `LIVE · catching up, ${this.engine.lag} events`, behind: 0 };
     return { live: true, text: `LIVE · ${how}`, behind: this.player.following ? 0 : this.lastStep - this.step };
   }
 

@@ -15,6 +15,7 @@ export class EngineLink {
     this.driver = false; // may this page steer?
     this.gate = null; // {mode: run | pause, rate}
     this.linked = true; // is the connection up?
+    this.lag = 0; // events that this page is behind and fetches
     this.notice = "";
     this.armed = null; // {store, after: step, words}: asked for, and not yet told of by the engine
   }

@@ -280,7 +280,13 @@ export class Runs {
     };
     return {
       events: set((stream, events) => (stream === FRONT ? board.takeFront(events) : board.take(events))),
-      reset: set(() => this.#beginLive(null)),
+      reset: set(() => {
+        this.#beginLive(null);
+        board.fail("Another engine stands behind this run now.", "What the page had of the one before is gone; this one is shown from its beginning.", false, {
+          text: "Go on",
+          run: () => board.settle(),
+        });
+      }),
       lives: set((lives) => this.#told(lives)),
       // Somebody who reads the past is not moved: the missing events are fetched for them.
       mayJump: (stream) => stream === FRONT || board.player.following || board.lastStep === 0,
@@ -298,6 +304,7 @@ export class Runs {
       gate: set((gate) => (engine.gate = gate)),
       runs: () => this.refresh(),
       link: set((up) => this.#link(up)),
+      lag: set((events) => (engine.lag = events)),
       problem: (text) => {
         const action = { text: "Open it anew", run: () => this.open(board.run.id) };
         board.fail("The run cannot be followed further.", text, false, action);

@@ -1,12 +1,13 @@
 // Where to stop, in a few words, as a test of single events. Twin of minivllm/trace/until.py, so that
 // a recording stops where the live engine's gate would hold: at the event itself, inside its step.
 
+import { KINDS } from "#core/kinds.js";
 import { REASONS } from "#core/reasons.js";
 
 // What the marks of the scrubber stand for.
 export const MARKED = [["!", "preemption"], ["✕", "eviction"], ["↺", "prefix hit"], ["✓", "finish"]];
 
-export const GROUPS = ["batch", "core", "engine", "exec", "gate", "grammar", "http", "ipc", "kv", "req", "route", "run", "sample", "sched", "spec", "step", "trace"];
+const GROUPS = new Set(Object.keys(KINDS).map((kind) => kind.split(".")[0]));
 
 const NAMED = {
   preemption: ({ kind }) => kind === "sched.victim",
@@ -37,8 +38,8 @@ function single(part, words) {
 
 function testOf(what, words) {
   if (what in NAMED) return NAMED[what];
-  if (/^[a-z]+\.[a-z_]+$/.test(what) && GROUPS.includes(what.split(".")[0])) return ({ kind }) => kind === what;
-  if (GROUPS.includes(what)) return ({ kind }) => kind.startsWith(`${what}.`);
+  if (what in KINDS) return ({ kind }) => kind === what;
+  if (GROUPS.has(what)) return ({ kind }) => kind.startsWith(`${what}.`);
   if (what in REASONS) return ({ data }) => gives(data, what);
   const [, reason] = /^skip (\w+)$/.exec(what) ?? [];
   if (reason in REASONS) return ({ kind, data }) => kind === "sched.skip" && gives(data, reason);

@@ -32,7 +32,7 @@ export class TraceStore {
     const living = base ? [...base.state.waiting, ...base.state.running] : [];
     this.hues = new HueAssigner(base?.hues, living);
     this.ended = false;
-    this.violated = []; // {step, message}
+    this.violated = []; // {step, message, told: by the engine; else only seen here}
     this.index = new Map(); // request → steps in which something happened to it
   }
 
@@ -94,7 +94,7 @@ export class TraceStore {
       ...violations(this.head),
     ];
     for (const message of new Set([...facts.violations, ...seen])) {
-      this.violated.push({ step, message });
+      this.violated.push({ step, message, told: facts.violations.includes(message) });
     }
     this.steps.set(step, { events, summary: summarise(facts, step) });
     for (const event of events) {

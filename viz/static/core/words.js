@@ -1,5 +1,7 @@
 // Words for single events, and whom a headline is about.
 
+import { KINDS } from "#core/kinds.js";
+
 // The first request the headline names, else its block, else the budget.
 export function subjectOf(headline, knows) {
   const req = /\br\d+\b/.exec(headline)?.[0];
@@ -27,4 +29,14 @@ const isShort = (value) => typeof value !== "object" || (Array.isArray(value) &&
 function written(value) {
   if (!Array.isArray(value)) return String(value);
   return `[${value.slice(0, MOST_ITEMS).join(" ")}${value.length > MOST_ITEMS ? " …" : ""}]`;
+}
+
+// Of kinds of a later version, which the fold passes over: "2 events of kinds this page does not know:
+// cache.warm, sched.steal", or "".
+export function unknownWords(events) {
+  const strange = events.filter(({ kind }) => !(kind in KINDS));
+  if (!strange.length) return "";
+  const kinds = [...new Set(strange.map(({ kind }) => kind))];
+  const what = strange.length === 1 ? "1 event of a kind" : `${strange.length} events of ${kinds.length === 1 ? "a kind" : "kinds"}`;
+  return `${what} this page does not know: ${kinds.slice(0, 4).join(", ")}`;
 }

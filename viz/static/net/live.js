@@ -139,6 +139,7 @@ export class LiveChannel {
   async #catchUp(about) {
     if (!this.#isOurs(about)) return this.#ack(about, about.head);
     const at = this.at[about.stream];
+    this.on.lag(about.head - at.seq);
     if (about.snapshot && this.on.mayJump(about.stream)) {
       const turn = this.turn;
       const snapshot = await loadSnapshot(this.run, about);
@@ -148,7 +149,7 @@ export class LiveChannel {
         this.on.late(about.stream, snapshot);
       }
     }
-    await this.#fetch(about, at.seq + 1, about.head);
+    await this.#fetch(about, at.seq + 1, about.head).finally(() => this.on.lag(0));
     return this.#ack(about, at.seq);
   }
 

@@ -4,6 +4,7 @@ import { html, nothing, svg } from "lit-html";
 
 import { speedName } from "#core/clock.js";
 import { LEGEND_TOKENS } from "#core/say.js";
+import { unknownWords } from "#core/words.js";
 import { MARKS } from "#core/facts.js";
 import { enginesNav } from "#view/engines.js";
 import { keyButton, sentence } from "#view/parts.js";
@@ -124,7 +125,8 @@ function alsoLine(board, told) {
   const verdict = predictVerdict(board);
   if (verdict) return verdict;
   if (board.tour?.told) return html`<em>${board.tour.told}</em>`;
-  return told.also ? html`also: ${sentence(board, told.also)}` : nothing;
+  const strange = told.headline && board.store ? unknownWords(board.store.eventsOf(board.step)) : "";
+  return html`${told.also ? html`also: ${sentence(board, told.also)}` : nothing}${strange ? html` · <b>${strange}</b> ` : nothing}`;
 }
 
 // At a fixed place, not at the pointer: what is under it in words; else the legend.

@@ -26,6 +26,9 @@ export function tools(board) {
     ["open a trace file", "O", "open a file", () => board.chooseFile()],
     ...(engines.length > 1 ? [["the next engine", "E", "next engine", () => board.nextEngine()]] : []),
     ...(engine.driver ? [["lead a class", "U", "class", () => board.open("class")]] : []),
+    ["predict: guess each step before it is shown", "Q", "predict", () => board.predict.toggle()],
+    ["everything larger", "+", "larger", () => board.scaleFont(1)],
+    ["everything smaller", "−", "smaller", () => board.scaleFont(-1)],
     ["theme: dark, light, projector", "M", "theme", () => board.nextTheme()],
     ["help and legend", "?", "help", () => board.open("help")],
   ];

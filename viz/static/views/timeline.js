@@ -132,7 +132,7 @@ register({
     };
     const height = headOf(data) + shown.peak * lane + 8;
     return render(html`${bar(board, shown, board.marked ? null : hits)}
-      <div class="lanes-body"><vz-cells role="img" .style=${`height:calc(${height}px * var(--scale))`}
+      <div class="lanes-body" tabindex="0" role="group" aria-label="lanes of the requests"><vz-cells role="img" .style=${`height:calc(${height}px * var(--scale))`}
         aria-label=${`${plural(shown.rows.size, "request")} over ${plural(shown.lastStep, "step")}; the same as a table: Help`}
         .data=${data}
         @cell-point=${(event) => {
