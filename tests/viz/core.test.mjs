@@ -173,6 +173,7 @@ test("a step that grants more than its budget breaks an invariant", () => {
   assert.deepEqual(store.violated[0], {
     step: 1,
     message: "the grants add up to 12 tokens, the budget is 5",
+    told: false,
   });
 });
 
@@ -182,7 +183,7 @@ test("what the engine tells of itself is a breach of the step that tells it", ()
   const events = tiny.events.flatMap((event) => (event === end ? [{ ...end, ...told }, event] : [event]));
   const store = new TraceStore();
   store.ingest(events.map((event, i) => ({ ...event, seq: i + 1 })));
-  assert.deepEqual(store.violated, [{ step: 3, message: "it leaks" }]);
+  assert.deepEqual(store.violated, [{ step: 3, message: "it leaks", told: true }]);
 });
 
 test("a failed step does not end the run, and a run that ended says nothing more comes", () => {
