@@ -17,7 +17,7 @@ export class Classroom {
     this.ready = false; // has the page opened what its own address says?
     this.applying = 0;
     this.question = null; // {id, ask, choices, yours}, as the leader asks all
-    this.result = null; // {answer, told, tally, yours}: of the last one
+    this.result = null; // {ask, choices, answer, told, tally, yours}: of the last one
     this.told = "";
     this.toldAt = -Infinity;
     this.timer = null;
@@ -106,8 +106,8 @@ export class Classroom {
 
   #revealed({ id, answer, told, tally }) {
     if (this.question?.id !== id) return;
-    const { choices, yours } = this.question;
-    this.result = { choices, answer, told, tally, yours };
+    const { ask, choices, yours } = this.question;
+    this.result = { ask, choices, answer, told, tally, yours };
     this.question = null;
   }
 

@@ -3,6 +3,6 @@
 import { html } from "lit-html";
 
 export const fontSize = (board) => html`<p class="font-size"><span>Size of everything</span>
-  <button class="tool" aria-label="smaller (−)" title="smaller (−)" @click=${() => board.scaleFont(-1)}>A−</button>
+  <button class="tool" aria-label="A−, smaller" title="smaller (−)" @click=${() => board.scaleFont(-1)}>A−</button>
   <output>${Math.round(board.fontScale * 100)} %</output>
-  <button class="tool" aria-label="larger (+)" title="larger (+)" @click=${() => board.scaleFont(1)}>A+</button></p>`;
+  <button class="tool" aria-label="A+, larger" title="larger (+)" @click=${() => board.scaleFont(1)}>A+</button></p>`;

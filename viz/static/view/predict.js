@@ -44,10 +44,11 @@ export function predictVerdict(board) {
   const { predict, classroom } = board;
   const { result } = classroom;
   if (result && (predict.last || !predict.on)) {
-    const { choices, answer, tally, yours } = result;
+    const { ask, choices, answer, tally, yours, upto } = result;
     const name = (id) => choices.find((choice) => choice.id === id)?.text ?? id;
     const own = yours ? (answer.includes(yours) ? " You were right." : ` You said: ${name(yours)}.`) : "";
-    return html`<em data-tally>${tallyWords(choices, tally)}. It is: ${answer.map(name).join(" and ")}.${own}</em>`;
+    const elsewhere = predict.on || board.step === upto ? "" : `${ask} `; // who has let go
+    return html`<em data-tally>${elsewhere}${tallyWords(choices, tally)}. It is: ${answer.map(name).join(" and ")}.${own}</em>`;
   }
   if (predict.state === "over") return html`<em>No more questions in this run: ${predict.score}.</em>`;
   if (predict.state === "waiting") return html`<em>The engine has not decided anything more yet.</em>`;
