@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ async def hold_class(url: str) -> None:
 def test_thirty_follow_and_vote_and_get_no_more_than_the_latest_place(tiny_pressure: Path) -> None:
     server = Server(create_app([tiny_pressure]), port=0).start()
     try:
-        asyncio.run(hold_class(server.url))
+        with ThreadPoolExecutor(1) as thread:  # this one's may have a browser's loop running
+            thread.submit(asyncio.run, hold_class(server.url)).result()
     finally:
         server.stop()
