@@ -48,6 +48,7 @@ behind."""
 PAGE_ENDPOINTS = (
     "index",
     "projector",
+    "attention",
     "icon",
     "static",
     "list_runs",

@@ -28,10 +28,10 @@ def test_whoever_a_link_is_about_is_in_its_sentence_or_its_question() -> None:
         assert name in f"{stop.say} {stop.ask}", stop
 
 
-def test_the_stops_are_those_of_the_tour() -> None:
+def test_the_clicker_stops_at_each_link() -> None:
     tour = json.loads(gallery()[RUN].with_name(f"{RUN}.tour.json").read_text())
     stops = [stop if isinstance(stop, int) else stop["step"] for stop in tour["stops"]]
-    assert [stop.step for stop in ten_minutes().stops] == stops
+    assert {stop.step for stop in ten_minutes().stops} <= set(stops)
 
 
 def test_the_page_is_served_to_who_may_look_and_needs_nothing_else(tiny_pressure: Path) -> None:
