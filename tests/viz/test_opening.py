@@ -170,6 +170,23 @@ def test_at_the_last_stop_the_tours_button_does_not_promise_another(
         page.wait_for_selector(".end-card")
 
 
+def test_who_goes_beyond_a_stop_while_the_tour_plays_stays_there(
+    browser: Browser, app: BoardApp, serve: Callable[[BoardApp], Server]
+) -> None:
+    app.catalogue.add_file(GALLERY)
+    with open_page(browser, tour=True) as page:
+        page.goto(f"{serve(app).url}#/run/tiny-pressure-2")
+        page.wait_for_selector(".tour >> text=Play")
+        page.evaluate("__viz.clock.byHand()")
+        page.keyboard.press("Space")
+        page.evaluate("__viz.clock.turn(300)")
+        page.keyboard.press("End")
+        page.evaluate("__viz.clock.turn(9000)")
+        at_step(page, 17)
+        page.click(".tour >> text=To the end")
+        page.wait_for_selector(".end-card")
+
+
 GALLERY = Path(__file__).parents[2] / "minivllm" / "gallery" / "tiny-pressure.trace.jsonl"
 
 

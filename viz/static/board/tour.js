@@ -156,7 +156,8 @@ export class Tour {
     if (this.state === "playing") {
       const { step } = this.script.stops[this.target];
       if (player.step >= step) player.playing = false;
-      if (player.step >= step && player.beat === REST) this.#arrive();
+      if (player.step > step) this.#enter("stopped"); // the reader went on beyond: there they stay
+      else if (player.step === step && player.beat === REST) this.#arrive();
       else if (!player.playing && !player.motion) this.#enter("stopped"); // a key took over
       return true;
     }
