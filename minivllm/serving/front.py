@@ -59,6 +59,7 @@ PAGE_ENDPOINTS = (
     "export",
     "list_artifacts",
     "artifact",
+    "attention",
     "workbench_offers",
     "worksheet",
     "own_offers",

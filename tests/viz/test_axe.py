@@ -87,7 +87,7 @@ def test_what_opens_over_a_view_in_each_theme(browser: Browser, url: str, theme:
             page.evaluate("id => __viz.board.frame.toggle(id)", drawer)
             look(f"drawer {drawer}")
         page.evaluate("__viz.board.frame.closeDrawer()")
-        for panel in ("help", "find"):
+        for panel in ("help", "find", "printing"):
             page.evaluate("panel => __viz.board.open(panel)", panel)
             if panel == "find":
                 page.fill(".find", "evict")
@@ -95,6 +95,12 @@ def test_what_opens_over_a_view_in_each_theme(browser: Browser, url: str, theme:
         page.evaluate("__viz.board.close(); __viz.board.knobs.open()")
         page.wait_for_selector(".knob")
         look("knobs")
+        page.evaluate("__viz.board.close(); __viz.board.own.open()")
+        page.wait_for_selector(".own .knob")
+        page.evaluate(
+            "() => { __viz.board.own.wrong = {'request.1.own': 'row 1: got 0; allowed: 1'}; __viz.board.changed(); }"
+        )
+        look("own scenario, a field of it wrong")
         page.evaluate("__viz.board.close(); __viz.board.fail('It failed.', 'A cause.', true)")
         look("a red problem")
         page.evaluate("__viz.board.fail('It failed.', 'A cause.')")

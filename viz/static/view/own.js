@@ -24,14 +24,14 @@ export function ownPanel(board) {
       <button class="tool" type="button" @click=${() => download("own.toml", new Blob([own.fileText], { type: "application/toml" }))}>save as .toml</button></p>
     ${rows(own)}
     ${knobs(own)}
-    <footer><span class="notice" role="alert">${own.notice}</span>
-      <button class="primary" type="submit" ?disabled=${own.busy || !own.rows.length}>${own.busy ? "It runs …" : "Run"}</button></footer>
+    <div class="foot"><span class="notice" role="alert">${own.notice}</span>
+      <button class="primary" type="submit" ?disabled=${own.busy || !own.rows.length}>${own.busy ? "It runs …" : "Run"}</button></div>
   </form>`);
 }
 
 function rows(own) {
   const names = namesOf(own.rows);
-  return html`<div class="scrolls"><table class="own-rows"><thead><tr><th scope="col">request</th>${FIELDS.map((name) => html`<th scope="col">${HEADS[name]}</th>`)}<th></th></tr></thead>
+  return html`<div class="scrolls"><table class="own-rows"><thead><tr><th scope="col">request</th>${FIELDS.map((name) => html`<th scope="col">${HEADS[name]}</th>`)}<td></td></tr></thead>
     <tbody>${own.rows.map((row, i) => html`<tr>
       <th scope="row">${names[i]}</th>
       ${FIELDS.map((name) => cell(own, row, i, name))}
