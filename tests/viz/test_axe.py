@@ -98,7 +98,8 @@ def test_what_opens_over_a_view_in_each_theme(browser: Browser, url: str, theme:
         page.evaluate("__viz.board.close(); __viz.board.own.open()")
         page.wait_for_selector(".own .knob")
         page.evaluate(
-            "() => { __viz.board.own.wrong = {'request.1.own': 'row 1: got 0; allowed: 1'}; __viz.board.changed(); }"
+            "__viz.board.own.wrong = {'request.1.own': 'row 1: got 0; allowed: 1'};"
+            "__viz.board.changed()"
         )
         look("own scenario, a field of it wrong")
         page.evaluate("__viz.board.close(); __viz.board.fail('It failed.', 'A cause.', true)")
