@@ -74,6 +74,7 @@ class Export:
             "label": pack.run.label,
             "script": pack.run.tour() if self._steps is None else None,  # it leads to all steps
             "trace": f"trace-{number}",
+            "gallery": pack.run.gallery,
             "file": {
                 "name": pack.run.file,
                 "made": header["created"],

@@ -236,4 +236,5 @@ def describe_run(run: Run) -> dict[str, Any]:
         header = run.header()
     except TraceError as error:
         return {**about, "error": str(error)}
-    return {**about, "epoch": header["run_id"], "tour": run.tour() is not None, "header": header}
+    told = {"epoch": header["run_id"], "tour": run.tour() is not None, "header": header}
+    return {**about, **told, "gallery": run.gallery}

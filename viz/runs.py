@@ -24,6 +24,7 @@ from minivllm.trace.file import Trace, decode_event, parse_trace, read_trace
 from minivllm.trace.fold import apply, forget_finished, new_state, to_json
 from minivllm.trace.front import Front
 from minivllm.trace.front import apply as apply_to_front
+from minivllm.trace.gallery import entry_of, name_of
 from minivllm.trace.hues import Hues
 from minivllm.trace.log import Life, TraceLog
 from minivllm.trace.words import join, knob_value
@@ -56,6 +57,11 @@ class Run(Protocol):
     @property
     def file(self) -> str:
         """The name of the file that it was read from; of a run in memory, what it is instead."""
+        ...
+
+    @property
+    def gallery(self) -> dict[str, str] | None:
+        """What the gallery's index tells a reader of it; None of a run that is not one of those."""
         ...
 
     def epoch(self) -> str:
@@ -122,6 +128,10 @@ class RecordedRun:
     def file(self) -> str:
         return self.path.name
 
+    @property
+    def gallery(self) -> dict[str, str] | None:
+        return entry.about if (entry := entry_of(self.path)) is not None else None
+
     def epoch(self) -> str:
         return self._load().header.run_id
 
@@ -184,6 +194,8 @@ class LiveRun:
         self.lesson = ""
         self.log = log
         self.kind = kind
+
+    gallery = None
 
     @property
     def file(self) -> str:
@@ -293,7 +305,7 @@ def find_request(run: Run, request_id: str) -> dict[str, Any] | None:
 
 def run_name(path: Path) -> str:
     """``gallery/tiny-pressure.trace.jsonl.gz`` → ``tiny-pressure``."""
-    return path.name.split(".")[0] or "run"
+    return name_of(path).split(".")[0] or "run"
 
 
 class Catalogue:

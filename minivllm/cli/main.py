@@ -23,6 +23,7 @@ from minivllm.cli import (
     compare,
     demo,
     fork,
+    gallery,
     generate,
     replay,
     serve,
@@ -87,7 +88,8 @@ for command in (
     compare.compare,
 ):
     app.command(command.__name__, cls=HelpByTopic)(interruptible(command))
-for name, group in (("trace", trace.app), ("bench", bench.app), ("admin", admin.app)):
+GROUPS = {"trace": trace.app, "gallery": gallery.app, "bench": bench.app, "admin": admin.app}
+for name, group in GROUPS.items():
     for info in group.registered_commands:
         assert info.callback is not None
         info.callback, info.cls = interruptible(info.callback), HelpByTopic

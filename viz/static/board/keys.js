@@ -67,6 +67,7 @@ function actionFor(board, event, root) {
     m: () => board.nextTheme(),
     n: () => board.lessons.toggle(),
     o: () => board.chooseFile(),
+    r: () => board.open("runs"),
     w: () => board.open("breaks"),
     x: () => board.knobs.open(),
     ".": () => board.breaks.go(1),

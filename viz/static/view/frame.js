@@ -74,9 +74,18 @@ function runPicker(board) {
   const runs = board.runs.filter((run) => !run.lesson || run.id === board.run?.id);
   if (runs.length < 2) return html`<span class="run-name">${called(board.run)}</span>`;
   return html`<label class="picker"><span class="hidden">run</span><select
-    .value=${board.run?.id ?? ""} @change=${(event) => board.openRun(event.target.value)}>
+    .value=${board.run?.id ?? ""} @change=${(event) => pickRun(board, event.target)}>
     ${runs.map((run) => html`<option value=${run.id} ?selected=${run.id === board.run?.id}>${called(run)}</option>`)}
+    <option value=${ALL}>all runs (R) …</option>
   </select></label>`;
+}
+
+const ALL = "?"; // no run is called so
+
+function pickRun(board, select) {
+  if (select.value !== ALL) return board.openRun(select.value);
+  select.value = board.run?.id ?? "";
+  return board.open("runs");
 }
 
 // A simulated run is told from the others by the knobs that were changed for it.

@@ -13,6 +13,7 @@ import { ownPanel } from "#view/own.js";
 import { printingPanel } from "#view/printing.js";
 import { findPanel, helpPanel, problemPanel, tablesPanel, whyPanel } from "#view/panels.js";
 import { rail, railTab } from "#view/rail.js";
+import { runsPanel } from "#view/runs.js";
 import { theme } from "#view/theme.js";
 import "#view/scrub.js";
 import "#view/token.js";
@@ -43,6 +44,7 @@ export function page(board) {
     ${board.panel === "own" ? ownPanel(board) : nothing}
     ${board.panel === "printing" ? printingPanel(board) : nothing}
     ${board.panel === "more" ? morePanel(board) : nothing}
+    ${board.panel === "runs" ? runsPanel(board) : nothing}
     ${board.panel === "tables" ? tablesPanel(board) : nothing}`;
 }
 

@@ -110,6 +110,7 @@ const KEYS = [
   ["[ ]", "slower, faster"],
   ["G", "go to a step"],
   ["N", "the lessons, at the left edge"],
+  ["R", "the runs that are here, and what there is to see in each"],
   ["O", "open a trace file, or drop one on the page; it is read here and sent nowhere"],
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
@@ -171,6 +172,7 @@ export function helpPanel(board) {
         board.predict.toggle();
       }}>Predict</button>
       <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button>
+      <button class="tool" @click=${() => board.open("runs")}>All runs</button>
       ${exportLink(board)}</p>
       ${board.origin ? html`<p class="quiet">${NO_SERVER} ${board.origin}</p>` : nothing}</section>
   </div>`);
