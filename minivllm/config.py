@@ -13,8 +13,9 @@ from typing import Any
 
 from minivllm.errors import ConfigError
 
-DTYPES = ("auto", "float32", "bfloat16")
-ATTENTION_BACKENDS = ("auto", "torch", "triton")
+DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("auto", "none", "q4")
+ATTENTION_BACKENDS = ("auto", "torch", "native", "triton")
 POLICIES = ("fcfs", "priority")
 ADMISSIONS = ("full", "strict")
 BATCHINGS = ("continuous", "static")
@@ -79,10 +80,16 @@ class ModelConfig:
     model: str = "smollm2-135m"
     """Alias, directory with safetensors, ``.gguf`` file, or hub id."""
     dtype: str = "auto"
-    """``float32`` | ``bfloat16`` | ``auto`` (bfloat16 on a GPU, float32 on a CPU)."""
+    """``float32`` (exact: a token does not depend on who shares its batch) | ``bfloat16`` |
+    ``float16`` | ``auto`` (bfloat16 on a GPU, float32 on a CPU) | ``fast`` (as ``auto``, but
+    bfloat16 on a CPU, too, if that is faster in it: measured at the start)."""
+    quantization: str = "auto"
+    """``auto``: where the checkpoint's matrices are 4 bit (GGUF's Q4_0, Q4_1), a CPU computes with
+    these while a batch has few tokens. ``none``: never. ``q4``: refuse to start without."""
     attention_backend: str = "auto"
-    """``torch`` | ``triton`` | ``auto`` (triton on a GPU, torch on a CPU): whose kernels compute
-    attention and the operations between the matrix products."""
+    """``torch`` | ``native`` | ``triton`` | ``auto`` (triton on a GPU; on a CPU native for bfloat16
+    where there is a C compiler, else torch): whose kernels compute attention and the operations
+    between the matrix products."""
     enforce_eager: bool = False
     """On a GPU: launch every kernel of a decode step from Python instead of replaying a recorded
     CUDA graph."""
@@ -97,6 +104,7 @@ class ModelConfig:
         if not isinstance(self.model, str) or not self.model:
             raise ConfigError("model", self.model, "an alias, a path or a hub id")
         _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("quantization", self.quantization, QUANTIZATIONS)
         _check_choice("attention_backend", self.attention_backend, ATTENTION_BACKENDS)
         _check_bool("enforce_eager", self.enforce_eager)
         if self.max_model_len is not None:

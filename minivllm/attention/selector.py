@@ -11,20 +11,25 @@ import importlib.util
 import torch
 
 from minivllm.attention.metadata import AttentionBackend
+from minivllm.attention.native_backend import DIMS, MOST_ROWS, NativeAttention
 from minivllm.attention.torch_backend import TorchAttention
 from minivllm.errors import ConfigError, MissingExtraError
 from minivllm.models.operators import Operators, TorchOperators
+from minivllm.models.spec import ModelSpec
+from minivllm.native.build import library
+from minivllm.native.operators import NativeOperators
 
 
 def select_kernels(name: str, device: torch.device) -> tuple[AttentionBackend, Operators]:
-    """``name``: ``torch`` | ``triton`` | ``auto``, which is Triton on a GPU where it is installed.
+    """``name``: ``torch`` | ``triton`` | ``auto``, which is Triton on a GPU where it is installed;
+    ``native`` is torch's until the model is known (:func:`select_native`).
 
     Raises ConfigError for Triton without a GPU or interpreter, MissingExtraError without Triton.
     """
     installed = importlib.util.find_spec("triton") is not None
     if name == "auto":
         name = "triton" if device.type == "cuda" and installed else "torch"
-    if name == "torch":
+    if name in ("torch", "native"):
         return TorchAttention(), TorchOperators()
     if not installed:
         raise MissingExtraError(
@@ -44,3 +49,31 @@ def select_kernels(name: str, device: torch.device) -> tuple[AttentionBackend, O
     from minivllm.attention.triton_backend import TritonAttention
 
     return TritonAttention(device), TritonOperators()
+
+
+def select_native(
+    name: str, spec: ModelSpec, dtype: torch.dtype
+) -> tuple[AttentionBackend, Operators] | None:
+    """The compiled kernels, for a model on a CPU: with ``auto`` and ``native``, where they fit it.
+
+    Raises ConfigError where ``native`` was asked for and cannot be had.
+    """
+    if name not in ("auto", "native"):
+        return None
+    fits = dtype == torch.bfloat16 and spec.head_dim in DIMS and _share(spec) <= MOST_ROWS
+    found = library() if fits else None
+    if found is not None:
+        return NativeAttention(found, spec.num_heads, spec.num_kv_heads), NativeOperators(found)
+    if name == "auto":
+        return None
+    heads = " | ".join(map(str, DIMS))
+    raise ConfigError(
+        "attention_backend",
+        name,
+        f"torch | auto here: native needs a C compiler (cc), dtype bfloat16 (it is {dtype}) and "
+        f"heads of {heads} numbers (they have {spec.head_dim})",
+    )
+
+
+def _share(spec: ModelSpec) -> int:
+    return spec.num_heads // spec.num_kv_heads

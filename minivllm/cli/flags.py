@@ -19,6 +19,7 @@ from minivllm.config import (
     DTYPES,
     KV_MANAGERS,
     POLICIES,
+    QUANTIZATIONS,
     RESERVES,
     ROUTING_POLICIES,
     TRACE_LEVELS,
@@ -77,17 +78,30 @@ FLAGS = (
         str,
         "--dtype",
         _MODEL,
-        "Numbers of weights and KV cache: float32 (exact, the reference), bfloat16 (half the "
-        "memory; the last bits then depend on the batch), or auto (bfloat16 on a GPU).",
+        "Numbers of weights and KV cache: float32 (exact, the reference), bfloat16 or float16 "
+        "(half the memory; the last bits then depend on the batch), auto (bfloat16 on a GPU, else "
+        "float32), or fast (bfloat16 on a CPU, too, if it is faster in that, measured at the "
+        "start: three times as fast or more).",
         metavar="|".join(DTYPES),
+    ),
+    Flag(
+        "quantization",
+        str,
+        "--quantization",
+        _MODEL,
+        "auto: where the file's own matrices are 4 bit (Q4_0, Q4_1) and the dtype is bfloat16, a "
+        "CPU computes with these while a batch has at most 4 tokens, which is three times as fast "
+        "and takes a third more memory. none: never. q4: refuse to start without.",
+        metavar="|".join(QUANTIZATIONS),
     ),
     Flag(
         "attention_backend",
         str,
         "--attention-backend",
         _MODEL,
-        "Whose kernels compute attention and norms: torch, triton (needs an NVIDIA GPU; or set "
-        "TRITON_INTERPRET=1, which runs them as slow Python), or auto (triton on a GPU).",
+        "Whose kernels compute attention and norms: torch, native (bfloat16 on a CPU; compiled "
+        "with cc at the first start), triton (needs an NVIDIA GPU; or set TRITON_INTERPRET=1, "
+        "which runs them as slow Python), or auto (triton on a GPU; else native where it can be).",
         metavar="|".join(ATTENTION_BACKENDS),
     ),
     Flag(

@@ -31,7 +31,7 @@ class UniprocExecutor:
             "dtype": str(self.worker.dtype).removeprefix("torch."),
             "device": self.worker.device.type,
             "threads": torch.get_num_threads(),
-            "kernel_path": self.worker.backend.name,
+            "kernel_path": self.worker.kernel_path,
             "fidelity": "live",
         }
 

@@ -37,6 +37,10 @@ class CausalLM(nn.Module):
             if spec.tie_word_embeddings
             else empty_parameter(spec.vocab_size, spec.hidden_size)
         )
+        self.head: Callable[[torch.Tensor], torch.Tensor] | None = None
+        """Who multiplies by ``lm_head``, if that is packed (``packed.py``)."""
+        self.kernels, self.has_int4 = "", False
+        """Whose matrix products, for the trace's header; empty: torch's. Is 4 bit among them?"""
 
     def use(self, ops: Operators) -> None:
         """Who computes what is between the matrix products, from now on; torch, unless said."""
@@ -66,7 +70,9 @@ class CausalLM(nn.Module):
 
         The head is the largest matrix of a small model, so only those rows are passed in.
         """
-        return F.linear(self.norm(hidden), self.lm_head).float()  # (num_rows, vocab)
+        normed = self.norm(hidden)
+        logits = F.linear(normed, self.lm_head) if self.head is None else self.head(normed)
+        return logits.float()  # (num_rows, vocab)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Copy a checkpoint's tensors (Hugging Face names) into the parameters, part by part.

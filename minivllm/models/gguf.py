@@ -1,7 +1,7 @@
 """A model in a GGUF file: its numbers as a ModelSpec, its tensors under Hugging Face's names.
 
-Counterpart in vLLM: ``vllm/model_executor/model_loader/gguf_loader.py``. Left out: running on the
-packed weights (they are unpacked on loading), files split in several.
+Counterpart in vLLM: ``vllm/model_executor/model_loader/gguf_loader.py``. Left out: files split in
+several.
 
 For Llama, llama.cpp turns neighbouring pairs (2i, 2i + 1) of a head where Hugging Face turns
 (i, i + dim/2), so its converter re-orders the rows of Q and K. :func:`undo_permutation` puts them
@@ -11,13 +11,14 @@ back. Qwen's are left as they are.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minivllm.errors import ModelFileError, UnsupportedModelError
-from minivllm.models.gguf_file import GGUFFile
+from minivllm.models.gguf_file import GGUFFile, Groups
 from minivllm.models.registry import find, gguf_names
 from minivllm.models.spec import ModelSpec
 
@@ -120,18 +121,32 @@ class GGUFCheckpoint:
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, one at a time, so that only one is in memory unpacked."""
-        architecture = find(self.spec.architecture)
-        in_layer = {**_IN_LAYER, **architecture.gguf_tensors}
-        for name in self.file.tensors:
-            if name == ROPE_FREQS:
-                continue
-            tensor = self.file.load(name)
-            target = _name_in_hf(name, in_layer)
-            if architecture.gguf_permuted and (".q_proj." in target or ".k_proj." in target):
-                heads = self.spec.num_heads if ".q_proj." in target else self.spec.num_kv_heads
-                if tensor.shape[0] == heads * self.spec.head_dim:  # else the model refuses it
-                    tensor = undo_permutation(tensor, heads)
-            yield target, tensor
+        for target, name in self._names().items():
+            yield target, self._in_hf_order(target, self.file.load(name))
+
+    def groups(self, target: str) -> Groups | None:
+        """The matrix of this name (Hugging Face's) in the file's own 4-bit groups, rows in the
+        order of ``weights``. None if the file has it in another type."""
+        name = self._names().get(target)
+        groups = None if name is None else self.file.groups(name)
+        return None if groups is None else groups.map(partial(self._in_hf_order, target))
+
+    def _names(self) -> dict[str, str]:
+        """Hugging Face's name → the file's."""
+        in_layer = {**_IN_LAYER, **find(self.spec.architecture).gguf_tensors}
+        return {
+            _name_in_hf(name, in_layer): name for name in self.file.tensors if name != ROPE_FREQS
+        }
+
+    def _in_hf_order(self, target: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows of Q and K as Hugging Face has them; all else as it is."""
+        permuted = find(self.spec.architecture).gguf_permuted
+        if not permuted or not (".q_proj." in target or ".k_proj." in target):
+            return tensor
+        heads = self.spec.num_heads if ".q_proj." in target else self.spec.num_kv_heads
+        if tensor.shape[0] != heads * self.spec.head_dim:  # the model refuses it
+            return tensor
+        return undo_permutation(tensor, heads)
 
 
 def _name_in_hf(name: str, in_layer: dict[str, str]) -> str:

@@ -31,6 +31,31 @@ SUPPORTED = (
 )
 
 
+GROUP_SIZE = 32
+"""Numbers that share a scale, in every type unpacked here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """A matrix (rows, cols) as the file has it: ``code * scale + minimum``, group by group."""
+
+    codes: torch.Tensor
+    """(rows, cols) uint8, 0 … 15"""
+    scale: torch.Tensor
+    """(rows, cols / 32) float32"""
+    minimum: torch.Tensor
+    """(rows, cols / 32) float32"""
+
+    def dense(self) -> torch.Tensor:
+        """(rows, cols) float32"""
+        wide = self.codes.view(*self.scale.shape, GROUP_SIZE).float()
+        return (wide * self.scale[..., None] + self.minimum[..., None]).view(self.codes.shape)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Groups:
+        """With ``change``, which re-orders rows, done to all three."""
+        return Groups(change(self.codes), change(self.scale), change(self.minimum))
+
+
 @dataclass(frozen=True, slots=True)
 class GGUFTensor:
     """A tensor's entry in the file's directory."""
@@ -140,6 +165,14 @@ class GGUFFile:
 
     # --- tensors ---------------------------------------------------------------------------------
 
+    def groups(self, name: str) -> Groups | None:
+        """The tensor as 4-bit codes, where its type is one that can be written so exactly."""
+        tensor = self.tensors[name]
+        if tensor.type_id not in GROUPED or len(tensor.shape) != 2:
+            return None
+        raw = self._data[tensor.start : tensor.start + tensor.num_bytes]
+        return GROUPED[tensor.type_id](torch.from_numpy(raw.copy()), tensor.shape)
+
     def load(self, name: str) -> torch.Tensor:
         """The tensor, unpacked: float32 (float16 and bfloat16 stay what they are)."""
         tensor = self.tensors[name]
@@ -176,9 +209,13 @@ def _block_layout(type_id: int, where: str) -> tuple[int, int]:
 # --- unpacking: blocks of 32 numbers share a scale (and, in Q4_1, a minimum) ----------------------
 
 
+def _codes(packed: torch.Tensor) -> torch.Tensor:
+    """(blocks, 16) bytes → (blocks, 32) codes 0 … 15: all low halves, then all high ones."""
+    return torch.cat((packed & 15, packed >> 4), dim=1)
+
+
 def _nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """(blocks, 16) bytes → (blocks, 32) numbers 0 … 15: all low halves, then all high ones."""
-    return torch.cat((packed & 15, packed >> 4), dim=1).float()
+    return _codes(packed).float()
 
 
 def _half(two_bytes: torch.Tensor) -> torch.Tensor:
@@ -210,3 +247,38 @@ FORMATS: dict[int, tuple[int, int, Callable[[torch.Tensor], torch.Tensor]]] = {
     30: (1, 2, lambda raw: raw.view(torch.bfloat16)),
 }
 """The file format's number of a type → (numbers per block, bytes per block, unpacking)."""
+
+
+# --- the same blocks as 4-bit codes, for kernels that compute with them ---------------------------
+
+
+def _groups_q4_0(raw: torch.Tensor, shape: tuple[int, ...]) -> Groups:
+    blocks, by_group = raw.view(-1, 18), (shape[0], -1)
+    scale = _half(blocks[:, :2]).view(by_group)
+    return Groups(_codes(blocks[:, 2:]).view(shape), scale, -8 * scale)
+
+
+def _groups_q4_1(raw: torch.Tensor, shape: tuple[int, ...]) -> Groups:
+    blocks, by_group = raw.view(-1, 20), (shape[0], -1)
+    scale, minimum = _half(blocks[:, :2]).view(by_group), _half(blocks[:, 2:4]).view(by_group)
+    return Groups(_codes(blocks[:, 4:]).view(shape), scale, minimum)
+
+
+def _groups_q8_0(raw: torch.Tensor, shape: tuple[int, ...]) -> Groups:
+    """Eight bits are two times four: with code = 16 · high + low, W · x is [high | low] · [x | x],
+    each half with a scale of its own. The matrix comes out twice as wide as ``shape``."""
+    blocks, by_group = raw.view(-1, 34), (shape[0], -1)
+    scale = _half(blocks[:, :2]).view(by_group)
+    codes = (blocks[:, 2:] ^ 128).reshape(shape)  # −128 … 127 → 0 … 255
+    return Groups(
+        torch.cat((codes >> 4, codes & 15), dim=1),
+        torch.cat((16 * scale, scale), dim=1),
+        torch.cat((-128 * scale, torch.zeros_like(scale)), dim=1),
+    )
+
+
+GROUPED: dict[int, Callable[[torch.Tensor, tuple[int, ...]], Groups]] = {
+    2: _groups_q4_0,
+    3: _groups_q4_1,
+    8: _groups_q8_0,
+}

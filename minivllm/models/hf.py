@@ -56,6 +56,9 @@ class HFCheckpoint:
                     f"{path} is not a whole safetensors file: {error}. Fetch it again"
                 ) from None
 
+    def groups(self, target: str) -> None:
+        """No matrix here is quantised."""
+
     def _files(self) -> list[Path]:
         """The shards that the index names, or else the one file."""
         if (self.directory / INDEX).is_file():

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import torch
 
-from minivllm.errors import ModelFileError, UnsupportedModelError
+from minivllm.errors import ConfigError, ModelFileError, UnsupportedModelError
 from minivllm.models.causal_lm import CausalLM
+from minivllm.models.cpu_linear import bfloat16_pays
 from minivllm.models.gguf import GGUFCheckpoint
 from minivllm.models.hf import HFCheckpoint
+from minivllm.models.packed import pack
 from minivllm.models.registry import find
 from minivllm.models.source import ModelSource
 
@@ -22,14 +24,22 @@ in a header must not allocate what no file could fill."""
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` is float32 on a CPU, where it is exact and fast, and bfloat16 on a GPU."""
-    if dtype == "auto":
-        dtype = "float32" if device.type == "cpu" else "bfloat16"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    """``auto`` is float32 on a CPU, where it is exact, and bfloat16 on a GPU; ``fast`` is bfloat16
+    on a CPU, too, if that is faster in it (measured)."""
+    if dtype in ("auto", "fast"):
+        narrow = device.type != "cpu" or (dtype == "fast" and bfloat16_pays())
+        dtype = "bfloat16" if narrow else "float32"
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[dtype]
 
 
-def load_model(source: ModelSource, dtype: str, device: torch.device) -> CausalLM:
-    """Read a model. ``dtype``: ``auto`` | ``float32`` | ``bfloat16``.
+def load_model(
+    source: ModelSource, dtype: str, device: torch.device, quantization: str = "none"
+) -> CausalLM:
+    """Read a model. ``dtype`` and ``quantization``: see ``ModelConfig``.
 
     Raises UnsupportedModelError (it lists what is supported) or ModelFileError.
     """
@@ -56,7 +66,21 @@ def load_model(source: ModelSource, dtype: str, device: torch.device) -> CausalL
             f"{source.path}: {error}. It is not whole, or its configuration is another model's. "
             "Fetch it again"
         ) from None
+    if device.type == "cpu" and model.embed_tokens.dtype != torch.float32:
+        with torch.inference_mode():
+            pack(model, checkpoint.groups if quantization != "none" else _nothing)
+    if quantization == "q4" and not model.has_int4:
+        raise ConfigError(
+            "quantization",
+            quantization,
+            "auto | none here: q4 needs a checkpoint with Q4_0 or Q4_1 matrices, a CPU, dtype "
+            "bfloat16, and a torch whose 4-bit kernel works",
+        )
     return model
+
+
+def _nothing(target: str) -> None:
+    """No groups of any matrix."""
 
 
 def open_checkpoint(source: ModelSource) -> GGUFCheckpoint | HFCheckpoint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from minivllm.attention.selector import select_kernels
+from minivllm.attention.selector import select_kernels, select_native
 from minivllm.config import HOST_KV_CACHE_MEMORY, EngineConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
@@ -29,7 +29,11 @@ class Worker:
         self.device = _device(config.parallel.data_parallel_rank)
         # Before the weights are read: a refusal should not take as long as they do.
         self.backend, operators = select_kernels(config.model.attention_backend, self.device)
-        self.model = load_model(source, config.model.dtype, self.device)
+        self.model = load_model(source, config.model.dtype, self.device, config.model.quantization)
+        if self.device.type == "cpu":
+            name = config.model.attention_backend
+            native = select_native(name, self.model.spec, self.dtype)
+            self.backend, operators = native or (self.backend, operators)
         self.model.use(operators)
         self.runner = ModelRunner(
             self.model,
@@ -52,6 +56,11 @@ class Worker:
     def graph_sizes(self) -> list[int]:
         """Batch sizes of the recorded decode steps; none on a CPU."""
         return self.runner.graphs.sizes if self.runner.graphs is not None else []
+
+    @property
+    def kernel_path(self) -> str:
+        """Whose kernels run, and by what they are chosen."""
+        return ", ".join(filter(None, (self.backend.name, self.model.kernels)))
 
     def _max_model_len(self) -> int:
         trained = self.model.spec.max_model_len

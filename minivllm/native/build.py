@@ -1,0 +1,108 @@
+"""Compile ``kernels.c`` for this machine's CPU, once, and load it.
+
+It takes a second; the library stays in the cache directory under a name made from the source, the
+flags and the CPU, so another machine with the same home directory has one of its own. Whatever
+goes wrong (no compiler, a read-only disk, a wrong number in :func:`_check`), the answer is None,
+and torch's operators run: they are slower, not different. Counterpart in vLLM: ``csrc/cpu/``, which
+is compiled when the package is built.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from minivllm.models.source import cache_dir
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
+"""Sums may be re-ordered, which vectors need; NaN and infinity stay what they are. The library is
+not linked with OpenMP's: it finds the one that torch has loaded, and so shares its threads."""
+if platform.machine() in ("x86_64", "AMD64"):  # else gcc takes half of a register that is there
+    FLAGS.append("-mprefer-vector-width=512")
+TIMEOUT_S = 60.0
+
+_POINTER, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+SIGNATURES = {
+    "rms_norm": [_POINTER] * 5 + [_INT] * 3 + [_FLOAT, _THREADS],
+    "silu_mul": [_POINTER] * 2 + [_INT] * 2 + [_THREADS],
+    "rotate": [_POINTER] * 4 + [_INT] * 4 + [_THREADS],
+    "store": [_POINTER] * 5 + [_INT] * 4,
+    "paged_attention": [_POINTER] * 5 + [_INT] + [_POINTER] * 3 + [_INT] * 6 + [_THREADS],
+}
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The loaded library, or None. ``MINIVLLM_NATIVE=0`` says None, too."""
+    if os.environ.get("MINIVLLM_NATIVE") == "0":
+        return None
+    try:
+        loaded = ctypes.CDLL(str(_built()))
+        for name, arguments in SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = arguments, None
+        _check(loaded)
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
+        log.info("no native kernels, torch's operators are used: %s", error)
+        return None
+    return loaded
+
+
+def _built() -> Path:
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise RuntimeError("there is no C compiler")
+    text = SOURCE.read_bytes()
+    of = (text, " ".join(FLAGS).encode(), _cpu().encode())
+    name = hashlib.sha256(b"\0".join(of)).hexdigest()[:16]
+    target = cache_dir() / "native" / f"kernels-{name}.so"
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        unlinked, made = f"{work}/kernels.o", Path(work) / "kernels.so"
+        for step in (
+            [compiler, "-c", *FLAGS, str(SOURCE), "-o", unlinked],
+            [compiler, "-shared", unlinked, "-o", str(made), "-lm"],
+        ):
+            done = subprocess.run(step, capture_output=True, text=True, timeout=TIMEOUT_S)
+            if done.returncode:
+                raise RuntimeError(f"{compiler} says: {done.stderr.strip()[:300]}")
+        made.replace(target)  # other processes see no file or the whole file
+    return target
+
+
+def _cpu() -> str:
+    """What ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _check(loaded: ctypes.CDLL) -> None:
+    """A norm as torch has it; raises RuntimeError. Catches a library that is for another CPU's
+    number format or compiler's ways, not a wrong kernel: for that there are tests."""
+    x = torch.linspace(-2, 2, 64, dtype=torch.bfloat16)
+    out, weight = torch.empty_like(x), torch.ones_like(x)
+    pointers = out.data_ptr(), None, x.data_ptr(), None, weight.data_ptr()
+    loaded.rms_norm(*pointers, 1, 64, 64, 1e-5, 1)
+    expected = x.float() / x.float().square().mean().sqrt()
+    if not torch.allclose(out.float(), expected, rtol=0.01, atol=0.01):
+        raise RuntimeError("the compiled norm is wrong")
