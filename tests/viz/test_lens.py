@@ -165,7 +165,7 @@ def test_matrix_and_heads_choose_what_is_read(page: Page, url: str) -> None:
     page.mouse.click(box["x"] + 36 + 3.5 * cell["w"], box["y"] + 32 + 0.5 * cell["h"])
     page.wait_for_url("**query=12**")
     page.wait_for_selector(".reads.here")
-    assert page.locator(".key.query").get_attribute("data-key") == "12"
+    assert page.locator(".key.query").get_attribute("data-position") == "12"
     assert page.locator(".key.later").count() == 2
     page.focus("vz-heads")
     page.keyboard.press("Enter")

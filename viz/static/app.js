@@ -315,8 +315,9 @@ function pointAt(event) {
   if (event.target.closest("vz-strip, vz-pool, vz-budget, vz-tables, vz-queue, vz-prefixes")) return;
   if (event.type === "focusin" && !event.target.matches(":focus-visible")) return;
   if (!element) return board.focus.point(null);
-  const { req, block } = element.dataset;
-  board.focus.point(req ? { req } : { block: Number(block) });
+  const { req, block, position } = element.dataset;
+  const token = position === undefined ? {} : { position: Number(position), block: block === undefined ? undefined : Number(block) };
+  board.focus.point(req ? { req, ...token } : { block: Number(block) });
 }
 
 // For tests: the state at a step, the scene, and time by hand.

@@ -38,7 +38,7 @@ export function aboutToken(about, { req, position }, requestWhy) {
     life: passes.map(({ step: k, what }) => ({ step: k, text: PASS[what] })),
     begins: store.firstStep,
     since: null,
-    next: nextPass(store, passes, step, r),
+    next: computed && passes.every((pass) => pass.step <= step) ? null : nextPass(store, passes, step, r),
     event: events.find((event) => event.req === req && (event.kind === "req.token" ? token.sampled === step : event.kind === "sched.grant" && grant)) ?? null,
   };
 }

@@ -27,7 +27,7 @@ export function whyPanel(board, card) {
         @click=${(event) => {
           event.preventDefault();
           board.frame.show(view.id);
-        }}>${view.title}</a>`)}</nav>
+        }}>${view.short ?? view.title}</a>`)}</nav>
       <button class="tool" aria-label="close (Esc)" @click=${() => board.frame.closeCard()}>✕</button></header>
     <dl>
       <dt>Now</dt><dd>${visible(card.now)}${card.fields?.length ? html`<ul class="fields">${card.fields.map(([name, value]) => html`<li><code>${name}</code> ${visible(value)}</li>`)}</ul>` : nothing}</dd>

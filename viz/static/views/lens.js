@@ -164,6 +164,13 @@ class LensView {
     return board.changed();
   }
 
+  // Of what is under the pointer here, or of the token that is pointed at anywhere.
+  detail() {
+    const { hover } = this.board.focus;
+    if (this.words || hover?.position === undefined || !this.board.store?.config) return this.words;
+    return hover.req === this.req && this.places?.tokens[hover.position] ? this.keyWords(hover.position) : "";
+  }
+
   keyWords(position) {
     const { places, row } = this;
     const token = places.tokens[position];
@@ -216,7 +223,7 @@ class LensView {
       <h2>${req ? chip(board, req, board.hueOf(req), { flip: false }) : nothing}
         ${token ? html`<span>what <q>${visible(token.text)}</q> (token ${this.position + 1}) reads</span>` : html`<span>Attention lens</span>`}</h2>
       ${value ? this.#choices(value) : nothing}
-      ${others.length > 1 ? html`<p class="others"><span class="quiet">in this step, too:</span> ${others.filter((other) => other !== req).slice(0, 8).map((other) => chip(board, other, board.hueOf(other), { flip: false }))}</p>` : nothing}
+      ${others.length > 1 ? html`<p class="with-it"><span class="quiet">in this step, too:</span> ${others.filter((other) => other !== req).slice(0, 8).map((other) => chip(board, other, board.hueOf(other), { flip: false }))}</p>` : nothing}
       <p class="when">${recordedSteps(board)}
         ${req ? html`<button class="tool" aria-pressed=${this.why} @click=${() => (this.why ? this.closeCard() : board.frame.why({ req }))}>Why?</button>` : nothing}</p>
     </header>`;
@@ -316,12 +323,14 @@ const view = new LensView();
 register({
   id: "lens",
   title: "Attention lens",
+  short: "Lens",
   key: "a",
   named: false,
 
   mount(el, board) {
     Object.assign(view, { main: el, board });
     el.addEventListener("pointerleave", () => view.words && view.point(null));
+    el.addEventListener("pointerover", (event) => event.target.closest(".key") && (view.words = ""));
     el.addEventListener("focusout", (event) => event.target.matches("[data-cells]") && view.cursor && view.escape());
   },
 
@@ -329,7 +338,7 @@ register({
   resized: () => view.board.changed(),
   keys: (event) => view.keys(event),
   escape: () => view.escape(),
-  detail: () => view.words,
+  detail: () => view.detail(),
   says: () => (view.req && view.board.store?.config ? view.main.querySelector(".reads-what")?.textContent.trim() ?? "" : ""),
   table: () => lensTables(view),
   follows: ({ req }) => Boolean(req),

@@ -75,9 +75,8 @@ function keyCell(view, { position, text, query }, block, weight, share) {
   const looks = position === view.position;
   const later = position > view.position;
   const classes = [query ? "ran" : "", share === null ? "out" : "", own ? "looked" : "", looks ? "query" : "", later ? "later" : "", view.cursor === "tokens" && view.at === position ? "cell" : ""];
-  return html`<button class="key ${classes.filter(Boolean).join(" ")}" tabindex="-1" data-key=${position} data-block=${block}
+  return html`<button class="key ${classes.filter(Boolean).join(" ")}" tabindex="-1" data-req=${places.req} data-position=${position} data-block=${block}
     data-weight=${weight.toFixed(4)}
-    @pointerenter=${() => view.point(position)}
     @click=${() => board.focus.choose({ req: places.req, position })}
     ><b>${visible(text).trim() || "␣"}</b><i .style=${`--w:${share === null ? 0 : (share * 100).toFixed(1)}%`}></i><small>${later ? "–" : weight >= NUMBERED ? weightText(weight) : ""}</small></button>`;
 }
