@@ -2,7 +2,7 @@
 
 import { html } from "lit-html";
 
-import { dialog } from "#view/panels.js";
+import { dialog, exportLink } from "#view/panels.js";
 import { keyButton } from "#view/parts.js";
 
 // [what it does, its key, the word on its button, do it]. A tool that is not in the bar stands here.
@@ -23,6 +23,7 @@ export function tools(board) {
     ["picture and worksheet", "I", "print", () => board.printing.open()],
     ["predict: what will the next step do?", "Q", "predict", () => board.predict.toggle()],
     ["lessons", "N", "lessons", () => board.lessons.toggle()],
+    ["the runs that are here", "R", "runs", () => board.open("runs")],
     ["open a trace file", "O", "open a file", () => board.chooseFile()],
     ...(engines.length > 1 ? [["the next engine", "E", "next engine", () => board.nextEngine()]] : []),
     ...(engine.driver ? [["lead a class", "U", "class", () => board.open("class")]] : []),
@@ -44,5 +45,5 @@ export function morePanel(board) {
   return dialog(board, "Everything there is", html`<div class="more-tools">
     <h3>Views</h3><p>${frame.views.map((view) => button(lead(view, () => frame.show(view.id))))}</p>
     <h3>Drawers</h3><p>${frame.drawers.map((drawer) => button(lead(drawer, () => frame.toggle(drawer.id))))}</p>
-    <h3>Tools</h3><p>${tools(board).map(button)}</p></div>`);
+    <h3>Tools</h3><p>${tools(board).map(button)} ${exportLink(board)}</p></div>`);
 }

@@ -179,7 +179,7 @@ export function helpPanel(board) {
 }
 
 // The run that is open, and the one beside it, as a file that opens from disk.
-function exportLink({ run, pair }) {
+export function exportLink({ run, pair }) {
   if (!hasServer || !run || run.lives || run.error) return nothing;
   const beside = pair.on && !pair.b.run.lives ? pair.b.run.id : null;
   const words = beside ? "Export both runs as one file" : "Export this run as one file";
