@@ -27,9 +27,11 @@ export class ScrollCanvas extends CanvasElement {
   // A picture shows the whole list.
   paintOn(context) {
     const { scrolled } = this;
+    const { height } = this.spacer.style;
     this.scrolled = 0;
     super.paintOn(context);
     this.scrolled = scrolled;
+    this.spacer.style.height = height;
   }
 
   // As the last scroll event told it: to ask for it while drawing would cost a layout each time.
