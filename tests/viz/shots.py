@@ -1,7 +1,7 @@
 """Pictures of every view, for the eye: each theme and size, and the runs at the edge.
 
-    python -m viz.shots                          # into screenshots/, which git ignores
-    python -m viz.shots --view pool --run crowd  # only these
+    python -m tests.viz.shots                          # into screenshots/, which git ignores
+    python -m tests.viz.shots --view pool --run crowd  # only these
 
 A picture is called RUN-VIEW-STATE-THEME-WIDTH.png. Nothing is compared: open them and look hard
 (alignment, empty states, overflow, truncation, contrast). Views and drawers are those the page has.
