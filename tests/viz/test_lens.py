@@ -209,6 +209,26 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(page: Page, url: str) ->
     page.keyboard.press("Escape")
 
 
+@pytest.mark.parametrize(("theme", "size"), [(0, (1440, 900)), (1, (1024, 768)), (2, (390, 844))])
+def test_lens_is_fit_for_all_and_no_wider_than_the_screen(
+    browser: Browser, url: str, theme: int, size: tuple[int, int]
+) -> None:
+    from tests.viz.axe import load_axe, violations
+
+    with open_page(browser, size=size, reduced_motion="reduce") as page:
+        page.add_init_script(f"localStorage.setItem('minivllm.theme', '{theme}')")
+        page.goto(f"{url}#/run/lens/step/2/req/r2?view=lens&query=13")
+        page.wait_for_selector(".reads.here .key")
+        page.wait_for_selector(".matrix.here vz-weights")
+        load_axe(page)
+        found = violations(page, "lens")
+        page.evaluate("__viz.board.focus.choose({ req: 'r2', position: 3 })")
+        page.wait_for_selector(".key.looked")
+        found += violations(page, "lens, a token chosen")
+        assert [each for each in found if "page-has-heading-one" not in each] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 class LiveModel:
     """The small model behind an in-process client, as the dashboard asks for it."""
 

@@ -5,16 +5,16 @@
 import { html, nothing, render } from "lit-html";
 
 import { batchOf } from "#core/batch.js";
-import { blockOrigin, capturedSteps, isSink, kvHeadOf, missingWords, nearest, placesOf, readersWords, shades, weightText } from "#core/lens.js";
-import { lifeOf } from "#core/life.js";
-import { listed, plural } from "#core/reasons.js";
+import { blockOrigin, isSink, kvHeadOf, missingWords, placesOf, readersWords, shades, weightText } from "#core/lens.js";
+import { plural } from "#core/reasons.js";
 import { loadLens } from "#net/history.js";
-import { armBox, recordedSteps } from "#view/arming.js";
+import { recordedSteps } from "#view/arming.js";
 import { chip, hueClass, visible } from "#view/parts.js";
 import { register } from "#views/frame.js";
 import { cacheSection } from "#views/lens/cache.js";
 import { headsSection } from "#views/lens/heads.js";
 import { matrixSection } from "#views/lens/matrix.js";
+import { notHere, nothingRan } from "#views/lens/missing.js";
 import { lensTables } from "#views/lens/tables.js";
 
 const KEPT = 200; // answers of the server
@@ -202,12 +202,12 @@ class LensView {
 
   #body(req) {
     const { board } = this;
-    if (!req || !this.places) return this.#nothingRan(req);
+    if (!req || !this.places) return nothingRan(board, req);
     const missing = missingWords(board.store, board.step, req);
-    if (missing) return this.#missing(missing);
-    if (board.run.lives) return this.#missing({ what: "The worker’s arrays are not in the trace file.", cause: "" });
+    if (missing) return notHere(board, missing);
+    if (board.run.lives) return notHere(board, { what: "The worker’s arrays are not in the trace file.", cause: "" });
     const { row } = this;
-    if (row.state === "failed") return this.#missing({ what: `The attention of ${req} in step ${board.step} cannot be read.`, cause: row.words });
+    if (row.state === "failed") return notHere(board, { what: `The attention of ${req} in step ${board.step} cannot be read.`, cause: row.words });
     return html`<div class="lens-body">
       <div class="lens-left">${cacheSection(this)}${this.places.queries > 1 ? matrixSection(this) : nothing}</div>
       ${headsSection(this)}
@@ -240,21 +240,6 @@ class LensView {
       ${places.queries > 1 ? html`<label>query <select @change=${(event) => this.pickQuery(Number(event.target.value))}>
         ${places.tokens.slice(places.start).map(({ text, position }, i) => html`<option value=${i} ?selected=${i === this.query}>${position + 1} ${visible(text)}</option>`)}</select></label>` : nothing}
     </p>`;
-  }
-
-  // It ran nothing here: where it did, and what there is instead.
-  #nothingRan(req) {
-    const { board } = this;
-    const steps = req ? (lifeOf(board.store, req)?.columns ?? []).filter(({ ran }) => ran).map(({ step }) => step) : [];
-    const captured = [...capturedSteps(board.store).keys()];
-    const what = !req ? "No token ran in this step: nothing was read." : `No token of ${req} ran in step ${board.step}: it read nothing.`;
-    const went = steps.length ? `It ran in ${steps.length === 1 ? "step" : "steps"} ${listed(nearest(steps, board.step), 13)}${steps.length > 12 ? " …" : ""}.` : "";
-    return this.#missing({ what, cause: went, quiet: Boolean(captured.length) });
-  }
-
-  #missing({ what, cause, quiet = false }) {
-    return html`<div class="empty lens-missing"><p><b>${what}</b> ${cause}</p>
-      ${quiet && !this.board.isLive ? nothing : html`<p>${armBox(this.board)}</p>`}</div>`;
   }
 
   // --- keys ----------------------------------------------------------------------------------------
