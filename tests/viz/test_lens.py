@@ -91,7 +91,7 @@ def go(page: Page, url: str, place: str, step: int) -> None:
 
 def shown(page: Page) -> list[float]:
     """The weights as they stand in the cells."""
-    page.wait_for_selector(".reads.here .key")
+    page.wait_for_selector(".reads[data-state=here] .key")
     told = page.eval_on_selector_all(".key", "cells => cells.map(c => c.dataset.weight)")
     return [float(weight) for weight in told]
 
@@ -164,7 +164,7 @@ def test_matrix_and_heads_choose_what_is_read(page: Page, url: str) -> None:
     assert box is not None and cell["height"] <= box["height"] + 1
     page.mouse.click(box["x"] + 36 + 3.5 * cell["w"], box["y"] + 32 + 0.5 * cell["h"])
     page.wait_for_url("**query=12**")
-    page.wait_for_selector(".reads.here")
+    page.wait_for_selector(".reads[data-state=here]")
     assert page.locator(".key.query").get_attribute("data-position") == "12"
     assert page.locator(".key.later").count() == 2
     page.focus("vz-heads")
@@ -218,8 +218,8 @@ def test_lens_is_fit_for_all_and_no_wider_than_the_screen(
     with open_page(browser, size=size, reduced_motion="reduce") as page:
         page.add_init_script(f"localStorage.setItem('minivllm.theme', '{theme}')")
         page.goto(f"{url}#/run/lens/step/2/req/r2?view=lens&query=13")
-        page.wait_for_selector(".reads.here .key")
-        page.wait_for_selector(".matrix.here vz-weights")
+        page.wait_for_selector(".reads[data-state=here] .key")
+        page.wait_for_selector(".matrix[data-state=here] vz-weights")
         load_axe(page)
         found = violations(page, "lens")
         page.evaluate("__viz.board.focus.choose({ req: 'r2', position: 3 })")

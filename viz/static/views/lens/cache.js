@@ -14,7 +14,7 @@ export function cacheSection(view) {
   if (!weights) return html`<section class="reads"><p class="quiet">The weights are being fetched …</p></section>`;
   const scale = view.scaleOf(weights);
   const { shown, left, weight } = shownBlocks(places, weights, position);
-  return html`<section class="reads ${row.state}" aria-labelledby="reads-title">
+  return html`<section class="reads" data-state=${row.state} aria-labelledby="reads-title">
     <h3 id="reads-title">The cache it reads</h3>
     <p class="reads-what">${readWords(view)}</p>
     ${scaleLine(view, weights, scale)}

@@ -16,7 +16,7 @@ export function headsSection(view) {
   const { board, overview, metric } = view;
   const { value } = overview;
   const words = METRICS.find(([id]) => id === metric)[2];
-  return html`<section class="heads ${overview.state}" aria-labelledby="heads-title">
+  return html`<section class="heads" data-state=${overview.state} aria-labelledby="heads-title">
     <h3 id="heads-title">Layers × heads ${METRICS.map(([id, name]) => html`<button class="tool small" aria-pressed=${metric === id}
       @click=${() => {
         view.metric = id;

@@ -16,7 +16,7 @@ export function matrixSection(view) {
   if (places.cached) parts.push(`▨ ${plural(places.cached, "column")} taken over from the cache: no query of this step computed them`);
   if (places.start > places.cached) parts.push(`━ ${plural(places.start - places.cached, "column")} computed in its steps before`);
   if (places.start) parts.push("│ here this step’s tokens begin");
-  return html`<section class="matrix ${matrix.state}" aria-labelledby="matrix-title">
+  return html`<section class="matrix" data-state=${matrix.state} aria-labelledby="matrix-title">
     <h3 id="matrix-title">${plural(places.queries, "query", "queries")} × ${plural(places.keys, "key")} <span class="aside">${of}; each row to its own largest${summed(value)}</span></h3>
     <p class="quiet">${parts.join(" · ")}</p>
     ${value ? picture(view, value) : html`<p class="quiet">${matrix.state === "failed" ? matrix.words : "being fetched …"}</p>`}
