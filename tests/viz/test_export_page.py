@@ -140,6 +140,21 @@ def test_what_needs_a_server_says_so(page: Page, file: str) -> None:
     assert "This page is one file, without a server." in page.inner_text(".compare")
 
 
+def test_every_panel_opens_without_a_server_and_says_what_it_lacks(page: Page, file: str) -> None:
+    """A console error, a request or a breach of the page's policy would fail it."""
+    page.goto(f"{file}#/run/tiny-pressure/step/8/req/r4")
+    at_step(page, 8)
+    for panel in ("find", "tables", "breaks", "runs", "more", "help"):
+        page.evaluate("panel => __viz.board.open(panel)", panel)
+        assert page.locator(".dialog").count() == 1, panel
+        page.keyboard.press("Escape")
+    for key in ("v", "i", "n", "h", "a", "q"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        page.keyboard.press("Escape")
+    assert page.evaluate("window.pwned") is None
+
+
 def test_tour_leads_through_it_to_its_end_card(browser: Browser, file: str) -> None:
     with from_disk(browser, tour=True, reduced_motion="reduce") as page:
         page.goto(file)

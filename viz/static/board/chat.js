@@ -180,7 +180,6 @@ export class Chat {
     try {
       this.offers = await loadOffers();
     } catch (error) {
-      this.offers = null;
       this.notice = error.message;
     }
     this.board.changed();

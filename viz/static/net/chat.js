@@ -1,6 +1,7 @@
 // The OpenAI endpoint of the server that gave this page, as any client uses it: one streamed request.
 
 import { FrameReader } from "#core/chat.js";
+import { ask } from "#net/home.js";
 
 export { loadWorkbench as loadOffers } from "#net/history.js";
 
@@ -15,7 +16,7 @@ export class Refused extends Error {
 // [DONE] has come, with false where the stream ended before it. Raises Refused; what `fetch` raises.
 export async function streamChat(body, { key = "", signal, on }) {
   const authorization = key ? { Authorization: `Bearer ${key}` } : {};
-  const response = await fetch("/v1/chat/completions", {
+  const response = await ask("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", ...authorization },
     body: JSON.stringify(body),

@@ -1,12 +1,11 @@
 // Events and states by HTTP: recordings, gaps, and the past of a run that was joined late.
 
-import { NO_SERVER, arrayInside, hasServer, runsInside } from "#net/home.js";
+import { arrayInside, ask, hasServer, runsInside } from "#net/home.js";
 
 const CHUNK = 5000; // what the server gives at once
 
 async function getJson(path) {
-  if (!hasServer) throw new Error(NO_SERVER);
-  const response = await fetch(path);
+  const response = await ask(path);
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(body.error?.message ?? body.error ?? `the server answered ${response.status}`);
   return body;

@@ -13,10 +13,13 @@ export const NO_SERVER = "This page is one file, without a server or an engine: 
 // Where the file opens when its address names no place.
 export const startHash = inside?.start ?? "";
 
+// As fetch; a page without a server refuses in words what the browser would refuse in silence.
+export const ask = (path, wish) => (hasServer ? fetch(path, wish) : Promise.reject(new Error(NO_SERVER)));
+
 // A .json file of the page.
 export async function resource(name) {
   if (inside) return JSON.parse(inside.resources[name]);
-  const response = await fetch(`/static/${name}`);
+  const response = await ask(`/static/${name}`);
   if (!response.ok) throw new Error(`${name} could not be read: the server answered ${response.status}.`);
   return response.json();
 }
