@@ -18,15 +18,19 @@ from minivllm.trace import gallery as index
 from minivllm.trace.gallery import Entry
 from minivllm.trace.words import count, join
 
-app = typer.Typer(
-    no_args_is_help=False,
-    rich_markup_mode=None,
-    help="The recordings that come along: list them, make them anew, check them.",
-)
+app = typer.Typer(rich_markup_mode=None)
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="Which. Default: all.")
 ]
+
+
+@app.callback(invoke_without_command=True)
+def which(context: typer.Context) -> None:
+    """The recordings that come along: list them (so does no command at all), make them anew, check
+    them."""
+    if context.invoked_subcommand is None:
+        show()
 
 
 @app.command("list")

@@ -158,6 +158,18 @@ def test_wrong_names_and_a_broken_index_are_told(
         entries()
 
 
+def test_list_tells_of_each_what_there_is_to_see_and_how_it_is_made(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from minivllm.cli.main import app
+
+    for arguments in (["gallery"], ["gallery", "list"]):
+        app(arguments, standalone_mode=False)
+        text = capsys.readouterr().out
+        for entry in entries().values():
+            assert entry.see in text and f"$ {entry.command}\n" in text
+
+
 def test_names_lead_to_files_packed_or_not() -> None:
     assert find_recording("thrash") == gallery()["thrash"]
     assert find_recording("thrash").name.endswith(".gz")
