@@ -42,7 +42,8 @@ def open_page(browser: Browser, **context: Any) -> Iterator[Page]:
             text = getattr(message, "text", str(message))
             if kind == "page error" or message.type in ("error", "warning"):
                 if not EXPECTED_NOISE.search(text) and not noise.search(text):
-                    complaints.append(f"{kind}: {text}")
+                    where = getattr(message, "location", None) or {}
+                    complaints.append(f"{kind}: {text} {where.get('url', '')}".rstrip())
 
         return take
 

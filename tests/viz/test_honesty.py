@@ -182,3 +182,27 @@ def test_a_breach_that_only_the_page_sees_is_red_and_heals_when_the_run_is_read_
         finished(page, 2)
         page.wait_for_selector(".problem", state="detached")
         assert page.evaluate("__viz.board.store.violated") == []
+
+
+def test_an_address_typed_right_after_a_step_is_followed(
+    browser: Browser, serve: Serve, tiny_pressure: Path
+) -> None:
+    """The page tells its place a little later: it must not write over what was typed meanwhile."""
+    server = serve(create_app([tiny_pressure]))
+    with open_page(browser) as page:
+        page.goto(f"{server.url}#/run/tiny-pressure/step/4")
+        at_step(page, 4)
+        for step in (9, 12, 15):
+            page.evaluate(
+                """step => {
+                  __viz.board.travel.seek(3);
+                  __viz.draw();
+                  location.hash = `#/run/tiny-pressure/step/${step}`;
+                  __viz.draw();
+                }""",
+                step,
+            )
+            at_step(page, step)
+            page.wait_for_timeout(250)
+            assert page.evaluate("__viz.board.step") == step
+            assert page.url.endswith(f"/step/{step}")

@@ -81,10 +81,11 @@ function watchCard() {
 let placeTold = 0;
 let placeTimer = 0;
 let toldHash = "";
+let hashThere = location.hash; // another one has been typed: it will be followed, and is not written over
 
 function tellPlace() {
   clearTimeout(placeTimer);
-  if (!board.run || board.wanted) return;
+  if (!board.run || board.wanted || location.hash !== hashThere) return;
   const hash = board.place();
   if (hash === toldHash) return;
   const wait = placeTold + PLACE_MS - performance.now();
@@ -97,6 +98,7 @@ function tellPlace() {
   const tell = board.frame.moved ? "pushState" : "replaceState";
   board.frame.moved = false;
   history[tell](null, "", withoutLesson() + hash);
+  hashThere = location.hash;
 }
 
 // While the tour is on, its button has the focus, unless the reader put it elsewhere.
@@ -288,7 +290,7 @@ function withoutLesson() {
 }
 
 function followHash() {
-  toldHash = location.hash;
+  toldHash = hashThere = location.hash;
   board.classroom.touched();
   const place = parseHash(location.hash);
   const { lesson } = place.params ?? {};

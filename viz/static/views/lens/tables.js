@@ -2,7 +2,7 @@
 
 import { html, nothing } from "lit-html";
 
-import { blockOrigin, kvHeadOf, readersWords } from "#core/lens.js";
+import { blockOrigin, capturedSteps, kvHeadOf, readersWords } from "#core/lens.js";
 import { table } from "#view/panels.js";
 import { visible } from "#view/parts.js";
 
@@ -10,7 +10,8 @@ const ROWS = 500;
 
 export function lensTables(view) {
   const { places } = view.board.store?.config && view.req ? view : {};
-  const weights = places && view.row.value?.weights;
+  const kept = places && capturedSteps(view.board.store).has(places.step); // else nobody need be asked
+  const weights = kept && view.row.value?.weights;
   if (!weights) return html`<p>No weights are shown: ${view.main.querySelector(".lens-missing")?.textContent.trim() ?? "they are being fetched"}</p>`;
   const order = weights.map((_, key) => key).sort((a, b) => weights[b] - weights[a]).slice(0, ROWS);
   const { value } = view.overview;
