@@ -1,4 +1,4 @@
-"""With reduced motion nothing moves; and no run, however fast, flashes over a large part of the page."""
+"""With reduced motion nothing moves; and no run, however fast, flashes over much of the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LUMINANCE = """async ([png, cell]) => {
   const linear = (v) => (v / 255 <= 0.04045 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4);
   const out = [];
   for (let i = 0; i < data.length; i += 4)
-    out.push(0.2126 * linear(data[i]) + 0.7152 * linear(data[i + 1]) + 0.0722 * linear(data[i + 2]));
+    out.push([0.2126, 0.7152, 0.0722].reduce((sum, k, j) => sum + k * linear(data[i + j]), 0));
   return [w, h, out];
 }"""
 
