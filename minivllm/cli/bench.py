@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from minivllm.cli.bench_compare import compare
 from minivllm.cli.bench_gpu import gpu
 from minivllm.cli.bench_kernels import kernels
 from minivllm.cli.bench_serve import serve
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace, "
     "what the GPU's kernels need. And measure a server, from outside.",
 )
+app.command("compare")(compare)
 app.command("kernels")(kernels)
 app.command("gpu")(gpu)
 app.command("serve")(serve)

@@ -1,0 +1,108 @@
+"""``bench compare`` with engines of a few lines each: turns, ratios, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from minivllm.bench import compare, roofline
+from minivllm.bench.compare import WORKLOADS, Engine, Results, Turn
+from minivllm.cli.main import app
+from minivllm.errors import ConfigError, SetupError
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {peers!r})
+from turns import take_turns
+
+def start(model, threads):
+    print("chatter that is no answer")
+    def run(prompts, outputs):
+        if len(prompts) == 3:
+            raise RuntimeError("three are too many")
+        return sum(outputs) - (len(prompts) == 2)
+    return run
+
+take_turns(start)
+"""
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Peers ``hf`` and ``minivllm`` that only count."""
+    for name in ("hf", "minivllm"):
+        (tmp_path / f"run_{name}.py").write_text(SCRIPT.format(peers=str(compare.PEERS)))
+    monkeypatch.setattr(compare, "PEERS", tmp_path)
+    return tmp_path
+
+
+def test_workloads_are_those_of_the_note() -> None:
+    turns = {w.name: w.make(random.Random(1)) for w in WORKLOADS}
+    sizes = {n: (sum(map(len, t.prompts)), sum(t.outputs)) for n, t in turns.items()}
+    assert sizes["W1"] == (64, 128) and sizes["W4"] == (1024, 1)
+    assert sizes["W2"] == (4352, 1280) and len(turns["W2"].prompts) == 16
+    assert sizes["W3"] == (16 * 544, 16 * 32)
+    assert len({tuple(p[:512]) for p in turns["W3"].prompts}) == 1
+    assert len({tuple(p) for p in turns["W3"].prompts}) == 16
+    again = WORKLOADS[0].make(random.Random(2))
+    assert again.prompts != turns["W1"].prompts, "fresh prompts, or a cache would answer"
+
+
+def test_engines_take_turns_and_stop(scripted: Path) -> None:
+    models = {"minivllm": Path("m"), "hf": Path("m")}
+    with compare.engines(["minivllm", "hf"], models, 1, scripted) as running:
+        told: list[str] = []
+        results = compare.measure(running, WORKLOADS[:1], 2, 1, told.append)
+        assert len(told) == 3 * 2
+        assert [len(each) for each in results.seconds["W1"].values()] == [2, 2]
+        processes = [engine._process for engine in running]
+    assert all(process.poll() == 0 for process in processes)
+
+
+def test_an_engine_that_does_less_or_dies_is_told(scripted: Path) -> None:
+    engine = Engine("hf", Path("m"), 1, scripted / "hf.log")
+    try:
+        with pytest.raises(SetupError, match="made 3 tokens instead of 4"):
+            engine.run(Turn([[1], [2]], [2, 2]))
+        with pytest.raises(SetupError, match="three are too many"):
+            engine.run(Turn([[1], [2], [3]], [1, 1, 1]))
+    finally:
+        engine.stop()
+
+
+def test_ratio_is_the_median_of_the_trials() -> None:
+    seconds = {"W1": {"minivllm": [1.0, 2.0, 1.0], "hf": [3.0, 4.0, 30.0]}}
+    assert Results(seconds, {}).ratio("W1", "hf") == 3.0
+
+
+def test_a_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINIVLLM_PEER_VLLM", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="MINIVLLM_PEER_VLLM"):
+        Engine("vllm", Path("m"), 1, tmp_path / "log")
+    for args in (["--peers", "sglang"], ["--workloads", "W9"], ["--trials", "0"]):
+        result = CliRunner().invoke(app, ["bench", "compare", *args])
+        assert result.exit_code != 0
+
+
+def test_everything_is_written_down(
+    scripted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tests.model.builders import reference_llama, save_hf
+
+    source = save_hf(reference_llama(), tmp_path / "tiny")
+    out = tmp_path / "compare.json"
+    monkeypatch.setenv("MINIVLLM_PEER_HF", sys.executable)
+    monkeypatch.setattr(roofline, "READ_BYTES", 2**16)
+    monkeypatch.setattr(roofline, "SIDE", 64)
+    args = ["--model", str(source.path), "--workloads", "W1,W4", "--trials", "1", "-o", str(out)]
+    args += ["--threads", "1"]
+    result = CliRunner().invoke(app, ["bench", "compare", *args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "one stream" in result.output and "roofline" in result.output
+    record = json.loads(out.read_text())
+    assert set(record["ratios"]["W1"]) == {"hf"} and record["roofline"]["bf16_flops_s"] > 0
