@@ -30,6 +30,7 @@ from minivllm.models.gguf_file import GROUP_SIZE, Groups
 
 MOST_INT4_ROWS = 4
 """Tokens in a batch up to which the 4-bit kernel is used; its time grows with each (see above)."""
+ROWS_AT_ONCE = 64 * 64
 MOST_ERROR = 0.02
 """Relative error at which a kernel counts as broken. In bfloat16, right ones have 0.003."""
 
@@ -92,7 +93,10 @@ class Int4Weight:
     def __init__(self, groups: Groups, bias: torch.Tensor | None = None) -> None:
         pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
         self._product = torch.ops.aten._weight_int4pack_mm_for_cpu.default
-        self._codes, self._bias = pack(groups.codes.int(), 1), bias  # (rows, cols / 2) bytes
+        # Some rows at a time: as integers of four bytes, all of them would be eight times as large.
+        # The kernel's order goes by 64 rows, so the pieces fit together.
+        pieces = [pack(some.int(), 1) for some in groups.codes.split(ROWS_AT_ONCE)]
+        self._codes, self._bias = torch.cat(pieces), bias  # (rows, cols / 2) bytes
         middle = groups.minimum + 8 * groups.scale
         both = torch.stack((groups.scale, middle), dim=-1)  # (rows, groups, 2)
         self._scales = both.transpose(0, 1).bfloat16().contiguous()  # (groups, rows, 2)

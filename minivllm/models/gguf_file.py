@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,6 +50,15 @@ class Groups:
         """(rows, cols) float32"""
         wide = self.codes.view(*self.scale.shape, GROUP_SIZE).float()
         return (wide * self.scale[..., None] + self.minimum[..., None]).view(self.codes.shape)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Groups]) -> Groups:
+        """The rows of each below those of the one before."""
+        return cls(
+            torch.cat([part.codes for part in parts]),
+            torch.cat([part.scale for part in parts]),
+            torch.cat([part.minimum for part in parts]),
+        )
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Groups:
         """With ``change``, which re-orders rows, done to all three."""

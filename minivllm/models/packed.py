@@ -187,9 +187,6 @@ def _whole(*parts: Groups | None) -> Groups | None:
     there = [part for part in parts if part is not None]
     if len(there) < len(parts):
         return None
-    codes, scale, minimum = (
-        torch.cat([getattr(part, name) for part in there]) for name in ("codes", "scale", "minimum")
-    )
-    if codes.shape[0] % ROWS_MULTIPLE or codes.shape[1] % GROUP_SIZE:
-        return None
-    return Groups(codes, scale, minimum)
+    whole = there[0] if len(there) == 1 else Groups.joined(there)
+    rows, cols = whole.codes.shape
+    return None if rows % ROWS_MULTIPLE or cols % GROUP_SIZE else whole
