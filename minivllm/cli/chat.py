@@ -41,6 +41,7 @@ def chat(
 
     params = SamplingParams(**sampling)
     read_line = _reader()
+    engine.setdefault("dtype", "fast")
     llm = AsyncLLM(make_config(**engine))
     try:
         typer.secho(HELP, dim=True, err=True)

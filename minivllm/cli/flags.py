@@ -81,7 +81,7 @@ FLAGS = (
         "Numbers of weights and KV cache: float32 (exact, the reference), bfloat16 or float16 "
         "(half the memory; the last bits then depend on the batch), auto (bfloat16 on a GPU, else "
         "float32), or fast (bfloat16 on a CPU, too, if it is faster in that, measured at the "
-        "start: three times as fast or more).",
+        "start: three times as fast or more). serve and chat: fast, unless told otherwise.",
         metavar="|".join(DTYPES),
     ),
     Flag(

@@ -186,5 +186,6 @@ def serve(
         log_level=log_level,
     )
     engine.setdefault("engine_processes", True)
+    engine.setdefault("dtype", "fast")
     config = make_config(**engine, live=True, served_model_name=served_model_name)
     serve_forever(config, settings, workbench=ScenarioBench(find_lessons()))

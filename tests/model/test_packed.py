@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from minivllm.errors import ConfigError
-from minivllm.models import cpu_linear
+from minivllm.models import cpu_linear, loader
 from minivllm.models.cpu_linear import Int4Weight, OneDNNWeight, PlainWeight, available, make_weight
 from minivllm.models.gguf import GGUFCheckpoint
 from minivllm.models.gguf_file import GGUFFile, Groups
@@ -164,3 +164,13 @@ def test_every_architecture_runs_packed(kind: str, dtype: str, tmp_path: Path) -
     packed_model = load_model(save_hf(model, tmp_path), dtype, CPU)
     prompt = random_prompt(20, seed=3)
     assert relative(logits_of(packed_model, prompt), reference_logits(model, prompt)) < 0.05
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_fast_is_bfloat16_on_a_cpu_only_where_that_is_faster(
+    pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "bfloat16_pays", lambda: pays)
+    assert loader.choose_dtype("fast", CPU) == (BF16 if pays else torch.float32)
+    assert loader.choose_dtype("fast", torch.device("cuda")) == BF16
+    assert loader.choose_dtype("auto", CPU) == torch.float32
