@@ -100,65 +100,89 @@ def fork(
     ConfigError for a step that the recording does not have, a bad value, and a knob that can be
     changed from the start only.
     """
-    _check(recording, knobs, at_step)
-    config = recording.config
-    if at_step == 1:
-        config = make_config(config, **knobs)
-    stand_in = None if executor else ForkedExecutor(config, recording, at_step)
-    engine = stand_in or executor(config)  # type: ignore[misc]
-    header = _header(recording, config, engine, at_step, live=stand_in is None)
-    log = TraceLog(header, trace_path)
-    trace = Recorder(log, recording.stream, text or recording.text)
+    if not knobs:
+        raise ConfigError("--set", "nothing", "at least one key=value, such as max_num_seqs=2")
+    run = ForkRun(recording, knobs, at_step, trace_path, executor=executor, text=text)
+    more = MAX_MORE_STEPS if max_more_steps is None else max_more_steps
     try:
-        grammars = RecordedGrammars(recording, grammar_of(engine))
-        core = EngineCore(config, engine, trace, grammars)
-        grammars.next_step = lambda: core.scheduler.current_step + 1
-        more = MAX_MORE_STEPS if max_more_steps is None else max_more_steps
-        _Run(recording, core, at_step, knobs).to_the_end(more)
+        while not run.done:
+            if run.core.scheduler.current_step >= recording.last_step + more:
+                raise ReplayError(f"the fork has not ended {more} steps after its recording")
+            run.step()
     finally:
-        engine.shutdown()
-        trace.close()
-    counted = stand_in.placeholders if stand_in else {}
-    return Fork(log, core.scheduler.current_step, counted)
+        run.core.executor.shutdown()
+        run.recorder.close()
+    return Fork(run.recorder.log, run.core.scheduler.current_step, run.placeholders)
 
 
-class _Run:
-    """Applies what is due before each step, and takes the steps."""
+class ForkRun:
+    """A fork, stepped by whoever holds it: applies what is due before each step, and takes it."""
 
     def __init__(
-        self, recording: Recording, core: EngineCore, at_step: int, knobs: dict[str, Any]
+        self,
+        recording: Recording,
+        knobs: dict[str, Any],
+        at_step: int,
+        trace_path: str | None = None,
+        *,
+        executor: Callable[[EngineConfig], Executor] | None = None,
+        text: TokenText | None = None,
+        goes_on: bool = False,
     ) -> None:
-        self.recording = recording
-        self.core = core
-        self.at_step = at_step
-        self.knobs = knobs
+        """``goes_on``: beyond the end of a recording that some of its requests outlive; what they
+        say there are placeholders. No knob at all is allowed: then it is the same run again, until
+        somebody changes it. For the rest see :func:`fork`."""
+        _check(recording, knobs, at_step)
+        config = recording.config
+        if at_step == 1 and knobs:
+            config = make_config(config, **knobs)
+        self._stand_in = None if executor else ForkedExecutor(config, recording, at_step)
+        engine = self._stand_in or executor(config)  # type: ignore[misc]
+        header = _header(recording, config, engine, at_step, live=self._stand_in is None)
+        self.recording, self.at_step, self.knobs = recording, at_step, knobs
+        self.recorder = Recorder(
+            TraceLog(header, trace_path), recording.stream, text or recording.text
+        )
+        try:
+            grammars = RecordedGrammars(recording, grammar_of(engine))
+            self.core = EngineCore(config, engine, self.recorder, grammars)
+            scheduler = self.core.scheduler
+            grammars.next_step = lambda: scheduler.current_step + 1
+        except BaseException:
+            engine.shutdown()
+            self.recorder.close()
+            raise
+        self._goes_on = goes_on
         self._ids: dict[str, str] = {}
         self._stops: dict[str, int] = {}  # request → output tokens at which its text ends it
         self._last_input = max((n for n, inputs in recording.inputs.items() if inputs), default=0)
+        self._applied = 0  # the step before which inputs were applied last
         self._plan_stops()
 
-    def to_the_end(self, max_more_steps: int) -> None:
-        recording, scheduler = self.recording, self.core.scheduler
-        limit = recording.last_step + max_more_steps
-        while True:
-            number = scheduler.current_step + 1
-            if recording.open_reqs and number > recording.last_step:
-                return
+    @property
+    def placeholders(self) -> dict[str, int]:
+        """Request → tokens that the recording did not hold."""
+        return self._stand_in.placeholders if self._stand_in else {}
+
+    @property
+    def done(self) -> bool:
+        number = self.core.scheduler.current_step + 1
+        if self.recording.open_reqs and number > self.recording.last_step and not self._goes_on:
+            return True
+        last = max(self._last_input, self.at_step)
+        return self._applied >= last and number >= last and not self.core.has_requests()
+
+    def step(self) -> None:
+        """Apply what is due before the next step, and run it if there is anything to run."""
+        number = self.core.scheduler.current_step + 1
+        if number > self._applied:
             self._apply_inputs(number)
-            if number < self.at_step:
-                if ran(recording.steps.get(number, [])):
-                    self.core.step()
-                continue
-            if not self.core.has_requests() and number >= max(self._last_input, self.at_step):
-                return
-            if number > limit:
-                raise ReplayError(
-                    f"the fork has not ended {max_more_steps} steps after its recording"
-                )
+            self._applied = number
+        if number < self.at_step or not self.done:
             self.core.step()
 
     def _apply_inputs(self, number: int) -> None:
-        if number == self.at_step > 1:  # from the start, they are in the configuration
+        if number == self.at_step > 1 and self.knobs:  # from the start, they are in the config
             self.core.set_knobs(**self.knobs)
         for given in self.recording.inputs.get(number, []):
             if number >= self.at_step:
@@ -191,8 +215,6 @@ def _check(recording: Recording, knobs: dict[str, Any], at_step: int) -> None:
     last = recording.last_step
     if not 1 <= at_step <= last:
         raise ConfigError("--at-step", at_step, f"a step of the recording, 1 to {last}")
-    if not knobs:
-        raise ConfigError("--set", "nothing", "at least one key=value, such as max_num_seqs=2")
     for name, value in knobs.items():
         if at_step > 1 and name not in STEP_KNOBS:
             raise ConfigError(

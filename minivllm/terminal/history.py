@@ -1,13 +1,15 @@
 """History: every step of a run so far. Going back is reading; no engine is touched.
 
 The state of a step is refolded from the nearest snapshot (one every 64 steps), so stepping back
-costs no more than stepping forward, and gives the same state as going forward did.
+costs no more than stepping forward, and gives the same state as going forward did. A step in which
+an engine stands still is there, too, as far as it was told: the *open* one.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +19,8 @@ from minivllm.trace.events import Event, Header, RunSource
 from minivllm.trace.fold import State, apply, new_state
 from minivllm.trace.hues import Hues
 from minivllm.trace.index import SNAPSHOT_EVERY
-from minivllm.trace.story import Story, story
+from minivllm.trace.say import say
+from minivllm.trace.story import NOTHING_RUNS, Story, story
 from minivllm.trace.why import Record
 
 UNTOLD = ("run.start", "run.source", "run.snapshot")
@@ -33,27 +36,43 @@ _NO_STEP_OF_THEIR_OWN = (
 
 
 @dataclass(frozen=True)
+class Told:
+    """The run as it is known where somebody stands: of that step, what was told until there."""
+
+    steps: Mapping[int, Sequence[Event]]
+    sources: Mapping[int, RunSource]
+
+
+@dataclass(frozen=True)
 class View:
-    """All that can be shown of one step."""
+    """All that can be shown of one step, or of one up to an event in it."""
 
     header: Header
     step: int
     last: int
-    """The newest step there is."""
+    """The newest step there is, be it whole or not."""
     ended: bool
     """There will be no newer one."""
     before: State
     state: State
     events: list[Event]
+    """Of the step, up to where one stands."""
     hues: dict[str, int]
     record: Record
     """The run it belongs to."""
+    whole: bool = True
+    """The step has ended, and one stands at its end."""
+
+    @property
+    def event(self) -> Event | None:
+        """The one that one stands behind, in the middle of a step."""
+        return self.events[-1] if self.events and not self.whole else None
 
     @cached_property
     def story(self) -> Story:
-        if self.events and self.events[0].kind == "run.snapshot":
+        if self.events and self.events[0].kind == "run.snapshot" and len(self.events) == 1:
             return Story("The trace begins here; earlier steps were not kept.", "")
-        if self.step == 0:
+        if self.step == 0 and self.whole:
             config = self.state.config or {}
             pool = max(config.get("num_kv_blocks", 1) - 1, 0)
             return Story(
@@ -61,7 +80,12 @@ class View:
                 f"a step may run {config.get('max_num_batched_tokens', 0)} tokens.",
                 "",
             )
-        return story(self.before, self.events)
+        told = story(self.before, self.events)
+        if (event := self.event) is None:
+            return told
+        words = say(event)
+        so_far = f"so far: {told.headline}" if told.headline != NOTHING_RUNS else ""
+        return Story(f"{words[:1].upper()}{words[1:]}.", so_far)
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]
@@ -78,6 +102,9 @@ class History:
         self.steps: dict[int, list[Event]] = {0: []}
         self.sources: dict[int, RunSource] = {}
         self.last = 0
+        """The newest whole step."""
+        self.seq = 0
+        """Of the newest event."""
         self.ended = False
         """Nothing more will come."""
         self.lock = threading.RLock()
@@ -94,6 +121,8 @@ class History:
                 self._take(event)
 
     def _take(self, event: Event) -> None:
+        self.seq = event.seq
+        self._hues.see([event])
         if event.kind == "run.source":
             self.sources[event.data.src] = event.data
         if event.kind == "run.snapshot" and not self.last:
@@ -111,7 +140,30 @@ class History:
     @property
     def first(self) -> int:
         """0, or the step whose state the trace begins with."""
-        return min(self.steps)
+        return next(iter(self.steps))
+
+    @property
+    def open(self) -> int | None:
+        """The step that has begun to be told and has not ended."""
+        if any(event.kind not in _NO_STEP_OF_THEIR_OWN for event in self._coming):
+            return max(event.step for event in self._coming)
+        return None
+
+    @property
+    def head(self) -> int:
+        """The newest step of which anything is known."""
+        return self.open or self.last
+
+    def events(self, step: int) -> list[Event]:
+        """Of a step, as far as it was told."""
+        return self.steps[step] if step <= self.last else self._coming
+
+    def state(self) -> State:
+        """After all that was told; a copy of its own."""
+        state = _copy(self._head)
+        for event in self._coming:
+            apply(state, event)
+        return state
 
     def close(self) -> None:
         """No more comes: what was applied after the last step is shown as one, if it is anything.
@@ -120,8 +172,8 @@ class History:
         """
         with self.lock:
             self.ended = True
-            if any(event.kind not in _NO_STEP_OF_THEIR_OWN for event in self._coming):
-                self._end_step(max(event.step for event in self._coming))
+            if (step := self.open) is not None:
+                self._end_step(step)
 
     def _end_step(self, step: int) -> None:
         if step % SNAPSHOT_EVERY == 0:
@@ -132,7 +184,6 @@ class History:
     def _add(self, step: int, events: list[Event]) -> None:
         self.steps.setdefault(step, []).extend(events)
         self.last = max(self.last, step)
-        self._hues.see(events)
         for event in events:
             apply(self._head, event)
 
@@ -142,30 +193,38 @@ class History:
         state = new_state()
         if nearest:
             state = msgspec.msgpack.decode(self._snapshots[nearest], type=State)
-        for at in sorted(self.steps):
-            if nearest <= at < step:
-                for event in self.steps[at]:
-                    apply(state, event)
+        for at in range(max(nearest, self.first), step):
+            for event in self.steps.get(at, ()):
+                apply(state, event)
         return state
 
     def state_after(self, step: int) -> State:
         return self.state_before(step + 1)
 
-    def view(self, step: int) -> View:
-        """Everything about one step. ``step`` must be one of ``steps``."""
+    def view(self, step: int, at: int | None = None) -> View:
+        """Everything about one step, or about its first ``at`` events. ``step`` must be one of
+        ``first`` to ``head``."""
         before = self.state_before(step)
-        state = msgspec.msgpack.decode(msgspec.msgpack.encode(before), type=State)
-        events = self.steps[step]
+        told = self.events(step)
+        events = told[:at]
+        whole = len(events) == len(told) and step <= self.last
+        state = _copy(before)
         for event in events:
             apply(state, event)
+        record = self if whole else Told(ChainMap({step: events}, self.steps), self.sources)  # type: ignore[dict-item, arg-type]
         return View(
             self.header,
             step,
-            self.last,
+            self.head,
             self.ended,
             before,
             state,
             events,
             dict(self._hues.of),
-            self,
+            record,
+            whole,
         )
+
+
+def _copy(state: State) -> State:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)

@@ -171,7 +171,7 @@ class Gate:
             wait = self._seconds_to_wait()
             if wait > 0:
                 if self._paused and self._held is None:
-                    self._stand(Held("step"))
+                    self._stand(Held("step", seq=self._trace.seq))
                 self._changed.wait(min(wait, timeout))
                 if self._closed or self._seconds_to_wait() > 0:
                     return False
@@ -189,7 +189,7 @@ class Gate:
             with self._changed:
                 here, turn = self._goal == "phase" and self._reached(), self._turn
             if here:
-                self._hold(Held("phase", phase), turn)
+                self._hold(Held("phase", phase, seq=self._trace.seq), turn)
 
     def pass_event(self, event: Event, place: Place) -> None:
         """The engine has just told ``event``."""
@@ -205,7 +205,7 @@ class Gate:
         if here:
             if isinstance(goal, Until):
                 self._tell()
-            self._hold(Held("event", event.phase, event), turn)
+            self._hold(Held("event", event.phase, event, event.seq), turn)
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -261,6 +261,7 @@ class Gate:
             held_at=held.at if held else None,
             held_phase=held.phase if held else "",
             held_event=msgspec.json.encode(held.event) if held and held.event else None,
+            held_seq=held.seq if held else 0,
         )
 
     def _seconds_to_wait(self) -> float:

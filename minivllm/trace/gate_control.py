@@ -9,7 +9,7 @@ Page, terminal and demo know only this. No counterpart in vLLM.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -26,6 +26,8 @@ class Held:
     """``step``: before one begins; ``phase``: before ``phase``; ``event``: just after ``event``."""
     phase: str = ""
     event: Event | None = None
+    seq: int = field(default=0, compare=False)
+    """How many events the engine had told by then: who has seen so many has seen all."""
 
 
 class GateState(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True):
     held_phase: str = ""
     held_event: bytes | None = None
     """As a line of a trace."""
+    held_seq: int = 0
 
 
 class GateControl(Protocol):

@@ -72,7 +72,7 @@ class Recorder(Tracer):
         self.seq = 0
         self.step = 0
         self.phase = "idle"
-        self._token_text = token_text
+        self.token_text = token_text
         self._lines: list[bytes] = []
         self._ended = False
         self._sites: dict[tuple[int, int], int] = {}  # (code, instruction) → src
@@ -83,7 +83,7 @@ class Recorder(Tracer):
 
     def sibling(self, stream: str) -> Recorder:
         """Another stream of the same run."""
-        return Recorder(self._sink, stream, self._token_text)
+        return Recorder(self._sink, stream, self.token_text)
 
     @property
     def log(self) -> TraceLog:
@@ -111,7 +111,7 @@ class Recorder(Tracer):
     def text(self, token_id: int, before: Sequence[int] = ()) -> str:
         if self._redact:
             return TEXT
-        return self._token_text(token_id, before) if self._token_text else f"<{token_id}>"
+        return self.token_text(token_id, before) if self.token_text else f"<{token_id}>"
 
     @property
     def keeps_tensors(self) -> bool:

@@ -22,6 +22,7 @@ from minivllm.trace.words import are, count, join, knob_value
 
 MAX_HEADLINE = 140
 """Characters that two sentences may take together."""
+NOTHING_RUNS = "Nothing runs."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def story(before: State, events: list[Event]) -> Story:
         facts.by_kind.setdefault(event.kind, []).append(event)
     told = [(tell, sentence) for tell in TELLERS for sentence in list(tell(facts))[:1]]
     if not told:
-        headline = "Nothing runs."
+        headline = NOTHING_RUNS
     else:
         first_teller, headline = told[0]
         for tell, sentence in told[1:]:

@@ -21,6 +21,8 @@ class Tracer:
     on = False
     step = 0
     phase = "idle"
+    seq = 0
+    """Events told so far."""
     on_event: Callable[[Event, tuple[str, int]], None] | None = None
     """Called after each event, with the file and line that told it; only while tracing is on."""
 

@@ -13,6 +13,7 @@
 A request's name behind it (``finish r4``, ``kv r4``) asks for that request's events only; alone
 (``r4``) it asks for any event of it. Of several, joined by ``or``, the first that comes counts.
 Twin: ``viz/static/core/breaks.js``.
+Short forms, for who types: ``preempt``, ``evict``, ``hit``, ``skip:REASON``, ``line FILE:LINE``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _NAMED: dict[str, Test] = {
     "skip": lambda event, place: event.kind == "sched.skip",
     "finish": lambda event, place: event.kind == "req.finish",
 }
+_SHORT = {"preempt": "preemption", "evict": "eviction", "hit": "prefix hit"}
 _ALLOWED = (
     f"{', '.join(_NAMED)}, skip REASON, step N, a kind or group of events, a reason, FILE:LINE, "
     "each with a request (r4) behind it or not, several joined by or "
@@ -79,6 +81,7 @@ def _any(event: Event, place: Place) -> bool:
 
 
 def _test(what: str, words: str) -> Test:
+    what = _SHORT.get(what, what)
     if what in _NAMED:
         return _NAMED[what]
     if what in KINDS:
@@ -87,14 +90,14 @@ def _test(what: str, words: str) -> Test:
         return lambda event, place: event.kind.startswith(what + ".")
     if what in _REASONS:
         return lambda event, place: _gives(event, what)
-    if found := re.fullmatch(r"skip (\w+)", what):
+    if found := re.fullmatch(r"skip[ :](\w+)", what):
         reason = found[1]
         if reason in _REASONS:
             return lambda event, place: event.kind == "sched.skip" and _gives(event, reason)
     if found := re.fullmatch(r"step (\d{1,9})", what):
         step = int(found[1])
         return lambda event, place: event.kind == "step.begin" and event.step >= step
-    if found := re.fullmatch(r"(\S+\.py):(\d{1,9})", what):
+    if found := re.fullmatch(r"(?:line )?(\S+\.py):(\d{1,9})", what):
         file, line = found[1], int(found[2])
         return lambda event, place: place[1] == line and f"/{place[0]}".endswith(f"/{file}")
     raise ConfigError("until", words, _ALLOWED)
