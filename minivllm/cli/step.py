@@ -1,20 +1,28 @@
-"""``minivllm step``: a run one step at a time, in the terminal. Torch only for a live model."""
+"""``minivllm step``: a debugger for an inference engine. Torch only for a live model.
+
+    minivllm step [SCENARIO | TRACE | --prompt … | --attach URL]
+
+In a terminal the full screen (``terminal/prompt.py``); with commands, their answers as text or
+JSON; else, or with --no-live, the story of each step.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from minivllm.cli.admin import ApiKey
 from minivllm.cli.options import engine_flags
 from minivllm.cli.sampling import sampling_flags
 from minivllm.cli.trace_show import EngineNumber, LifeNumber
-from minivllm.errors import ConfigError, MiniVLLMError
+from minivllm.errors import ConfigError
 
 if TYPE_CHECKING:
     from minivllm.terminal.runs import Run
-    from minivllm.terminal.verbs import Session
+    from minivllm.terminal.session import Session
 
 
 @engine_flags
@@ -35,6 +43,16 @@ def step(
         bool,
         typer.Option("--with-model", help="Run the scenario on the model, not on given tokens."),
     ] = False,
+    attach: Annotated[
+        str | None,
+        typer.Option(
+            "--attach",
+            metavar="URL",
+            help="Step a running server: its gate is closed, and opened again at the end. URL may "
+            "carry ?driver=CODE.",
+        ),
+    ] = None,
+    api_key: ApiKey = None,
     number: EngineNumber = None,
     life: LifeNumber = None,
     command: Annotated[
@@ -42,10 +60,19 @@ def step(
         typer.Option(
             "-c",
             "--command",
-            help='Run these and exit, as in -c "goto 8; why r4"; status 1 if '
-            "one fails. May be repeated.",
+            help='Run these and exit, as in -c "until preempt; why r4". May be repeated.',
         ),
     ] = None,
+    commands: Annotated[
+        Path | None,
+        typer.Option(
+            "--commands", metavar="FILE", help="Run those in a file, a line each; # is a comment."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="With commands: one JSON object for each, a line long."),
+    ] = False,
     live: Annotated[
         bool,
         typer.Option(
@@ -60,67 +87,84 @@ def step(
 
     Without an argument it runs the scenario tiny-pressure on the real scheduler and block pool,
     with given tokens in the model's place. Going back is browsing; no engine rewinds. When the
-    output is no terminal, the story of each step is printed.
+    output is no terminal, the story of each step is printed. `help` lists what can be typed.
 
     \b
     Examples: minivllm step                          then: 8× Enter, why r4, block 6, q
-              minivllm step run.trace.jsonl -c "goto 8; why r4"
+              minivllm step run.trace.jsonl -c "until preempt; why; request r4"
               minivllm step tiny-pressure --num-kv-blocks 21
               minivllm step --prompt "Once upon a time" --prompt "Once upon a hill"
+              minivllm step --attach http://127.0.0.1:8000
+
+    \b
+    Status with commands: 0 all were carried out, and each `until` was reached
+                          1 one failed, and the rest was not carried out
+                          3 all were carried out, but an `until` was not reached
     """
-    if prompt and (target is not None or with_model):
-        raise ConfigError("--prompt", prompt[0], "either prompts, or a scenario or trace")
+    given = [("--prompt", prompt), ("--attach", attach), ("a scenario or trace", target)]
+    if len(several := [name for name, value in given if value]) > 1:
+        raise ConfigError(several[0], given[0][1] or attach, f"not with {several[1]}: only one")
+    if with_model and (prompt or attach):
+        raise ConfigError("--with-model", True, "only for a scenario")
     for option, value in (("--engine", number), ("--life", life)):
         if prompt and value is not None:
             raise ConfigError(option, value, "only for a recorded trace")
+    if as_json and not (command or commands):
+        raise ConfigError("--json", True, "with -c or --commands: it tells what they answer")
+    lines = _lines(command or [], commands)
     run: Run
-    if prompt:
-        from minivllm.terminal.runs import LiveRun
+    if attach is not None:
+        from minivllm.terminal.attached import attach_to
+
+        if engine:
+            raise ConfigError("--attach", attach, "without flags of an engine: that one runs")
+        run = attach_to(attach, api_key, number or 0, life)
+    elif prompt:
+        from minivllm.terminal.live import live_engine
+        from minivllm.terminal.steered import SteeredRun
 
         typer.secho("loading the model …", dim=True, err=True)
-        run = LiveRun(prompt, sampling, engine)
+        run = SteeredRun(live_engine(prompt, sampling, engine))
     else:
         from minivllm.terminal.runs import open_run
 
         run = open_run(target or "tiny-pressure", engine, with_model, life, number)
-        if others := getattr(run, "others", ""):
-            typer.secho(f"{run.history.header.name}; {others}", dim=True, err=True)
+    if run.others:
+        typer.secho(f"{run.history.header.name}; {run.others}", dim=True, err=True)
+    from minivllm.terminal.session import Session
+
+    session = Session(run)
     try:
-        status = _show(run, command or [], live)
+        status = _show(session, lines, live, as_json)
     finally:
-        run.close()
+        session.close()
     raise typer.Exit(status)
 
 
-def _show(run: Run, commands: list[str], live: bool) -> int:
-    from minivllm.terminal.verbs import Session
+def _lines(commands: list[str], file: Path | None) -> list[str] | None:
+    """What is to be carried out; None: nothing was given."""
+    from minivllm.terminal.verbs import script
 
-    if commands:
-        return _run_commands(Session(run), commands)
+    if not commands and file is None:
+        return None
+    if file is not None:
+        try:
+            commands = [sys.stdin.read() if str(file) == "-" else file.read_text(), *commands]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("--commands", str(file), f"a text file ({error})") from error
+    return [line for given in commands for line in script(given)]
+
+
+def _show(session: Session, lines: list[str] | None, live: bool, as_json: bool) -> int:
+    if lines is not None:
+        from minivllm.terminal.script import run_script
+
+        return run_script(session, lines, as_json=as_json)
     if not live or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return _tell_all(Session(run))
+        return _tell_all(session)
     from minivllm.terminal.prompt import run_screen
 
-    return run_screen(Session(run))
-
-
-def _run_commands(session: Session, commands: list[str]) -> int:
-    """Each answer as text; the first that fails ends it."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    session.width = console.width
-    for line in [line for given in commands for line in session.script(given)]:
-        try:
-            reply = session.execute(line)
-        except MiniVLLMError as error:
-            print(f"minivllm step: {error}", file=sys.stderr)
-            return 1
-        for text in reply.lines:
-            console.print(text, soft_wrap=True)
-        if reply.quit:
-            break
-    return 0
+    return run_screen(session)
 
 
 def _tell_all(session: Session) -> int:

@@ -30,7 +30,7 @@ from minivllm.executor.base import Executor
 from minivllm.replay.executors import ForkedExecutor
 from minivllm.replay.grammars import RecordedGrammars
 from minivllm.replay.model import grammar_of
-from minivllm.replay.recording import Input, Recording, apply_input, ran
+from minivllm.replay.recording import Input, Recording, apply_input
 from minivllm.scenario import make_header
 from minivllm.trace.events import Header, Reason, RunConfig
 from minivllm.trace.log import TraceLog

@@ -81,7 +81,11 @@ def decisive(events: Sequence[Event]) -> Event | None:
 
 
 def source_lines(
-    event: Event, events: Sequence[Event], sources: Mapping[int, RunSource], width: int
+    event: Event,
+    events: Sequence[Event],
+    sources: Mapping[int, RunSource],
+    width: int,
+    around: int = AROUND,
 ) -> list[Text]:
     """The function that emitted ``event``, ▸ at its line, beside each line its hits in the step."""
     source = sources.get(event.src)
@@ -97,7 +101,7 @@ def source_lines(
     head = f"{source.file}:{source.line} {source.function}, {event.kind}"
     lines = [Text(head + (f" {event.req}" if event.req else ""), style="bold")]
     for line in function.lines:
-        if abs(line.number - source.line) <= AROUND:
+        if abs(line.number - source.line) <= around:
             here = line.number == source.line
             hits = f"{line.hits}×" if line.hits else ""
             text = f"{'▸' if here else ' '} {hits:>4} {line.number:>5}  {clean(line.text)}"

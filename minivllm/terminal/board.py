@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from minivllm.terminal import pool, regions
+from minivllm.terminal import panels, pool, regions
 from minivllm.terminal.cells import marks_of
 from minivllm.terminal.history import View
 from minivllm.terminal.scene import Scene
@@ -20,17 +20,20 @@ WIDE = 130
 ONE_LINE_HEADLINE = 170
 
 
-def board(view: View, width: int, height: int) -> list[Text]:
-    """Exactly ``height`` lines of ``width`` cells."""
+def board(
+    view: View, width: int, height: int, *, zoom: int | None = None, label: str = ""
+) -> list[Text]:
+    """Exactly ``height`` lines of ``width`` cells. ``zoom``: see :func:`pool.pool`. ``label``: what
+    kind of run it is."""
     if width < MIN_WIDTH or height < MIN_HEIGHT:
         words = f"{view.step}: {clean(view.story.headline)}"
         small = f"(the board needs {MIN_WIDTH}×{MIN_HEIGHT}, this is {width}×{height})"
         lines = [*wrap(words, max(width, 8), max(height - 1, 1)), Text(small, style="dim")]
         return _exactly(lines, width, height)
     scene = Scene(view, marks_of(view.events))
-    lines = _header(view, width)
+    lines = _header(view, width, label)
     body = _wide_body if width >= WIDE else _narrow_body
-    return _exactly(lines + body(scene, width, height - len(lines)), width, height)
+    return _exactly(lines + body(scene, width, height - len(lines), zoom), width, height)
 
 
 def _exactly(lines: list[Text], width: int, height: int) -> list[Text]:
@@ -38,27 +41,32 @@ def _exactly(lines: list[Text], width: int, height: int) -> list[Text]:
     return [fit(line, width) for line in lines]
 
 
-def _header(view: View, width: int) -> list[Text]:
-    """Run and step; two lines for the headline (one where it always fits); what else; a rule."""
+def _header(view: View, width: int, label: str) -> list[Text]:
+    """Run and place; two lines for the headline (one where it always fits); what else; a rule."""
     header = view.header
-    what = "no model, given tokens" if header.fidelity == "given" else header.model
-    left = Text().append("minivllm ", style="dim").append(clean(header.name or "run"), style="bold")
+    what = "given tokens" if header.fidelity == "given" else header.model
+    left = Text().append(f"{label or 'minivllm'} ", style="bold reverse" if label else "dim")
+    left.append(f"{' ' if label else ''}{clean(header.name or 'run')}", style="bold")
     left.append(f" · {clean(what)}", style="dim")
     of = f" of {view.last}"
     if not view.ended:
-        of = " · next runs one more" if view.step == view.last else f" of {view.last} so far"
-    right = Text().append(f"step {view.step}", style="bold").append(of, style="dim")
+        of = " · next runs on" if view.step == view.last else f" of {view.last} so far"
+    right = Text()
+    if (event := view.event) is not None:
+        right.append(f"{event.phase}, event {event.seq} · ", style="dim")
+    right.append(f"step {view.step}", style="bold").append(of, style="dim")
     top = fit(left, width - right.cell_len).append_text(right)
     room = 1 if width >= ONE_LINE_HEADLINE else 2
     headline = wrap(clean(view.story.headline), width, room, style="bold")
     headline += [Text()] * (room - len(headline))
-    also = Text(f"also: {view.story.also}" if view.story.also else "", style="dim")
-    return [top, *headline, also, Text("─" * width, style="dim")]
+    also = view.story.also if event is not None else f"also: {view.story.also}"
+    told = Text(clean(also) if view.story.also else "", style="dim")
+    return [top, *headline, told, Text("─" * width, style="dim")]
 
 
-def _narrow_body(scene: Scene, width: int, height: int) -> list[Text]:
+def _narrow_body(scene: Scene, width: int, height: int, zoom: int | None) -> list[Text]:
     """One column. Heights: what the pool needs, two waiting rows, the rest for the running ones."""
-    blocks = pool.pool(scene, width, max(height // 3, 2))
+    blocks = pool.pool(scene, width, max(height // 3, 2), zoom)
     num_waiting = 3 if height < 24 else 6
     num_free = 1 if height < 24 else 2
     num_running = height - num_waiting - len(blocks) - num_free - 3
@@ -69,17 +77,20 @@ def _narrow_body(scene: Scene, width: int, height: int) -> list[Text]:
     lines += _pad(regions.running(scene, width, num_running, two_lines=False), num_running)
     lines += [regions.done_line(scene, width), *regions.budget(scene, width), *blocks]
     lines += _pad(pool.free_queue(scene, width, num_free), num_free)
-    if num_events > 2:
-        lines += [Text("─" * width, style="dim"), *regions.events(scene, width, num_events - 1)]
+    if num_events > 4:
+        tables = min(num_events // 3, panels.MOST_TABLES)
+        lines += [Text("─" * width, style="dim")]
+        lines += _pad(regions.tables(scene, width, tables), tables)
+        lines += regions.events(scene, width, num_events - tables - 1)
     return lines
 
 
-def _wide_body(scene: Scene, width: int, height: int) -> list[Text]:
-    """Queues | budget and running | pool; below them the step's events and its reasons."""
+def _wide_body(scene: Scene, width: int, height: int, zoom: int | None) -> list[Text]:
+    """Queues | budget and running | pool; below them events, tables and tensors, why and source."""
     left = 42 if width >= 180 else 34
     right = min(max(width // 3, 52), 68)
     middle = width - left - right - 6
-    blocks = [*pool.pool(scene, right, height - 5), Text()]
+    blocks = [*pool.pool(scene, right, height - 5, zoom), Text()]
     top = min(max(len(blocks) + 4, 20), height)
     blocks += pool.free_queue(scene, right, min(max(top - len(blocks), 1), 4))
     num_done = max(top // 3, 4)
@@ -91,13 +102,8 @@ def _wide_body(scene: Scene, width: int, height: int) -> list[Text]:
     below = height - top - 1
     if below < 4:
         return lines
-    reasons = max(width // 3, 60)
-    told = width - reasons - 3
-    parts = [
-        (regions.events(scene, told, below), told),
-        (regions.reasons(scene, reasons, below), reasons),
-    ]
-    return [*lines, Text("─" * width, style="dim"), *beside(parts, below)]
+    lines.append(Text("─" * width, style="dim"))
+    return lines + panels.below(scene, width, below)
 
 
 def _pad(lines: list[Text], height: int) -> list[Text]:

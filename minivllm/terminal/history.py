@@ -21,10 +21,13 @@ from minivllm.trace.hues import Hues
 from minivllm.trace.index import SNAPSHOT_EVERY
 from minivllm.trace.say import say
 from minivllm.trace.story import NOTHING_RUNS, Story, story
+from minivllm.trace.until import Place
 from minivllm.trace.why import Record
 
 UNTOLD = ("run.start", "run.source", "run.snapshot")
 """Kinds that tell of the trace itself: in no list of what happened."""
+NOWHERE = ("", 0)
+"""The place of an event whose source the trace does not tell."""
 _NO_STEP_OF_THEIR_OWN = (
     "run.start",
     "run.source",
@@ -143,11 +146,21 @@ class History:
         return next(iter(self.steps))
 
     @property
+    def places(self) -> dict[int, Place]:
+        """``src`` → file and line."""
+        return {src: (source.file, source.line) for src, source in self.sources.items()}
+
+    @property
     def open(self) -> int | None:
         """The step that has begun to be told and has not ended."""
         if any(event.kind not in _NO_STEP_OF_THEIR_OWN for event in self._coming):
             return max(event.step for event in self._coming)
         return None
+
+    @property
+    def has_begun(self) -> bool:
+        """The open step: not only are inputs there for it, it runs."""
+        return any(event.kind == "step.begin" for event in self._coming)
 
     @property
     def head(self) -> int:
@@ -211,7 +224,8 @@ class History:
         state = _copy(before)
         for event in events:
             apply(state, event)
-        record = self if whole else Told(ChainMap({step: events}, self.steps), self.sources)  # type: ignore[dict-item, arg-type]
+        seen = ChainMap({step: events}, self.steps)
+        record = self if whole else Told(seen, self.sources)
         return View(
             self.header,
             step,

@@ -7,6 +7,8 @@ a map                        one glyph for a block, or for several: the fuller t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rich.text import Text
 
 from minivllm.terminal import cells
@@ -14,49 +16,86 @@ from minivllm.terminal.cells import hue, token_cell
 from minivllm.terminal.scene import BOLD, DIM, PLAIN, Scene, title
 
 
-def pool(scene: Scene, width: int, height: int) -> list[Text]:
-    """The largest drawing that fits: blocks with their slots, blocks by name, or a map."""
+def pool(scene: Scene, width: int, height: int, zoom: int | None = None) -> list[Text]:
+    """The largest drawing that fits, at most ``zoom``: 2 blocks with their slots, 1 blocks by name,
+    0 a map. Where the one that was asked for does not fit whole, its beginning is shown."""
     blocks = scene.view.state.blocks
     usable = max(len(blocks) - 1, 0)
     used = usable - len(scene.view.state.free)
     lines = [title("KV POOL", f"{used} of {usable} blocks in use")]
     if not usable:
         return lines
-    size = int((scene.view.state.config or {}).get("block_size", 1))
     room = height - 1
-    slot_lines = -(-size // 8)
-    cell = len(str(usable)) + 9
-    per_line = max(width // cell, 1)
-    if per_line > 5 and usable <= 60:
-        per_line = per_line // 5 * 5  # counted by fives
-    grid_lines = -(-usable // per_line)
-    if slot_lines <= 2 and grid_lines * (slot_lines + 2) - 1 <= room:
-        return lines + _grid(scene, per_line, cell, slot_lines)
-    if grid_lines <= room:
-        return lines + _grid(scene, per_line, cell, 0)
+    ids = range(1, usable + 1)
+    for level in (2, 1) if zoom is None else (zoom,):
+        shape = _Shape.of(scene, width, with_slots=level == 2)
+        if not level:
+            continue
+        if shape.height(usable) <= room and (level == 1 or shape.slot_lines <= 2):
+            return lines + grid(scene, width, ids, level == 2)
+        if zoom is not None:
+            some = range(1, min(max(shape.fits(room - 1), 1), usable) + 1)
+            more = Text(f"… {usable - some.stop + 1} more: type blocks, or zoom out", style="dim")
+            return [*lines, *grid(scene, width, some, level == 2), more][:height]
     return lines + _map(scene, width, room)
 
 
-def _grid(scene: Scene, per_line: int, cell: int, slot_lines: int) -> list[Text]:
+@dataclass(frozen=True)
+class _Shape:
+    """Of a grid: cells a block, blocks a line, lines for its slots."""
+
+    cell: int
+    per_line: int
+    slot_lines: int
+
+    @staticmethod
+    def of(scene: Scene, width: int, with_slots: bool) -> _Shape:
+        state = scene.view.state
+        usable, size = len(state.blocks) - 1, int((state.config or {}).get("block_size", 1))
+        slot_lines = -(-size // 8) if with_slots else 0
+        cell = len(str(usable)) + 9
+        if slot_lines:
+            cell = max(cell, len(str(usable)) + 3 + -(-size // slot_lines))
+        per_line = max(width // cell, 1)
+        if per_line > 5 and usable <= 60:
+            per_line = per_line // 5 * 5  # counted by fives
+        return _Shape(cell, per_line, slot_lines)
+
+    @property
+    def _row(self) -> int:
+        return 1 + self.slot_lines + (1 if self.slot_lines else 0)
+
+    def height(self, num_blocks: int) -> int:
+        return -(-num_blocks // self.per_line) * self._row - (1 if self.slot_lines else 0)
+
+    def fits(self, height: int) -> int:
+        return (height + 1) // self._row * self.per_line
+
+
+def grid(scene: Scene, width: int, ids: range, with_slots: bool) -> list[Text]:
+    """Blocks by name, and under each its slots."""
+    shape = _Shape.of(scene, width, with_slots)
+    owners: dict[int, list[str]] = {}
+    for name, request in scene.view.state.requests.items():
+        for block_id in request.table:
+            owners.setdefault(block_id, []).append(name)
     lines: list[Text] = []
-    last = len(scene.view.state.blocks)
-    for first in range(1, last, per_line):
-        ids = range(first, min(first + per_line, last))
-        rows = [Text() for _ in range(1 + slot_lines)]
-        for block_id in ids:
-            for row, part in zip(rows, _block(scene, block_id, slot_lines), strict=True):
-                row.append_text(part).append(" " * (cell - part.cell_len))
+    for first in range(ids.start, ids.stop, shape.per_line):
+        rows = [Text() for _ in range(1 + shape.slot_lines)]
+        for block_id in range(first, min(first + shape.per_line, ids.stop)):
+            parts = _block(scene, block_id, owners.get(block_id, []), shape.slot_lines)
+            for row, part in zip(rows, parts, strict=True):
+                row.append_text(part).append(" " * (shape.cell - part.cell_len))
         lines += rows
-        if slot_lines and first + per_line < last:
+        if shape.slot_lines and first + shape.per_line < ids.stop:
             lines.append(Text())
     return lines
 
 
-def _block(scene: Scene, block_id: int, slot_lines: int) -> list[Text]:
+def _block(scene: Scene, block_id: int, owners: list[str], slot_lines: int) -> list[Text]:
     """``12+r3×2◆``, and under it its slots."""
     state = scene.view.state
     block, digits = state.blocks[block_id], len(str(len(state.blocks) - 1))
-    owners = [name for name, r in state.requests.items() if block_id in r.table]
     colour = hue(scene.view, owners[0]) if owners else DIM
     mark = scene.marks.blocks.get(block_id, " ")
     head = Text().append(f"{block_id:>{digits}}", style="dim").append(mark, style="bold")

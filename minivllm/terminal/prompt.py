@@ -1,4 +1,4 @@
-"""The full screen: the board, the answer over its lower part, a prompt in the last line.
+"""The full screen: the board, an answer or what is pinned below it, a prompt in the last line.
 
 prompt_toolkit owns the keys and the terminal's state (it restores that however the program
 leaves); rich draws. What is typed is worked off in order on a thread, so that a live engine's
@@ -10,12 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import Iterable
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import ANSI, AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -29,13 +26,20 @@ from rich.text import Text
 from minivllm.errors import MiniVLLMError
 from minivllm.models.source import cache_dir
 from minivllm.terminal.board import board
-from minivllm.terminal.text import fit
-from minivllm.terminal.verbs import ALIASES, VERBS, Session
+from minivllm.terminal.completion import VerbCompleter
+from minivllm.terminal.history import View
+from minivllm.terminal.session import Question, Reply, Session
+from minivllm.terminal.text import clean, fit
 
 PROMPT = "step> "
-HINT = "Enter next · b back · g 8 goto · why r4 · request r4 · block 6 · ? help"
+HINT = "Enter next · b back · e event · until preempt · why r4 · block 6 · pin tables · ? help"
+MIN_HEIGHT = 15
+"""Lines of the board, its head not counted, that what is pinned leaves to it."""
+MIN_PINNED = 3
 KEPT_LINES = 5
 """Of the board, the head: an answer never covers the headline."""
+LOOK_S = 0.25
+"""How often to look whether an engine that others use, too, has told something."""
 
 
 class Screen:
@@ -46,6 +50,9 @@ class Screen:
         self.message = Text(HINT, style="dim")
         self.answer: list[Text] = []
         self.answer_title = ""
+        self.question: Question | None = None
+        self._pinned_lines: tuple[list[Text], str] = [], ""
+        self._pinned_for: View | None = None
         self.scrolled = 0
         self.status = 0
         self.lines: asyncio.Queue[str] = asyncio.Queue()
@@ -57,44 +64,114 @@ class Screen:
     async def work(self, app: Application[int]) -> None:
         """Work off what was typed, one line after the other."""
         while True:
-            line = await self.lines.get()
+            line = await self._next_line(app)
             self.busy = True
             app.invalidate()
-            if await asyncio.to_thread(self.execute, line):
+            leave = await asyncio.to_thread(self.execute, line)
+            self.busy = False
+            if leave:
                 app.exit(result=self.status)
                 return
-            self.busy = False
             app.invalidate()
+
+    async def _next_line(self, app: Application[int]) -> str:
+        """What is typed next; meanwhile what the engine tells by itself is shown."""
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                return await asyncio.wait_for(self.lines.get(), LOOK_S)
+            if self.session.steered is None:
+                continue
+            seq = self.session.history.seq
+            try:
+                await asyncio.to_thread(self.session.refresh)
+            except MiniVLLMError as error:
+                self._tell(str(error))
+            if self.session.history.seq != seq or self.session.steered.news:
+                self._tell(self.session.steered.news)
+                app.invalidate()
+
+    def _tell(self, words: str) -> None:
+        if words:
+            self.message = Text(clean(words).replace("⏎", " "), style="bold")
 
     def execute(self, line: str) -> bool:
         """True: leave."""
-        self.answer, self.scrolled = [], 0
+        if self.question is not None:
+            return self._answered(line)
+        self.answer, self.scrolled, self._pinned_for = [], 0, None
         self.message = Text(HINT, style="dim")
         try:
             reply = self.session.execute(line)
         except MiniVLLMError as error:
-            self.message = Text(str(error).replace("\n", " "), style="bold")
+            self._tell(str(error))
             return False
-        if not reply.moved:
+        except Exception as error:  # the debugger outlives what it looks at
+            self._tell(f"{type(error).__name__}: {error}")
+            return False
+        if reply.question is not None:
+            self.question = reply.question
+            self._tell(reply.question.words)
+        elif _is_message(reply):
+            self.message = reply.lines[0]
+        elif not reply.moved:
             self.answer, self.answer_title = reply.lines, reply.title
         return reply.quit
+
+    def _answered(self, line: str) -> bool:
+        """The answer to a question: a word, or its first letter; anything else takes it back."""
+        assert self.question is not None
+        question, self.question = self.question, None
+        given = line.strip().lower()
+        for word, then in question.answers.items():
+            if given and word.startswith(given):
+                leave = [self.execute(one) for one in then]
+                return any(leave)
+        self.message = Text("nothing was done", style="bold")
+        return False
+
+    @property
+    def prompt(self) -> str:
+        return PROMPT if self.question is None else " or ".join(self.question.answers) + "? "
 
     # --- drawing ---------------------------------------------------------------------------------
 
     def draw(self, width: int, height: int) -> AnyFormattedText:
-        self.session.width = width
-        with self.session.history.lock:
-            lines = board(self.session.view, width, height)
+        session = self.session
+        session.width = width
+        with session.history.lock:
+            pinned = [] if self.answer else self._pinned(width, height - KEPT_LINES - MIN_HEIGHT)
+            view, room = session.view, height - len(pinned)
+            lines = board(view, width, room, zoom=session.zoom, label=session.run.label)
+        lines += pinned
         room = height - KEPT_LINES - 1
         if self.answer and room > 0:
             self.scrolled = max(min(self.scrolled, len(self.answer) - room), 0)
             shown = self.answer[self.scrolled : self.scrolled + room]
             more = "PageUp and PageDown scroll · " if len(self.answer) > room else ""
-            rule = Text(f"── {self.answer_title} ── {more}Esc closes ")
-            rule.append("─" * (width - rule.cell_len))
-            over = [fit(line, width) for line in [rule, *shown]]
+            over = [_rule(f"{self.answer_title} ── {more}Esc closes", width)]
+            over += [fit(line, width) for line in shown]
             lines[height - len(over) :] = over
         return self._ansi(lines)
+
+    def _pinned(self, width: int, room: int) -> list[Text]:
+        """The answer to what is pinned, below the board; its place does not depend on it."""
+        pinned = self.session.pinned
+        if not pinned or room < MIN_PINNED:
+            return []
+        view = self.session.view
+        if self._pinned_for is not view:  # a view is another one whenever anything has changed
+            try:
+                reply = self.session.execute(pinned)
+                self._pinned_lines = reply.lines, reply.title or pinned
+            except MiniVLLMError as error:
+                self._pinned_lines = [Text(clean(str(error)), style="dim")], pinned
+            self._pinned_for = view
+        lines, title = self._pinned_lines
+        shown = lines[: room - 1]
+        if len(lines) > len(shown):
+            shown[-1] = Text(f"… {len(lines) - len(shown) + 1} lines more: type {pinned}", "dim")
+        shown += [Text()] * (room - 1 - len(shown))
+        return [_rule(f"pinned: {title}", width), *(fit(line, width) for line in shown)]
 
     def draw_message(self, width: int) -> AnyFormattedText:
         message = Text("running …", style="bold") if self.busy else self.message
@@ -113,32 +190,18 @@ class Screen:
         return ANSI(out.getvalue())
 
 
-class VerbCompleter(Completer):
-    """Verbs first, then what the verb takes."""
+def _rule(words: str, width: int) -> Text:
+    rule = Text(f"── {words} ")
+    return fit(rule.append("─" * max(width - rule.cell_len, 0)), width)
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
 
-    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-        words = document.text_before_cursor.split(" ")
-        for choice in self._choices(words):
-            if choice.startswith(words[-1]):
-                yield Completion(choice, start_position=-len(words[-1]))
-
-    def _choices(self, words: list[str]) -> list[str]:
-        if len(words) == 1:
-            return list(VERBS)
-        view, verb = self.session.view, ALIASES.get(words[0], words[0])
-        requests = list(view.state.requests)
-        if len(words) == 2:
-            return {
-                "why": [*requests, "block", "budget"],
-                "request": requests,
-                "events": [*requests, *dict.fromkeys(e.kind for e in view.events)],
-                "help": list(VERBS),
-                "goto": ["last"],
-            }.get(verb, [])
-        return []
+def _is_message(reply: Reply) -> bool:
+    """Is its first line for the message line, as the place on the board tells the rest?"""
+    if not reply.lines:
+        return False
+    if reply.moved:
+        return reply.reached is False or reply.lines[0].plain.startswith("break ")
+    return len(reply.lines) == 1 and not reply.title
 
 
 def run_screen(session: Session) -> int:
@@ -180,7 +243,8 @@ def _layout(screen: Screen, buffer: Buffer) -> Layout:
         return screen.draw(width, max(height - 2, 1))
 
     prompt = Window(
-        BufferControl(buffer, input_processors=[BeforeInput(PROMPT, style="bold")]), height=1
+        BufferControl(buffer, input_processors=[BeforeInput(lambda: screen.prompt, style="bold")]),
+        height=1,
     )
     body = HSplit(
         [
@@ -198,11 +262,13 @@ def _keys(screen: Screen, buffer: Buffer) -> KeyBindings:
 
     @keys.add("c-c")
     def _(event: KeyPressEvent) -> None:
-        """Stop what runs; else clear what is typed; else leave."""
+        """Stop what runs; else clear what is typed; else take a question back; else leave."""
         if screen.busy:
-            screen.session.interrupted = True
+            screen.session.interrupt()
         elif buffer.text:
             buffer.reset()
+        elif screen.question is not None:
+            screen.lines.put_nowait("")
         else:
             event.app.exit(result=130)
 

@@ -33,7 +33,7 @@ def name_of(scene: Scene, req: str) -> Text:
     return line.append(mark, style="bold") if mark else line
 
 
-# --- queues ------------------------------------------------------------------------------------
+# --- queues --------------------------------------------------------------------------------------
 
 
 def waiting(scene: Scene, width: int, height: int) -> list[Text]:
@@ -108,7 +108,7 @@ def _first(items: list[str], room: int) -> list[str]:
     return items if len(items) <= room else items[: max(room - 1, 0)]
 
 
-# --- running -----------------------------------------------------------------------------------
+# --- running -------------------------------------------------------------------------------------
 
 
 def running(scene: Scene, width: int, height: int, two_lines: bool) -> list[Text]:
@@ -191,7 +191,34 @@ def _is(scene: Scene, req: str | None, request: RequestState) -> bool:
     return req is not None and scene.view.state.requests.get(req) is request
 
 
-# --- budget ------------------------------------------------------------------------------------
+# --- block tables --------------------------------------------------------------------------------
+
+
+def tables(scene: Scene, width: int, height: int) -> list[Text]:
+    """Which physical block each logical one is: those that run first, then who else has any."""
+    state = scene.view.state
+    size = int((state.config or {}).get("block_size", 1))
+    have = [req for req in state.running if state.requests[req].table]
+    have += [req for req, r in state.requests.items() if r.table and req not in have]
+    lines = [title("BLOCK TABLES", f"logical 0, 1, 2 … → physical; {size} tokens each")]
+    for req in _first(have, height - 1):
+        line = name_of(scene, req).append(" ")
+        for shown, block_id in enumerate(state.requests[req].table):
+            mark = scene.marks.blocks.get(block_id, "")
+            shared = f"×{ref}" if (ref := state.blocks[block_id].ref) > 1 else ""
+            piece = f"{block_id}{mark}{shared} "
+            left = len(state.requests[req].table) - shown
+            if line.cell_len + len(piece) + (8 if left > 1 else 0) > width:
+                line.append(f"… {left} more", style="dim")
+                break
+            line.append(piece, style=BOLD if mark else PLAIN)
+        lines.append(line)
+    if len(have) > height - 1:
+        lines.append(Text(f"… {len(have) - (height - 2)} more: type tables", style="dim"))
+    return lines if have else [*lines, Text("nobody has a block", style="dim")]
+
+
+# --- budget --------------------------------------------------------------------------------------
 
 
 def budget(scene: Scene, width: int) -> list[Text]:
@@ -253,7 +280,7 @@ def _unused(scene: Scene, left: int, reason: Reason | None) -> Text:
     return Text(words, style="dim")
 
 
-# --- events and reasons ------------------------------------------------------------------------
+# --- events and reasons --------------------------------------------------------------------------
 
 
 def events(scene: Scene, width: int, height: int) -> list[Text]:

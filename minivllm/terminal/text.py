@@ -6,6 +6,7 @@ Widths are counted in cells: a CJK character or an emoji takes two.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -79,3 +80,26 @@ def beside(columns: list[tuple[list[Text], int]], height: int, gap: str = " │ 
             row.append_text(fit(lines[i] if i < len(lines) else Text(), width))
         rows.append(row)
     return rows
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[object]], width: int) -> list[Text]:
+    """A table as lines; numbers stand at the right. Each line has at most ``width`` cells."""
+    cells = [[c if isinstance(c, Text) else Text(clean(str(c))) for c in row] for row in rows]
+    wide = [max([cell_len(h), *(row[i].cell_len for row in cells)]) for i, h in enumerate(head)]
+    right = [
+        bool(rows) and all(isinstance(row[i], (int, float)) or row[i] == "" for row in rows)
+        for i in range(len(head))
+    ]
+    lines = []
+    for n, row in enumerate([[Text(h, style="dim") for h in head], *cells]):
+        line = Text()
+        for i, cell in enumerate(row):
+            pad = " " * (wide[i] - cell.cell_len)
+            line.append(pad if right[i] else "").append_text(cell)
+            line.append("" if right[i] else pad).append("  ")
+        line.rstrip()
+        if line.cell_len > width:
+            line = fit(line, width)
+        if n or any(head):
+            lines.append(line)
+    return lines

@@ -1,8 +1,11 @@
-"""The verbs: what can be typed, in the manner of pdb, and what each answers.
+"""The verbs: what can be typed, in the manner of pdb, with an example for each.
 
-A verb changes the step that is looked at, or answers with lines; it never draws the board. The
-same verbs serve the full screen, ``-c "goto 8; why r4"`` and the tests. What is typed wrongly
-raises :class:`VerbError`: one line that says what is allowed.
+The same verbs serve the full screen, ``-c "goto 8; why r4"``, Python and the tests. What is typed
+wrongly raises :class:`VerbError`: one line that says what is allowed.
+
+    moves.py      next, event, phase, back, goto, continue, until, break …
+    asking.py     why, where, requests, blocks, queue, batch, diff …
+    steering.py   set, fork, live, submit, abort, export …
 """
 
 from __future__ import annotations
@@ -10,248 +13,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.text import Text
 
-from minivllm.errors import MiniVLLMError
-from minivllm.terminal.answers import (
-    answer_lines,
-    block_lines,
-    event_line,
-    life_lines,
-    way_lines,
-)
-from minivllm.terminal.arrays import batch_lines, decisive, source_lines
-from minivllm.terminal.board import board
-from minivllm.terminal.cells import LEGEND, hue
-from minivllm.terminal.history import UNTOLD, View
-from minivllm.terminal.runs import Run
+from minivllm.terminal import asking, moves, steering
+from minivllm.terminal.cells import LEGEND
+from minivllm.terminal.session import Reply, Session, VerbError
 from minivllm.terminal.text import clean
-from minivllm.trace.batch import batch_of
-from minivllm.trace.events import Event
-from minivllm.trace.lives import block_life, request_life
-from minivllm.trace.why import why_block, why_budget, why_request, why_step
 
-ANSWER_WIDTH = 100
-"""Answers are not wrapped wider than this: long lines read badly."""
-MAX_STEP = 100_000
-PLAIN_HEIGHT = 24
-"""Lines of a board that is printed, not shown on a screen."""
-
-
-class VerbError(MiniVLLMError, ValueError):
-    """What was typed is no verb, or its argument does not fit; the message says what does."""
-
-
-@dataclass
-class Reply:
-    """What a verb answers."""
-
-    lines: list[Text] = field(default_factory=list)
-    title: str = ""
-    moved: bool = False
-    """The step on the screen has changed."""
-    quit: bool = False
-
-
-class Session:
-    """A run, and the step of it that is looked at."""
-
-    def __init__(self, run: Run, width: int = 80) -> None:
-        self.run = run
-        self.history = run.history
-        self.step = self.history.first
-        self.width = width
-        """Of the screen, in cells; who draws keeps it up to date."""
-        self.interrupted = False
-        """Set by Ctrl-C: a ``next`` of many steps stops after the one that runs."""
-        self.on_step: Callable[[], None] = lambda: None
-        """Called after each step of a ``next`` of many: whoever draws may show it."""
-        self._view: View | None = None
-
-    @property
-    def view(self) -> View:
-        now = (self.step, self.history.last, self.history.ended)
-        shown = self._view
-        if shown is None or (shown.step, shown.last, shown.ended) != now:
-            shown = self._view = self.history.view(self.step)
-        return shown
-
-    def execute(self, line: str) -> Reply:
-        """One line; empty means ``next``. Raises VerbError, and whatever a live step raises."""
-        words = line.split() or ["next"]
-        verb = ALIASES.get(words[0].lower(), words[0].lower())
-        if verb not in VERBS:
-            near = difflib.get_close_matches(verb, VERBS, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise VerbError(f"{clean(words[0])!r} is no verb; {hint}there are: {', '.join(VERBS)}")
-        return VERBS[verb].run(self, words[1:])
-
-    def script(self, commands: str) -> list[str]:
-        """``goto 8; why r4`` → its lines; empty ones are left out."""
-        return [line.strip() for line in re.split(r"[;\n]", commands) if line.strip()]
-
-    # --- moving ----------------------------------------------------------------------------------
-
-    def forward(self, n: int) -> int:
-        """Look ``n`` steps further; at the newest one, let the engine run. Returns how many."""
-        moved = 0
-        self.interrupted = False
-        while moved < n and not self.interrupted:
-            if self.step == self.history.last and not self._advance():
-                break
-            self.step = min(self.step + 1, self.history.last)
-            moved += 1
-            self.on_step()
-        return moved
-
-    def _advance(self) -> bool:
-        if not self.history.ended:
-            self.run.advance()
-        return self.step < self.history.last
-
-    def next(self, words: list[str]) -> Reply:
-        n = _number(words, "next", 1, MAX_STEP, default=1)
-        if not self.forward(n):
-            raise VerbError(f"step {self.step} is the last; back and goto look at earlier ones")
-        return self._moved()
-
-    def back(self, words: list[str]) -> Reply:
-        n = _number(words, "back", 1, MAX_STEP, default=1)
-        first = self.history.first
-        if self.step == first:
-            before = "earlier ones were not kept" if first else "nothing has run yet"
-            raise VerbError(f"step {first} is the first: {before}; next goes on")
-        self.step = max(self.step - n, first)
-        return self._moved()
-
-    def goto(self, words: list[str]) -> Reply:
-        if words and words[0].lower() in ("last", "end"):
-            self.step = self.history.last
-            return self._moved()
-        most = self.history.last if self.history.ended else MAX_STEP
-        n = _number(words, "goto", self.history.first, most)
-        if n > self.history.last:
-            here, self.step = self.step, self.history.last
-            self.forward(n - self.step)
-            if self.step < n:
-                self.step = here
-                raise VerbError(f"goto {n}: the run ended with step {self.history.last}")
-        self.step = n
-        return self._moved()
-
-    def _moved(self) -> Reply:
-        told = self.view.story
-        lines = [
-            Text().append(f"{self.step:>4}  ", style="dim").append(clean(told.headline), "bold")
-        ]
-        if told.also:
-            lines.append(Text(f"      also: {told.also}", style="dim"))
-        return Reply(lines, moved=True)
-
-    # --- asking ----------------------------------------------------------------------------------
-
-    def why(self, words: list[str]) -> Reply:
-        state, step = self.view.state, self.step
-        if not words:
-            answers = why_step(self.history, state, step)
-        elif words[0] == "budget":
-            answers = [why_budget(self.history, state, step)]
-        elif words[0] == "block" or words[0].isdigit():
-            block = self._block(words[1:] if words[0] == "block" else words, "why block")
-            answers = [why_block(self.history, state, step, block)]
-        else:
-            answers = [why_request(self.history, state, step, self._request(words[0], "why"))]
-        width = min(self.width, ANSWER_WIDTH)
-        lines = [line for answer in answers for line in answer_lines(answer, step, width)]
-        return Reply(lines, title=f"why, step {step}")
-
-    def request(self, words: list[str]) -> Reply:
-        req = self._request(words[0] if words else "", "request")
-        life = request_life(self.history.steps, req)
-        lines = life_lines(req, self.view.state.requests[req], life, self.step, self.width)
-        lines += way_lines(self.run.way(req))
-        return Reply(lines, title=f"the life of {req}")
-
-    def block(self, words: list[str]) -> Reply:
-        block = self._block(words, "block")
-        state, step = self.view.state, self.step
-        now = why_block(self.history, state, step, block).now
-        lines = [Text().append(f"block {block}  ", style="bold").append(now)]
-        lines += block_lines(block_life(self.history.steps, block), step, self.width)
-        return Reply(lines, title=f"the history of block {block}")
-
-    def events(self, words: list[str]) -> Reply:
-        """Only those whose kind, group or request is named, if one is."""
-        lines = [
-            event_line(event, hue(self.view, event.req) if event.req else None)
-            for event in self._named(words)
-        ]
-        return Reply(lines, title=f"the events of step {self.step}")
-
-    def _named(self, words: list[str]) -> list[Event]:
-        """The step's events of that kind, group or request. Raises VerbError if there is none."""
-        told = [event for event in self.view.events if event.kind not in UNTOLD]
-        named = [e for e in told if not words or set(words) & {e.kind, e.kind.split(".")[0], e.req}]
-        if not named:
-            kinds = sorted({e.kind for e in told})
-            raise VerbError(
-                f"no such event in step {self.step}; there are: {', '.join(kinds) or 'none'}"
-            )
-        return named
-
-    def tensors(self, words: list[str]) -> Reply:
-        batch = batch_of(self.view.before, self.view.events)
-        if batch is None:
-            raise VerbError(f"no token ran in step {self.step}: it has no batch")
-        size = int((self.view.state.config or {}).get("block_size", 1))
-        return Reply(batch_lines(batch, size, self.width), title=f"the batch of step {self.step}")
-
-    def where(self, words: list[str]) -> Reply:
-        event = decisive(self._named(words))
-        if event is None:
-            raise VerbError("the trace does not tell which source lines its events come from")
-        lines = source_lines(event, self.view.events, self.history.sources, self.width)
-        return Reply(lines, title=f"the source of step {self.step}")
-
-    def board(self, words: list[str]) -> Reply:
-        return Reply(board(self.view, self.width, PLAIN_HEIGHT))
-
-    def help(self, words: list[str]) -> Reply:
-        if words:
-            verb = ALIASES.get(words[0], words[0])
-            if verb not in VERBS:
-                raise VerbError(f"help {clean(words[0])}: there are {', '.join(VERBS)}")
-            described = {verb: VERBS[verb]}
-        else:
-            described = VERBS
-        lines = []
-        for name, verb_ in described.items():
-            line = Text().append(f"{name + ' ' + verb_.takes:<30}", style="bold")
-            lines.append(line.append(verb_.does))
-            if words:
-                lines.append(Text(f"example: {verb_.example}", style="dim"))
-        if not words:
-            lines += [Text(line, style="dim") for line in LEGEND]
-        return Reply(lines, title="help")
-
-    def quit(self, words: list[str]) -> Reply:
-        return Reply(quit=True)
-
-    # --- names -----------------------------------------------------------------------------------
-
-    def _request(self, name: str, verb: str) -> str:
-        known = self.view.state.requests
-        if name in known:
-            return name
-        there = ", ".join(list(known)[:12]) if known else "none yet"
-        what = f"{verb} {clean(name)}: no such request" if name else f"{verb}: which request?"
-        raise VerbError(f"{what} at step {self.step}; there are: {there}")
-
-    def _block(self, words: list[str], verb: str) -> int:
-        last = max(len(self.view.state.blocks) - 1, 0)
-        return _number(words, verb, 0, last)
+__all__ = ["ALIASES", "PINNABLE", "VERBS", "Reply", "Session", "VerbError", "execute", "script"]
 
 
 @dataclass(frozen=True)
@@ -260,51 +31,199 @@ class Verb:
     takes: str
     does: str
     example: str
+    more: str = ""
+    """What ``help VERB`` adds."""
 
 
+def execute(session: Session, line: str) -> Reply:
+    """One line; empty means ``next``. Raises VerbError, and whatever a live step raises."""
+    words = line.split() or ["next"]
+    verb = ALIASES.get(words[0].lower(), words[0].lower())
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "help lists what there is"
+        raise VerbError(f"{clean(words[0])!r} is no verb; {hint}")
+    return VERBS[verb].run(session, words[1:])
+
+
+def script(commands: str) -> list[str]:
+    """``goto 8; why r4`` → its lines. Quotes keep a semicolon; empty lines and # are left out."""
+    found = re.findall(r"""(?:"[^"\n]*"|'[^'\n]*'|[^;\n])+""", commands)
+    return [line.strip() for line in found if line.strip() and not line.strip().startswith("#")]
+
+
+def _help(session: Session, words: list[str]) -> Reply:
+    if words:
+        name = ALIASES.get(words[0], words[0])
+        if name not in VERBS:
+            near = difflib.get_close_matches(name, VERBS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "help alone lists the verbs"
+            raise VerbError(f"help {clean(words[0])}: no such verb; {hint}")
+        verb = VERBS[name]
+        lines = [_usage(name, verb)]
+        lines += [Text(f"  {line}") for line in verb.more.splitlines()]
+        short = [alias for alias, of in ALIASES.items() if of == name]
+        if short:
+            lines.append(Text(f"short: {', '.join(short)}", style="dim"))
+        lines.append(Text(f"example: {verb.example}", style="dim"))
+        data: object = {"verb": name, "takes": verb.takes, "does": verb.does}
+        return Reply(lines, {**data, "example": verb.example}, title=f"help {name}")  # type: ignore[dict-item]
+    lines = []
+    for title, names in GROUPS.items():
+        lines.append(Text(title, style="bold underline"))
+        lines += [_usage(name, VERBS[name]) for name in names]
+    lines += [Text(), Text("THE BOARD", style="bold underline")]
+    lines += [Text(line, style="dim") for line in LEGEND]
+    return Reply(lines, {name: verb.does for name, verb in VERBS.items()}, title="help")
+
+
+def _usage(name: str, verb: Verb) -> Text:
+    return Text().append(f"{name + ' ' + verb.takes:<29} ", style="bold").append(verb.does)
+
+
+def _quit(session: Session, words: list[str]) -> Reply:
+    return Reply(quit=True)
+
+
+_WHERE = """preempt · evict · hit · skip · skip:no_free_blocks · finish · finish r3 · r3
+line scheduler.py:118: an event that this line emits · step 30
+sched.chunk · kv: a kind of event, or a group · no_budget: a reason
+A or B: whichever comes first. The run stands right behind the event; next ends its step."""
+
+GROUPS: dict[str, list[str]] = {
+    "MOVE": ["next", "event", "phase", "back", "goto", "continue", "until"],
+    "BREAKS": ["break", "breaks", "clear"],
+    "ASK WHY": ["why", "where", "events", "diff"],
+    "LOOK AT": [
+        "requests",
+        "request",
+        "queue",
+        "tokens",
+        "topk",
+        "blocks",
+        "block",
+        "free",
+        "tables",
+        "batch",
+        "tensors",
+        "board",
+    ],
+    "CHANGE": ["set", "fork", "leave", "live", "submit", "abort"],
+    "SCREEN": ["pin", "zoom", "export", "help", "quit"],
+}
 VERBS = {
-    "next": Verb(Session.next, "[N]", "one step further, or N (also: n, Enter)", "next 5"),
-    "back": Verb(Session.back, "[N]", "one step back, or N; no engine rewinds (also: b)", "back"),
-    "goto": Verb(Session.goto, "STEP|last", "to a step (also: g)", "goto 8"),
+    "next": Verb(moves.next_, "[N]", "one step further, or N; Enter alone, too", "next 5"),
+    "event": Verb(moves.event, "[N]", "one event further in the step; -1: back", "event"),
+    "phase": Verb(
+        moves.phase, "[N]", "to the next phase: schedule, execute, update, the end", "phase"
+    ),
+    "back": Verb(moves.back, "[N]", "one step back, or N; no engine rewinds", "back 3"),
+    "goto": Verb(moves.goto, "STEP|last", "to a step", "goto 8"),
+    "continue": Verb(moves.continue_, "", "on to the next break, or to the end", "continue"),
+    "until": Verb(
+        moves.until, "WHERE", "on until it happens: preempt, evict …", "until preempt", _WHERE
+    ),
+    "break": Verb(
+        moves.break_, "WHERE", "stop there, whenever it comes", "break skip:no_free_blocks", _WHERE
+    ),
+    "breaks": Verb(moves.breaks, "", "the breaks there are", "breaks"),
+    "clear": Verb(moves.clear, "[N]", "take break N away, or all", "clear 1"),
     "why": Verb(
-        Session.why, "[r4|block 6|budget]", "the reason, with its numbers and source", "why r4"
+        asking.why, "[r4|block 6|budget]", "the reason, with its numbers and source", "why r4"
     ),
-    "request": Verb(Session.request, "r4", "its life, step by step (also: r)", "request r4"),
-    "block": Verb(Session.block, "6", "its history: taken, hashed, shared, evicted", "block 6"),
-    "events": Verb(Session.events, "[KIND|r4]", "the events of this step (also: e)", "events kv"),
+    "where": Verb(asking.where, "[KIND|r4]", "the source line that decided", "where sched.victim"),
+    "events": Verb(asking.events, "[KIND|r4]", "the events of this step", "events kv"),
+    "diff": Verb(
+        asking.diff, "N [M]", "what is different between two steps, or N and here", "diff 7 8"
+    ),
+    "requests": Verb(asking.requests, "[STATUS]", "all requests, in numbers", "requests running"),
+    "request": Verb(asking.request, "r4", "its life, step by step", "request r4"),
+    "queue": Verb(asking.queue, "", "who waits, in order, and why", "queue"),
+    "tokens": Verb(asking.tokens, "[r4]", "what each reads and says; new: underlined", "tokens r4"),
+    "topk": Verb(asking.topk, "[r4]", "what might have been drawn instead", "topk r4"),
+    "blocks": Verb(asking.blocks, "[N|N-M]", "the pool, with its slots", "blocks 1-8"),
+    "block": Verb(
+        asking.block, "6", "its history: who took, hashed, shared, evicted it", "block 6"
+    ),
+    "free": Verb(asking.free, "", "the free queue: the order of eviction", "free"),
+    "tables": Verb(asking.tables, "", "block tables: logical → physical", "tables"),
+    "batch": Verb(asking.batch, "", "who runs how many tokens, and what limits whom", "batch"),
     "tensors": Verb(
-        Session.tensors, "", "the flat batch: ids, positions, slots, tables (also: t)", "tensors"
+        asking.tensors, "", "the batch's arrays: ids, positions, slots, tables", "tensors"
     ),
-    "where": Verb(
-        Session.where, "[KIND|r4]", "the source line that decided (also: s)", "where sched.victim"
+    "board": Verb(asking.board, "", "print the board (for -c and logs)", "board"),
+    "set": Verb(
+        steering.set_,
+        "KNOB VALUE",
+        "change a knob from the next step on",
+        "set max_num_batched_tokens 64",
+        "On the engine; of a recording, and from the past if you like, in a fork.\n"
+        "A knob of the pool (num_kv_blocks 24) makes a fork from the start.",
     ),
-    "board": Verb(Session.board, "", "print the board (for -c and logs)", "board"),
-    "help": Verb(Session.help, "[VERB]", "this, or one verb with an example (also: ?)", "help why"),
-    "quit": Verb(Session.quit, "", "leave (also: q, Ctrl-D)", "quit"),
+    "fork": Verb(
+        steering.fork,
+        "[KNOB VALUE]",
+        "run it anew from here, with another knob",
+        "fork max_num_seqs 2",
+        "The real scheduler and pool, with the recorded tokens; beyond them, placeholders.",
+    ),
+    "leave": Verb(steering.leave, "", "out of a fork, back to where it came from", "leave"),
+    "live": Verb(steering.live, "", "to the newest place, where the engine stands", "live"),
+    "submit": Verb(
+        steering.submit,
+        '"PROMPT" [N]',
+        "a request of your own, with N tokens to say",
+        'submit "Once upon a time" 8',
+        "Where no model runs, its words are its tokens.",
+    ),
+    "abort": Verb(steering.abort, "r4", "end a request, as a client that goes away", "abort r4"),
+    "pin": Verb(
+        steering.pin, "VERB …", "answer it at each place, below the board; alone: off", "pin tables"
+    ),
+    "zoom": Verb(steering.zoom, "in|out|auto|map", "how large the pool is drawn", "zoom in"),
+    "export": Verb(
+        steering.export,
+        "FILE",
+        "the run as a trace (.jsonl), the board (.svg, .html)",
+        "export run.trace.jsonl.gz",
+    ),
+    "help": Verb(_help, "[VERB]", "this, or one verb with an example", "help until"),
+    "quit": Verb(_quit, "", "leave (also: Ctrl-D)", "quit"),
 }
 ALIASES = {
     "n": "next",
+    "step": "next",
+    "e": "event",
+    "p": "phase",
     "b": "back",
     "g": "goto",
+    "c": "continue",
+    "u": "until",
     "w": "why",
-    "r": "request",
-    "e": "events",
-    "t": "tensors",
     "s": "where",
+    "source": "where",
+    "r": "request",
+    "rs": "requests",
+    "t": "tensors",
     "h": "help",
     "?": "help",
     "q": "quit",
     "exit": "quit",
 }
-
-
-def _number(words: list[str], verb: str, low: int, high: int, default: int | None = None) -> int:
-    """The one number a verb takes."""
-    if not words and default is not None:
-        return default
-    given = " ".join(words)
-    if len(words) != 1 or not re.fullmatch(r"[0-9]{1,9}", given) or not low <= int(given) <= high:
-        raise VerbError(
-            f"{verb} {clean(given)}: takes one number, {low} to {high}".replace(" :", ":")
-        )
-    return int(given)
+PINNABLE = (
+    "why",
+    "where",
+    "events",
+    "requests",
+    "request",
+    "queue",
+    "tokens",
+    "topk",
+    "blocks",
+    "block",
+    "free",
+    "tables",
+    "batch",
+    "tensors",
+)
+"""What may be answered anew at each place: verbs that change nothing."""

@@ -43,11 +43,13 @@ def test_every_line_has_the_width_and_there_are_as_many_as_asked(
 
 @pytest.mark.parametrize(("width", "height"), [(80, 22), (200, 58)])
 def test_regions_keep_their_places(history: History, width: int, height: int) -> None:
-    names = ("WAITING", "RUNNING", "DONE", "BUDGET", "KV POOL", "FREE")
+    names = ["WAITING", "RUNNING", "DONE", "BUDGET", "KV POOL", "FREE"]
+    if height > 50:
+        names += ["EVENTS", "BLOCK TABLES", "TENSORS", "WHY", "SOURCE"]
     places = set()
     for step in history.steps:
         lines = text_of(history.view(step), width, height)
-        found = {name: [i for i, line in enumerate(lines) if name in line] for name in names}
+        found = {name: [i for i, line in enumerate(lines) if name in line][:1] for name in names}
         places.add(json.dumps(found))
     assert len(places) == 1
 

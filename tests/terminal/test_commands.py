@@ -152,7 +152,7 @@ def test_a_recording_cannot_be_run_with_other_knobs(minivllm: Run, trace: Path) 
 
 def test_prompts_and_a_scenario_exclude_each_other(minivllm: Run) -> None:
     done = minivllm("step", "tiny-pressure", "--prompt", "hello")
-    assert done.returncode == 2 and "either prompts, or a scenario or trace" in done.stderr
+    assert done.returncode == 2 and "not with a scenario or trace: only one" in done.stderr
 
 
 def test_scenario_without_token_ids_says_that_it_needs_a_model(

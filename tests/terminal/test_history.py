@@ -8,7 +8,8 @@ from minivllm.engine.messages import EngineCoreRequest
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import ScenarioRun, load_scenario, start
 from minivllm.terminal.history import History
-from minivllm.terminal.runs import ScenarioSteps
+from minivllm.terminal.steered import SteeredRun
+from minivllm.terminal.stepped import ScenarioSteps
 from minivllm.trace.events import Reason
 from minivllm.trace.fold import apply, new_state, to_json
 from tests.helpers import engine_view, fold_view, trace_of
@@ -54,9 +55,8 @@ def test_looking_back_and_forth_changes_nothing(run: ScenarioRun) -> None:
 
 def test_state_equals_the_engines_own_after_each_live_step() -> None:
     run = start(load_scenario("tiny-pressure"))
-    steps = ScenarioSteps(run)
-    while not steps.history.ended:
-        steps.advance()
+    steps = SteeredRun(ScenarioSteps(run))
+    while steps.step():
         view = steps.history.view(steps.history.last)
         assert fold_view(view.state) == engine_view(run.core)
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from minivllm.errors import SamplingParamsError
-from minivllm.terminal.runs import LiveRun, open_run
+from minivllm.terminal.live import live_engine
+from minivllm.terminal.runs import open_run
+from minivllm.terminal.steered import SteeredRun
 from minivllm.terminal.verbs import Session
 
 pytestmark = pytest.mark.model
@@ -17,7 +19,7 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 6}
 
 
 def test_each_next_at_the_head_lets_one_step_pass() -> None:
-    run = LiveRun(["Once upon a time", "One, two, three, four,"], GREEDY, SMALL)
+    run = SteeredRun(live_engine(["Once upon a time", "One, two, three, four,"], GREEDY, SMALL))
     try:
         session = Session(run)
         session.execute("next")
@@ -35,7 +37,7 @@ def test_each_next_at_the_head_lets_one_step_pass() -> None:
 
 
 def test_a_stop_string_ends_the_request_before_the_next_step() -> None:
-    run = LiveRun(["One, two, three, four,"], {**GREEDY, "stop": ["six"]}, SMALL)
+    run = SteeredRun(live_engine(["One, two, three, four,"], {**GREEDY, "stop": ["six"]}, SMALL))
     try:
         session = Session(run)
         session.execute("next 100")
@@ -47,7 +49,7 @@ def test_a_stop_string_ends_the_request_before_the_next_step() -> None:
 
 def test_a_bad_parameter_ends_the_engine_again() -> None:
     with pytest.raises(SamplingParamsError):
-        LiveRun(["hello"], {"temperature": -1.0, "max_tokens": 2}, SMALL)
+        SteeredRun(live_engine(["hello"], {"temperature": -1.0, "max_tokens": 2}, SMALL))
 
 
 def test_a_scenario_runs_on_the_model() -> None:

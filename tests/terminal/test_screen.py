@@ -20,8 +20,9 @@ def drawn(step: int, columns: int, rows: int, ran: int) -> list[str]:
     """The board as it must stand above message and prompt, when ``ran`` steps have run."""
     session = Session(open_run("tiny-pressure", {}))
     session.forward(ran)
-    session.goto([str(step)])
-    lines: list[Text] = board(session.view, columns, rows - 2)
+    session.execute(f"goto {step}")
+    lines: list[Text] = board(session.view, columns, rows - 2, label=session.run.label)
+    session.close()
     return [without_times(line.plain.rstrip()) for line in lines]
 
 

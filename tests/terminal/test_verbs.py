@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from minivllm.terminal.history import History
-from minivllm.terminal.runs import ScenarioSteps, open_run
-from minivllm.terminal.verbs import Reply, Session, VerbError
+from minivllm.terminal.runs import open_run
+from minivllm.terminal.steered import SteeredRun
+from minivllm.terminal.stepped import ScenarioSteps
+from minivllm.terminal.verbs import VERBS, Reply, Session, VerbError, script
 
 
 @pytest.fixture
-def session() -> Session:
-    return Session(open_run("tiny-pressure", {}))
+def session() -> Iterator[Session]:
+    session = Session(open_run("tiny-pressure", {}))
+    yield session
+    session.close()
 
 
 def text(reply: Reply) -> str:
@@ -56,15 +62,7 @@ def test_next_at_the_end_says_that_it_is_the_end(session: Session) -> None:
 
 
 def test_an_interrupted_next_stops_between_two_steps(session: Session) -> None:
-    run = session.run
-    assert isinstance(run, ScenarioSteps)
-    advance = run.advance
-
-    def advance_and_interrupt() -> None:
-        advance()
-        session.interrupted = session.history.last == 4
-
-    run.advance = advance_and_interrupt  # type: ignore[method-assign]
+    session.on_step = lambda: session.interrupt() if session.step == 4 else None
     session.execute("next 10")
     assert session.step == 4
 
@@ -73,7 +71,8 @@ def test_an_interrupted_next_stops_between_two_steps(session: Session) -> None:
     ("line", "says"),
     [
         ("nxt", "did you mean next"),
-        ("bogus", "'bogus' is no verb; there are: next, back, goto, why"),
+        ("bogus", "'bogus' is no verb; help lists what there is"),
+        ("unitl preempt", "did you mean until?"),
         ("back", "step 0 is the first"),
         ("next x", "next x: takes one number, 1 to"),
         ("next 0", "takes one number, 1 to"),
@@ -87,7 +86,8 @@ def test_an_interrupted_next_stops_between_two_steps(session: Session) -> None:
         ("request", "request: which request?"),
         ("block x", "takes one number, 0 to 15"),
         ("events zz", "no such event in step 0; there are: run.config"),
-        ("help zz", "help zz: there are next"),
+        ("help zz", "help zz: no such verb"),
+        ("help nex", "did you mean next?"),
         ("\x1b[2J", "'␛[2J' is no verb"),
     ],
 )
@@ -125,8 +125,6 @@ def test_a_request_that_has_not_arrived_yet_is_not_known_in_the_past(session: Se
 
 
 def test_every_verb_has_help_with_an_example(session: Session) -> None:
-    from minivllm.terminal.verbs import VERBS
-
     all_of_them = text(session.execute("help"))
     for name in VERBS:
         assert name in all_of_them
@@ -134,7 +132,8 @@ def test_every_verb_has_help_with_an_example(session: Session) -> None:
 
 
 def test_scripts_split_at_semicolons_and_lines(session: Session) -> None:
-    assert session.script("goto 8; why r4;\n\n n ;") == ["goto 8", "why r4", "n"]
+    assert script("goto 8; why r4;\n\n n ;") == ["goto 8", "why r4", "n"]
+    assert script('submit "a; b" 4; n\n# a remark; n') == ['submit "a; b" 4', "n", "n"]
 
 
 def test_a_long_life_folds_its_plain_decodes() -> None:
@@ -145,7 +144,7 @@ def test_a_long_life_folds_its_plain_decodes() -> None:
         engine={"num_kv_blocks": 50},
         request=[ScenarioRequest(arrives=1, output_tokens=100, prompt_token_ids=[1, 2, 3])],
     )
-    session = Session(ScenarioSteps(start(scenario)))
+    session = Session(SteeredRun(ScenarioSteps(start(scenario))))
     session.execute("next 200")
     session.execute("goto 50")
     lines = session.execute("request r1").lines
@@ -158,9 +157,9 @@ def test_a_view_is_taken_anew_only_when_something_changed(session: Session) -> N
     calls: list[int] = []
     view_of = History.view
 
-    def counted(history: History, step: int):  # type: ignore[no-untyped-def]
+    def counted(history: History, step: int, at: int | None):  # type: ignore[no-untyped-def]
         calls.append(step)
-        return view_of(history, step)
+        return view_of(history, step, at)
 
     session.history.view = counted.__get__(session.history)  # type: ignore[method-assign]
     for _ in range(3):

@@ -1,0 +1,198 @@
+"""The verbs that move: next, event, phase, back, goto, continue, until, and the breaks."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from rich.text import Text
+
+from minivllm.errors import ConfigError
+from minivllm.terminal.session import MAX_STEP, Question, Reply, Session, VerbError, goal_of
+from minivllm.terminal.text import clean
+from minivllm.trace.until import Until
+
+
+def number(words: list[str], verb: str, low: int, high: int, default: int | None = None) -> int:
+    """The one number a verb takes."""
+    if not words and default is not None:
+        return default
+    given = " ".join(words)
+    if len(words) != 1 or not re.fullmatch(r"-?[0-9]{1,9}", given) or not low <= int(given) <= high:
+        raise VerbError(
+            f"{verb} {clean(given)}: takes one number, {low} to {high}".replace(" :", ":")
+        )
+    return int(given)
+
+
+def moved(session: Session) -> Reply:
+    """What the place is that one stands at now."""
+    view = session.view
+    told = view.story
+    head = Text().append(f"{view.step:>4}  ", style="dim").append(clean(told.headline), "bold")
+    lines = [head]
+    if told.also:
+        lines.append(Text(f"      {'' if view.event else 'also: '}{clean(told.also)}", style="dim"))
+    return Reply(lines, place(session), moved=True)
+
+
+def place(session: Session) -> dict[str, object]:
+    view = session.view
+    event = view.event
+    return {
+        "step": view.step,
+        "last": view.last,
+        "whole": view.whole,
+        "headline": view.story.headline,
+        "also": view.story.also,
+        "event": msgspec.to_builtins(event) if event is not None else None,
+    }
+
+
+def _is_the_end(session: Session) -> VerbError:
+    step = session.step
+    if session.steered is None:
+        return VerbError(f"step {step} is the last; back and goto look at earlier ones")
+    return VerbError(
+        f"step {step} is the last: nothing is left to run; submit a prompt, or look back"
+    )
+
+
+# --- moving --------------------------------------------------------------------------------------
+
+
+def next_(session: Session, words: list[str]) -> Reply:
+    n = number(words, "next", 1, MAX_STEP, default=1)
+    if not session.forward(n):
+        raise _is_the_end(session)
+    return moved(session)
+
+
+def event(session: Session, words: list[str]) -> Reply:
+    n = number(words, "event", -MAX_STEP, MAX_STEP, default=1)
+    if n == 0:
+        raise VerbError("event 0: takes a number of events, 1 or more; negative ones go back")
+    if not session.event(n):
+        raise _is_the_end(session) if n > 0 else VerbError("this is the first event there is")
+    return moved(session)
+
+
+def phase(session: Session, words: list[str]) -> Reply:
+    n = number(words, "phase", 1, MAX_STEP, default=1)
+    if not session.phase(n):
+        raise _is_the_end(session)
+    return moved(session)
+
+
+def back(session: Session, words: list[str]) -> Reply:
+    n = number(words, "back", 1, MAX_STEP, default=1)
+    first = session.history.first
+    if session.step == first:
+        before = "earlier ones were not kept" if first else "nothing has run yet"
+        raise VerbError(f"step {first} is the first: {before}; next goes on")
+    session.step, session.at = max(session.step - n, first), None
+    return moved(session)
+
+
+def goto(session: Session, words: list[str]) -> Reply:
+    history = session.history
+    if words and words[0].lower() in ("last", "end"):
+        session.to_head()
+        return moved(session)
+    can_run = session.steered is not None and session.steered.can_move
+    n = number(words, "goto", history.first, MAX_STEP if can_run else history.head)
+    if n > history.head or (n == history.head > history.last):
+        here = session.step, session.at
+        session.to_head()
+        session.forward(n - history.last)
+        if session.step < n and not session.interrupted:
+            session.step, session.at = here
+            raise VerbError(f"goto {n}: the run ended with step {history.last}")
+        return moved(session)
+    session.step, session.at = n, None
+    return moved(session)
+
+
+# --- until and breaks ----------------------------------------------------------------------------
+
+
+def continue_(session: Session, words: list[str]) -> Reply:
+    if words:
+        raise VerbError("continue takes nothing; until WHERE runs to a place")
+    ahead = any(session.knows(goal) for goal in session.breaks.values())
+    if not ahead and (question := ask_before_going_on(session, "continue")) is not None:
+        return question
+    _, hit = session.until(None)
+    reply = moved(session)
+    if hit is not None:
+        reply.lines.insert(0, Text(f"break {hit}: {session.breaks[hit].words}"))
+    assert isinstance(reply.data, dict)
+    reply.data["break"] = hit
+    return reply
+
+
+def until(session: Session, words: list[str]) -> Reply:
+    goal = read_goal(words, "until")
+    if not session.knows(goal):
+        question = ask_before_going_on(session, f"until {goal.words}")
+        if question is not None:
+            return question
+    reached, hit = session.until(goal)
+    reply = moved(session)
+    reply.reached = reached
+    assert isinstance(reply.data, dict)
+    reply.data |= {"until": goal.words, "reached": reached, "break": hit}
+    if not reached:
+        why = f"break {hit} came first" if hit is not None else "the run has nothing more to run"
+        if session.interrupted:
+            why = "it was interrupted"
+        elif session.steered is None:
+            why = f"the recording ends with step {session.history.last}"
+        reply.lines.insert(0, Text(f"not reached: {goal.words} ({why})", style="bold"))
+    return reply
+
+
+def break_(session: Session, words: list[str]) -> Reply:
+    goal = read_goal(words, "break")
+    session.num_breaks += 1
+    session.breaks[session.num_breaks] = goal
+    line = f"break {session.num_breaks}: {goal.words}"
+    return Reply([Text(line)], {"number": session.num_breaks, "where": goal.words})
+
+
+def breaks(session: Session, words: list[str]) -> Reply:
+    lines = [Text(f"{n:>3}  {goal.words}") for n, goal in session.breaks.items()]
+    data = [{"number": n, "where": goal.words} for n, goal in session.breaks.items()]
+    return Reply(lines or [Text("no breaks; break preempt makes one")], data, title="breaks")
+
+
+def clear(session: Session, words: list[str]) -> Reply:
+    if not words:
+        session.breaks.clear()
+        return Reply([Text("all breaks are gone")], [])
+    n = number(words, "clear", 1, max(session.num_breaks, 1))
+    if n not in session.breaks:
+        there = ", ".join(map(str, session.breaks)) or "none"
+        raise VerbError(f"clear {n}: there is no such break; there are: {there}")
+    gone = session.breaks.pop(n)
+    return Reply([Text(f"break {n} is gone: {gone.words}")], {"number": n, "where": gone.words})
+
+
+def read_goal(words: list[str], verb: str) -> Until:
+    if not words:
+        raise VerbError(f"{verb}: which place? such as {verb} preempt; help {verb} lists them")
+    given = " ".join(words)
+    try:
+        return goal_of(given)
+    except ConfigError as error:
+        raise VerbError(f"{verb} {clean(given)}: allowed: {error.allowed}") from error
+
+
+def ask_before_going_on(session: Session, line: str) -> Reply | None:
+    """Where one looks at the past of an engine: what shall go on, that engine or a fork?"""
+    if session.steered is None or session.is_newest:
+        return None
+    newest = session.history.head
+    words = f"you look at step {session.step}, the engine stands at {newest}: go on there, or fork?"
+    answers = {"live": ["live", line], "fork": ["fork", line]}
+    return Reply(question=Question(words, answers))

@@ -1,0 +1,70 @@
+"""A script of verbs: their answers as text, or one JSON object a line; for tests and homework.
+
+The status says how it went: 0 well, FAILED where a verb failed (the rest is not carried out),
+NOT_REACHED where all were carried out and an ``until`` was not reached.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from minivllm.errors import MiniVLLMError
+from minivllm.terminal.session import Reply, Session, VerbError
+from minivllm.terminal.text import clean
+
+FAILED = 1
+NOT_REACHED = 3
+
+
+def run_script(session: Session, lines: Sequence[str], *, as_json: bool = False) -> int:
+    """Carry them out, one after the other. Ctrl-C stops what runs, and ends the script."""
+    console = Console(highlight=False)
+    session.width = console.width
+    status = 0
+    for line in lines:
+        try:
+            reply = session.execute(line)
+            if reply.question is not None:
+                raise VerbError(_without_asking(line, reply))
+        except MiniVLLMError as error:
+            if as_json:
+                _write({"command": line, "ok": False, "error": str(error), **_place(session)})
+            print(f"minivllm step: {clean(str(error))}", file=sys.stderr)
+            return FAILED
+        if reply.reached is False:
+            status = NOT_REACHED
+        if as_json:
+            _write(_object(line, reply, session))
+        else:
+            for text in reply.lines:
+                console.print(text, soft_wrap=True)
+        if reply.quit:
+            break
+    return status
+
+
+def _without_asking(line: str, reply: Reply) -> str:
+    assert reply.question is not None
+    ways = " or ".join(f'"{"; ".join(then)}"' for then in reply.question.answers.values())
+    return f"{line}: {reply.question.words} In a script, write {ways}"
+
+
+def _object(line: str, reply: Reply, session: Session) -> dict[str, Any]:
+    told: dict[str, Any] = {"command": line, "ok": True}
+    if reply.reached is not None:
+        told["reached"] = reply.reached
+    return {**told, **_place(session), "data": reply.data}
+
+
+def _place(session: Session) -> dict[str, Any]:
+    event = session.view.event
+    return {"step": session.step, "event": event.seq if event is not None else None}
+
+
+def _write(told: dict[str, Any]) -> None:
+    print(msgspec.json.encode(told).decode(), flush=True)

@@ -1,0 +1,193 @@
+"""A core on a thread of this process that goes on only as its gate lets it: a scenario, or a fork.
+
+No model: each request says the tokens that were given or recorded. What is typed may join it: the
+words of a prompt are its tokens then, and what it says are placeholders.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from minivllm.config import STEP_KNOBS
+from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.messages import EngineCoreRequest
+from minivllm.errors import PromptError
+from minivllm.replay.fork import ForkRun
+from minivllm.replay.recording import read_recording
+from minivllm.sampling_params import SamplingParams
+from minivllm.terminal.history import History
+from minivllm.terminal.steered import Source
+from minivllm.trace.events import Event, Reason
+from minivllm.trace.file import Trace, decode_event
+from minivllm.trace.gate import Gate
+from minivllm.trace.recorder import Recorder
+
+TYPED = "typed-"
+FIRST_WORD = 2_000_000
+"""Ids of words that no recording has; no model and no placeholder has one that large."""
+
+Again = Callable[[dict[str, Any]], "Stepped"]
+"""The same run from its start, with these knobs."""
+
+
+class Stepped(Protocol):
+    """A ``ScenarioRun`` or a ``ForkRun``."""
+
+    core: EngineCore
+    recorder: Recorder
+
+    @property
+    def done(self) -> bool: ...
+    def step(self) -> None: ...
+
+
+class ScenarioSteps:
+    """A :class:`~minivllm.terminal.steered.Source`."""
+
+    news = ""
+
+    def __init__(self, run: Stepped, label: str = "NO MODEL", again: Again | None = None) -> None:
+        """``again``: makes the run anew, for a fork; else that is made of what it has told."""
+        self.run, self.label, self._again = run, label, again
+        self.header = run.recorder.log.header
+        self.gate = Gate(paused=True)
+        self.gate.attach(run.recorder)
+        run.core.at_phase = self.gate.pass_phase
+        self._words = _Words(run.recorder)
+        self._seq = 0
+        self._ids = itertools.count(1)
+        self._inputs: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._idle = False
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._loop, name="stepped-core", daemon=True)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        try:
+            while not self._closing:
+                self._wake.clear()
+                while self._inputs:
+                    self._inputs.popleft()()
+                    self.run.recorder.flush()
+                if self.run.done:
+                    self._idle = True
+                    if not self._inputs:
+                        self._wake.wait()
+                    continue
+                self._idle = False
+                if self.gate.may_step(timeout=1.0) and not self._closing:
+                    self.run.step()
+        except BaseException as error:
+            self._error = error
+            self.run.recorder.flush()
+        finally:
+            self.gate.close()
+
+    # --- for the debugger ------------------------------------------------------------------------
+
+    def take(self) -> list[Event]:
+        recorder, error = self.run.recorder, self._error
+        head = recorder.log.head_seq(recorder.stream)
+        lines = recorder.log.lines(recorder.stream, self._seq + 1, head)
+        self._seq = head
+        if error is not None and not lines:
+            raise error
+        return [decode_event(line) for line in lines]
+
+    def is_idle(self) -> bool:
+        return self._idle and not self._inputs and self._error is None
+
+    def submit(self, prompt: str, max_tokens: int) -> str:
+        request = EngineCoreRequest(
+            request_id=f"{TYPED}{next(self._ids)}",
+            prompt_token_ids=self._words.ids(prompt),
+            sampling_params=SamplingParams(max_tokens=max_tokens, ignore_eos=True),
+        )
+        self._put(lambda: self.run.core.add_request(request))
+        return request.request_id
+
+    def abort(self, request_id: str) -> None:
+        self._put(lambda: self.run.core.abort_request(request_id, Reason.CLIENT))
+
+    def set_knobs(self, knobs: dict[str, Any]) -> None:
+        self.run.core.check_knobs(**knobs)
+        self._put(lambda: self.run.core.set_knobs(**knobs))
+
+    def fork(self, at_step: int, knobs: dict[str, Any], history: History) -> Source:
+        if self._again is None or _was_steered(history, at_step):
+            return fork_of(history, at_step, knobs)
+        from_start = at_step <= 1 or any(name not in STEP_KNOBS for name in knobs)
+        run = self._again(knobs if from_start else {})
+        while run.core.scheduler.current_step < at_step - 1 and not run.done:
+            run.step()
+        if knobs and not from_start:
+            run.core.set_knobs(**knobs)
+        return ScenarioSteps(run, "FORK", self._again)
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+        self.gate.close()
+        self._thread.join()
+        self.run.core.executor.shutdown()
+        self.run.recorder.close()
+
+    def _put(self, do: Callable[[], Any]) -> None:
+        self._inputs.append(do)
+        self._wake.set()
+        self.gate.wake()
+
+
+def _was_steered(history: History, at_step: int) -> bool:
+    """Was anything typed before that step, which the run's own beginning does not tell of?"""
+    return any(
+        event.kind == "core.input" and event.data.op != "add"
+        for step, events in history.steps.items()
+        if step < at_step
+        for event in events
+    ) or any(r.request_id.startswith(TYPED) for r in history.state().requests.values())
+
+
+def fork_of(history: History, at_step: int, knobs: dict[str, Any]) -> ScenarioSteps:
+    """A recorded run again, with the tokens that it holds; it stands before ``at_step``.
+
+    Raises ReplayError where the recording does not suffice, ConfigError for a knob.
+    """
+    events = [event for events in history.steps.values() for event in events]
+    stream = events[0].stream if events else "engine0"
+    recording = read_recording(Trace(history.header, events, history.header.name), stream)
+    if any(name not in STEP_KNOBS for name in knobs):
+        run = ForkRun(recording, knobs, 1, goes_on=True)
+    else:
+        run = ForkRun(recording, knobs, max(at_step, 1), goes_on=True)
+    while run.core.scheduler.current_step < at_step - 1 and not run.done:
+        run.step()
+    return ScenarioSteps(run, "FORK")
+
+
+class _Words:
+    """Words as tokens, where no tokenizer is: what the run has said itself keeps its ids."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._texts: dict[int, str] = {}
+        told = recorder.token_text
+        recorder.token_text = lambda token_id, before: (
+            self._texts.get(token_id) or (told(token_id, before) if told else f"<{token_id}>")
+        )
+
+    def ids(self, prompt: str) -> list[int]:
+        """The same word has the same id each time, so that prefixes are hit. Raises PromptError."""
+        pieces: Sequence[str] = re.findall(r"\s*\S+", prompt)
+        if not pieces:
+            raise PromptError("the prompt is empty; type some words")
+        ids = [FIRST_WORD + zlib.crc32(piece.encode()) % 1_000_000 for piece in pieces]
+        self._texts.update(zip(ids, pieces, strict=True))
+        return ids
