@@ -132,6 +132,15 @@ class AdminError(MiniVLLMError):
     """A running server could not be asked, or does not do what it was asked for."""
 
 
+class AttachError(MiniVLLMError):
+    """A running server cannot be stepped: nobody answers, it lets nobody in, it has no engine.
+    ``status``: what it answered by HTTP, if it did."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
+
+
 class EngineDeadError(MiniVLLMError, RuntimeError):
     """The engine's loop has ended by an error; the cause is chained."""
 

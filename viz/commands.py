@@ -30,8 +30,16 @@ class LiveEngine(Protocol):
     def log(self) -> TraceLog: ...
     @property
     def gate(self) -> GateControl: ...
-    def submit(self, prompt: str) -> str:
+    def gate_of(self, engine: int) -> GateControl:
+        """The gate of one engine alone. Raises MiniVLLMError for one that there is not."""
+        ...
+
+    def submit(self, prompt: str, max_tokens: int | None = None) -> str:
         """Queue a prompt; returns its request id. Raises PromptError."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """End a request, as its caller could. One that is unknown or finished is ignored."""
         ...
 
     def run_workload(self, name: str) -> list[str]:
@@ -93,41 +101,23 @@ class BadCommand(MiniVLLMError, ValueError):
 
 
 def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
-    """Carry out one command; the result is told to the viewer who sent it."""
+    """Carry out one command; the result is told to the viewer who sent it.
+
+    What is asked of the gate is asked of all engines, or of the one that ``engine`` names.
+    """
     op: object = command.get("op")
     value: Any = command.get("value")
-    if op == "pause":
-        return engine.gate.pause()
-    if op == "resume":
-        return engine.gate.resume()
-    if op == "step":
-        if type(value) is not int or not 1 <= value <= 1000:
-            raise BadCommand(f"step: got {value!r}; allowed: a whole number, 1 to 1000")
-        return engine.gate.step(value)
-    if op == "phase":
-        return engine.gate.next_phase()
-    if op == "event":
-        return engine.gate.next_event()
-    if op == "until":
-        if not isinstance(value, str):
-            raise BadCommand(
-                f"until: got {value!r}; allowed: words such as preemption or finish r4"
-            )
-        return engine.gate.until(value)
-    if op == "rate":
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not 0 <= value <= MAX_RATE:
-            raise BadCommand(f"rate: got {value!r}; allowed: 0 (full speed) to {MAX_RATE:.0f}")
-        engine.gate.rate = float(value)
-        return None
+    number = command.get("engine")
+    if number is not None and (type(number) is not int or number < 0):
+        raise BadCommand(f"engine: got {number!r}; allowed: an engine's number")
+    if op in GATE_OPS:
+        return _steer(engine.gate if number is None else engine.gate_of(number), op, value)
     if op == "submit":
-        if not isinstance(value, str) or not value.strip():
-            raise BadCommand("submit: the prompt is empty; type some text")
-        if len(value) > MAX_PROMPT_CHARACTERS:
-            raise BadCommand(
-                f"submit: the prompt has {len(value)} characters; allowed: {MAX_PROMPT_CHARACTERS}"
-            )
-        return engine.submit(value)
+        return _submit(engine, value)
+    if op == "abort":
+        if not isinstance(value, str):
+            raise BadCommand(f"abort: got {value!r}; allowed: the id of a request")
+        return engine.abort(value)
     if op == "workload":
         if not isinstance(value, str):
             raise BadCommand(f"workload: got {value!r}; allowed: the name of a workload")
@@ -139,8 +129,8 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
     if op == "arm":
         return _arm(engine, value)
     raise BadCommand(
-        f"unknown command {op!r}; allowed: pause, resume, step, phase, event, until, rate, submit, "
-        "workload, knobs, arm, simulate, fork"
+        f"unknown command {op!r}; allowed: {', '.join(GATE_OPS)}, submit, abort, workload, knobs, "
+        "arm, simulate, fork"
     )
 
 
@@ -152,6 +142,57 @@ def _arm(engine: LiveEngine, value: Any) -> None:
         raise BadCommand(f"arm: got engine {number!r}; allowed: an engine's number, or none")
     step = asked.get("step")
     engine.arm("next" if step is None else step, number)
+
+
+GATE_OPS = ("pause", "resume", "step", "phase", "event", "until", "rate", "gate")
+
+
+def _steer(gate: GateControl, op: object, value: Any) -> Any:
+    if op == "gate":
+        held = gate.held
+        place = held and {"at": held.at, "phase": held.phase, "seq": held.seq}
+        return {"mode": gate.mode, "rate": gate.rate, "held": place}
+    if op == "pause":
+        return gate.pause()
+    if op == "resume":
+        return gate.resume()
+    if op == "step":
+        if type(value) is not int or not 1 <= value <= 1000:
+            raise BadCommand(f"step: got {value!r}; allowed: a whole number, 1 to 1000")
+        return gate.step(value)
+    if op == "phase":
+        return gate.next_phase()
+    if op == "event":
+        return gate.next_event()
+    if op == "until":
+        if not isinstance(value, str):
+            raise BadCommand(
+                f"until: got {value!r}; allowed: words such as preemption or finish r4"
+            )
+        return gate.until(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= MAX_RATE:
+        raise BadCommand(f"rate: got {value!r}; allowed: 0 (full speed) to {MAX_RATE:.0f}")
+    gate.rate = float(value)
+    return None
+
+
+def _submit(engine: LiveEngine, value: Any) -> str:
+    """A prompt, or ``{"prompt", "max_tokens"}``."""
+    prompt, max_tokens = value, None
+    if isinstance(value, dict):
+        prompt, max_tokens = value.get("prompt"), value.get("max_tokens")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise BadCommand("submit: the prompt is empty; type some text")
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise BadCommand(
+            f"submit: the prompt has {len(prompt)} characters; allowed: {MAX_PROMPT_CHARACTERS}"
+        )
+    if max_tokens is None:
+        return engine.submit(prompt)
+    if type(max_tokens) is not int or max_tokens < 1:
+        raise BadCommand(f"submit: max_tokens is {max_tokens!r}; allowed: 1 or more")
+    return engine.submit(prompt, max_tokens)
 
 
 class CommandThread:

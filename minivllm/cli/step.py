@@ -8,6 +8,7 @@ JSON; else, or with --no-live, the story of each step.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -116,6 +117,7 @@ def step(
     if attach is not None:
         from minivllm.terminal.attached import attach_to
 
+        _end_in_order()
         if engine:
             raise ConfigError("--attach", attach, "without flags of an engine: that one runs")
         run = attach_to(attach, api_key, number or 0, life)
@@ -139,6 +141,17 @@ def step(
     finally:
         session.close()
     raise typer.Exit(status)
+
+
+def _end_in_order() -> None:
+    """SIGTERM and a terminal that goes away, too, leave the server's gate as it was found."""
+
+    def leave(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), leave)
 
 
 def _lines(commands: list[str], file: Path | None) -> list[str] | None:

@@ -10,6 +10,7 @@ import itertools
 from typing import Any
 
 from minivllm.engine.async_llm import AsyncLLM
+from minivllm.engine.dp_client import DPClient
 from minivllm.errors import ConfigError
 from minivllm.outputs import OutputKind
 from minivllm.sampling_params import SamplingParams
@@ -38,10 +39,23 @@ class DashboardEngine:
     def gate(self) -> GateControl:
         return self.llm.gate
 
-    def submit(self, prompt: str) -> str:
+    def gate_of(self, engine: int) -> GateControl:
+        """The gate of one engine alone. Raises ConfigError, EngineUnavailableError."""
+        client = self.llm.client
+        if isinstance(client, DPClient):
+            return client.steering.gate_of(engine)
+        if engine:
+            raise ConfigError("engine", engine, "0: there is one")
+        return self.llm.gate
+
+    def abort(self, request_id: str) -> None:
+        self.llm.abort([request_id])
+
+    def submit(self, prompt: str, max_tokens: int | None = None) -> str:
         """One turn of a chat with the model, greedy. Raises PromptError."""
         room = max(1, self.llm.max_model_len // 2)
-        params = SamplingParams(temperature=0.0, max_tokens=min(PAGE_MAX_TOKENS, room))
+        most = PAGE_MAX_TOKENS if max_tokens is None else max_tokens
+        params = SamplingParams(temperature=0.0, max_tokens=min(most, room))
         name = f"page-{next(self._ids)}"
         self._send([{"role": "user", "content": prompt}], params, name)
         return name

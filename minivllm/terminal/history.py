@@ -88,7 +88,7 @@ class View:
             return told
         words = say(event)
         so_far = f"so far: {told.headline}" if told.headline != NOTHING_RUNS else ""
-        return Story(f"{words[:1].upper()}{words[1:]}.", so_far)
+        return Story(f"{words}.", so_far)
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]

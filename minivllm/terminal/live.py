@@ -80,6 +80,9 @@ class LiveEngine:
             raise EngineDeadError(self._death)
         return events
 
+    def began_anew(self) -> bool:
+        return False
+
     def is_idle(self) -> bool:
         return self._idle and self._arrived >= self._sent and self._death is None
 

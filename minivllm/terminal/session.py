@@ -135,7 +135,7 @@ class Session:
         self.to_head()
         self.on_step()
 
-    # --- places --------------------------------------------------------------------------------
+    # --- places ----------------------------------------------------------------------------------
 
     def to_head(self) -> None:
         self.step, self.at = self.history.head, None
@@ -155,7 +155,7 @@ class Session:
         told = len(self.history.events(step))
         self.step, self.at = step, None if at is None or at >= told else at
 
-    # --- moving on -----------------------------------------------------------------------------
+    # --- moving on -------------------------------------------------------------------------------
 
     def forward(self, n: int) -> int:
         """``n`` steps, the rest of one that one stands in being the first; the engine runs where

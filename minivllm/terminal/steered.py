@@ -43,6 +43,10 @@ class Source(Protocol):
         """What the engine's stream has told since the last call."""
         ...
 
+    def began_anew(self) -> bool:
+        """Is it another engine since the last call? Then its history begins anew."""
+        ...
+
     def is_idle(self) -> bool:
         """It has nothing to run, after what was taken."""
         ...
@@ -143,7 +147,8 @@ class SteeredRun:
         return name or next(iter(set(self.history.state().requests) - known), request_id)
 
     def abort(self, req: str) -> None:
-        self.source.abort(self.history.state().requests[req].request_id)
+        request = self.history.state().requests[req]
+        self.source.abort(request.parent or request.request_id)
         self._wait_for(lambda event: event.kind == "req.finish" and event.req == req)
 
     def set_knobs(self, knobs: dict[str, Any]) -> None:
@@ -156,7 +161,7 @@ class SteeredRun:
     def close(self) -> None:
         self.source.close()
 
-    # --- helpers -------------------------------------------------------------------------------
+    # --- helpers ---------------------------------------------------------------------------------
 
     def _at_event(self) -> bool:
         held = self.source.gate.held
@@ -209,6 +214,8 @@ class SteeredRun:
         return None
 
     def take_in(self) -> list[Event]:
+        if self.source.began_anew():
+            self.history = History(self.source.header)
         events = self.source.take()
         if events:
             self.history.ended = False

@@ -102,6 +102,9 @@ class ScenarioSteps:
             raise error
         return [decode_event(line) for line in lines]
 
+    def began_anew(self) -> bool:
+        return False
+
     def is_idle(self) -> bool:
         return self._idle and not self._inputs and self._error is None
 
