@@ -8,6 +8,7 @@ the lessons can import this package without the ``[engine]`` extra (torch).
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -46,10 +47,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "debug":
+        return import_module("minivllm.debug")
     if name not in _HOME:
         raise AttributeError(f"module 'minivllm' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_HOME[name]), name)
 
 

@@ -15,7 +15,15 @@ import pytest
 from tests.conftest import ENGINE_PACKAGES, ROOT, RunPython
 
 WEB = ("flask", "flask_socketio", "werkzeug", "simple_websocket")
-FRONTS = ("viz", "minivllm.api", "minivllm.serving", "minivllm.cli", "minivllm.terminal", "lessons")
+FRONTS = (
+    "viz",
+    "minivllm.api",
+    "minivllm.serving",
+    "minivllm.cli",
+    "minivllm.terminal",
+    "minivllm.debug",
+    "lessons",
+)
 TRACE_CONSUMERS = tuple(
     f"minivllm.trace.{name}"
     for name in (

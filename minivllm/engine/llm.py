@@ -126,6 +126,11 @@ class LLM:
         """How each engine stood when it last said so."""
         return self._parts.stats.newest()
 
+    def debug_parts(self) -> tuple[Parts, threading.Lock]:
+        """For a debugger, which sends and reads beside :meth:`generate`: the engine's front, and
+        the lock that is held by whoever reads its outputs."""
+        return self._parts, self._turn
+
     def shutdown(self) -> None:
         """End the engine and free its memory. May be called twice."""
         self._parts.tracer.flush()

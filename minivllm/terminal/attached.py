@@ -182,7 +182,7 @@ class Attached:
     def is_idle(self) -> bool:
         return self._idle
 
-    def submit(self, prompt: str, max_tokens: int) -> str:
+    def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         value = {"prompt": prompt, "max_tokens": max_tokens}
         return str(self._channel.command("submit", value))
 

@@ -86,10 +86,10 @@ class LiveEngine:
     def is_idle(self) -> bool:
         return self._idle and self._arrived >= self._sent and self._death is None
 
-    def submit(self, prompt: Any, max_tokens: int | None = None, **params: Any) -> str:
-        given = {**self._params, **params}
-        if max_tokens is not None:
-            given["max_tokens"] = max_tokens
+    def submit(self, prompt: Any, max_tokens: int | None = None, params: Any = None) -> str:
+        if params is not None:
+            return self.send(prompt, params)
+        given = self._params if max_tokens is None else {**self._params, "max_tokens": max_tokens}
         return self.send(prompt, SamplingParams(**given))
 
     def send(self, prompt: Any, params: SamplingParams) -> str:

@@ -214,7 +214,7 @@ def run_screen(session: Session) -> int:
 
     buffer = Buffer(
         completer=VerbCompleter(session),
-        history=_history(),
+        history=history_of_lines(),
         accept_handler=accept,
         multiline=False,
     )
@@ -292,7 +292,7 @@ def _keys(screen: Screen, buffer: Buffer) -> KeyBindings:
     return keys
 
 
-def _history() -> History:
+def history_of_lines() -> History:
     """Kept with the cached models; where that cannot be written, for this run only."""
     with contextlib.suppress(OSError):
         path = cache_dir() / "step_history"

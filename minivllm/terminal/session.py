@@ -17,7 +17,6 @@ from minivllm.errors import MiniVLLMError
 from minivllm.terminal.history import NOWHERE, UNTOLD, History, View
 from minivllm.terminal.runs import Run, fork_run
 from minivllm.terminal.steered import SteeredRun
-from minivllm.trace.events import Event
 from minivllm.trace.gate import NO_DECISION
 from minivllm.trace.until import Test, Until, parse
 
@@ -272,18 +271,21 @@ class Session:
             self.steered.go()
             self.to_head()
             return False, None
+        here, seq = self.history.head, self.history.seq
         came = self.steered.until(_any_of(goal, self.breaks))
         self.to_head()
         if not came:
             return False, None
-        held = self._newest_event()
-        place = self.history.places.get(held.src, NOWHERE) if held else NOWHERE
-        hit = [n for n, test in tests.items() if held is not None and test(held, place)]
-        return 0 in hit or not hit, next((n for n in hit if n), None)
-
-    def _newest_event(self) -> Event | None:
-        told = [e for e in self.history.events(self.history.head) if e.kind not in _QUIET]
-        return told[-1] if told else None
+        places = self.history.places
+        self.step, self.at = max(here, self.history.first), 0
+        for step, at, event in self.places_from_here():
+            place = places.get(event.src, NOWHERE)
+            hit = [n for n, test in tests.items() if event.seq > seq and test(event, place)]
+            if hit:
+                self._look(step, at)
+                return 0 in hit, next((n for n in hit if n), None)
+        self.to_head()  # held by somebody else's wish: a breakpoint in the engine's code, say
+        return False, None
 
     def knows(self, goal: Until) -> bool:
         """Does it come in what is known already behind this place?"""

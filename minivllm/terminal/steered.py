@@ -11,6 +11,7 @@ Ctrl-C (``interrupt``) pauses the engine at the end of its step. No counterpart 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,6 +26,10 @@ POLL_S = 0.02
 """How often to look whether the engine has gone idle; where it is held is told at once."""
 INPUT_S = 10.0
 """An input that the engine has not taken in by then has got lost on the way."""
+
+
+STEERED: weakref.WeakSet[Gate] = weakref.WeakSet()
+"""Gates that somebody steers from this process: a breakpoint in an engine's code holds there."""
 
 
 class Source(Protocol):
@@ -51,8 +56,9 @@ class Source(Protocol):
         """It has nothing to run, after what was taken."""
         ...
 
-    def submit(self, prompt: str, max_tokens: int) -> str:
-        """Queue a prompt; returns its request id. Raises PromptError."""
+    def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
+        """Queue a prompt; returns its request id. ``params``: SamplingParams, where a model runs.
+        Raises PromptError."""
         ...
 
     def abort(self, request_id: str) -> None: ...
@@ -76,6 +82,8 @@ class SteeredRun:
 
     def __init__(self, source: Source, history: History | None = None) -> None:
         self.source = source
+        if isinstance(source.gate, Gate):
+            STEERED.add(source.gate)
         self.history = history or History(source.header)
         self.interrupted = False
         self.on_progress: Callable[[], None] = lambda: None
@@ -139,10 +147,10 @@ class SteeredRun:
         """From another thread: stand still at the end of the step."""
         self.interrupted = True
 
-    def submit(self, prompt: str, max_tokens: int) -> str:
+    def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         """Returns the request's name (``r6``) once the engine has taken it in."""
         known = set(self.history.state().requests)
-        request_id = self.source.submit(prompt, max_tokens)
+        request_id = self.source.submit(prompt, max_tokens, params)
         name = self._wait_for(lambda event: _is_arrival(event, request_id))
         return name or next(iter(set(self.history.state().requests) - known), request_id)
 
@@ -159,6 +167,8 @@ class SteeredRun:
         return None
 
     def close(self) -> None:
+        if isinstance(self.source.gate, Gate):
+            STEERED.discard(self.source.gate)
         self.source.close()
 
     # --- helpers ---------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class ScenarioSteps:
         self.header = run.recorder.log.header
         self.gate = Gate(paused=True)
         self.gate.attach(run.recorder)
+        run.recorder.flush()  # a fork's knobs were told, and no step has ended since
         run.core.at_phase = self.gate.pass_phase
         self._words = _Words(run.recorder)
         self._seq = 0
@@ -108,11 +109,11 @@ class ScenarioSteps:
     def is_idle(self) -> bool:
         return self._idle and not self._inputs and self._error is None
 
-    def submit(self, prompt: str, max_tokens: int) -> str:
+    def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         request = EngineCoreRequest(
             request_id=f"{TYPED}{next(self._ids)}",
-            prompt_token_ids=self._words.ids(prompt),
-            sampling_params=SamplingParams(max_tokens=max_tokens, ignore_eos=True),
+            prompt_token_ids=self._words.ids(str(prompt)),
+            sampling_params=params or SamplingParams(max_tokens=max_tokens, ignore_eos=True),
         )
         self._put(lambda: self.run.core.add_request(request))
         return request.request_id

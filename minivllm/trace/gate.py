@@ -207,6 +207,22 @@ class Gate:
                 self._tell()
             self._hold(Held("event", event.phase, event, event.seq), turn)
 
+    def hold_here(self, then: Callable[[], None] | None = None) -> None:
+        """The engine's code asks for it itself (``minivllm.debug.set_trace``): stand still, in the
+        middle of a step. ``then``: called once all that was told can be seen, before it waits."""
+        with self._changed:
+            self._aim(None, 0)
+            self._paused, self._allowed = True, 0
+            self._moved()
+            turn = self._turn
+        self._tell()
+        self._hold(Held("event", self._trace.phase, seq=self._trace.seq), turn, then)
+
+    @property
+    def is_steered(self) -> bool:
+        """Somebody lets the engine go step by step, or until something happens."""
+        return self._paused or self._goal is not None
+
     # --- helpers ---------------------------------------------------------------------------------
 
     def _reached(self) -> bool:
@@ -226,12 +242,14 @@ class Gate:
             by_event = goal is not None and goal != "phase"
             self._trace.on_event = self.pass_event if by_event else None
 
-    def _hold(self, held: Held, turn: int) -> None:
+    def _hold(self, held: Held, turn: int, then: Callable[[], None] | None = None) -> None:
         """Stand still in the middle of a step, until a verb lets the engine go."""
         self._trace.flush()  # before anybody can see that it is held
         with self._changed:
             if turn == self._turn:  # nobody has let it go meanwhile
                 self._stand(held)
+                if then is not None:
+                    then()
                 self._changed.wait_for(lambda: turn != self._turn or self._closed)
 
     def _held_in_step(self) -> bool:

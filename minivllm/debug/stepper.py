@@ -1,0 +1,233 @@
+"""Stepper: the debugger's verbs as methods, and the state they lead to as plain objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from minivllm.debug.shown import Answer, Board
+from minivllm.errors import ConfigError, ScenarioError
+from minivllm.scenario import ScenarioRun
+from minivllm.terminal.runs import Run, open_run
+from minivllm.terminal.session import Session, goal_of
+from minivllm.terminal.steered import SteeredRun
+from minivllm.terminal.stepped import ScenarioSteps
+from minivllm.terminal.verbs import VerbError
+from minivllm.trace.events import Event
+from minivllm.trace.fold import State
+from minivllm.trace.until import Until
+
+if TYPE_CHECKING:
+    from minivllm.engine.llm import LLM
+    from minivllm.outputs import RequestOutput
+
+Where = str | Callable[[Event], Any]
+"""Words such as ``preempt`` or ``finish r3``, or a test of events."""
+
+
+class Stepper:
+    """An engine held by its gate, or a recorded run; see ``minivllm.debug``.
+
+    ``what``: an :class:`~minivllm.LLM` that keeps its events (``live=True``, or a trace file), the
+    name of a scenario, a trace by its file or gallery name, or a ``ScenarioRun``. At the end an LLM
+    goes on as it did before.
+
+    Raises ConfigError for an LLM that is not traced, and what opening a trace or scenario raises.
+    """
+
+    def __init__(self, what: LLM | str | Path | ScenarioRun, **engine: Any) -> None:
+        """``engine``: knobs of a scenario."""
+        self.session = Session(_run_of(what, engine))
+        self._next_break = 0
+
+    # --- where one stands ------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        return self.session.step
+
+    @property
+    def last(self) -> int:
+        """The newest step there is."""
+        return self.session.history.head
+
+    @property
+    def state(self) -> State:
+        """The engine's state at this place: its events, folded."""
+        return self.session.view.state
+
+    @property
+    def before(self) -> State:
+        """The state when this step began."""
+        return self.session.view.before
+
+    @property
+    def events(self) -> list[Event]:
+        """Of this step, up to this place."""
+        return list(self.session.view.events)
+
+    @property
+    def event(self) -> Event | None:
+        """The one that this place is right behind, in the middle of a step."""
+        return self.session.view.event
+
+    @property
+    def story(self) -> str:
+        return self.session.view.story.headline
+
+    @property
+    def outputs(self) -> dict[str, RequestOutput]:
+        """What the requests that were sent from here have answered, by their ids."""
+        source = self.session.steered.source if self.session.steered is not None else None
+        return dict(getattr(source, "outputs", {}))
+
+    # --- moving ----------------------------------------------------------------------------------
+
+    def next(self, n: int = 1) -> bool:
+        """``n`` steps further; False if there was nothing to run."""
+        return self.session.forward(n) > 0
+
+    def next_event(self, n: int = 1) -> bool:
+        return self.session.event(n) != 0
+
+    def next_phase(self, n: int = 1) -> bool:
+        return self.session.phase(n) > 0
+
+    def back(self, n: int = 1) -> None:
+        """Look at an earlier step; no engine rewinds."""
+        self.do(f"back {n}")
+
+    def goto(self, step: int) -> None:
+        """Raises VerbError for a step that there will not be."""
+        self.do(f"goto {step}")
+
+    def live(self) -> None:
+        """To the newest place, where the engine stands."""
+        self.do("live")
+
+    def until(self, where: Where) -> bool:
+        """On to the event that ``where`` names, or that it is true of. False: it did not come, or
+        a break came first. Raises ConfigError for words that name nothing."""
+        reached, _ = self.session.until(_goal(where))
+        return reached
+
+    def break_at(self, where: Where) -> int:
+        """Stop there, too, from now on; returns the number of the break."""
+        self.session.num_breaks += 1
+        self.session.breaks[self.session.num_breaks] = _goal(where)
+        return self.session.num_breaks
+
+    def go(self) -> int | None:
+        """On to the next break (returns its number), or until nothing is left to run."""
+        return self.session.until(None)[1]
+
+    # --- asking and changing ---------------------------------------------------------------------
+
+    def do(self, line: str) -> Answer:
+        """Any verb, as it is typed in the terminal: ``why r4``, ``diff 7 8``. Raises VerbError."""
+        reply = self.session.execute(line)
+        if reply.question is not None:
+            raise VerbError(
+                f"{line}: {reply.question.words} Call live() or do('fork') before, as you like"
+            )
+        return Answer(reply)
+
+    __call__ = do
+
+    def submit(self, prompt: Any, params: Any = None) -> str:
+        """Returns the request's name (``r3``). ``params``: SamplingParams of an LLM, else the
+        number of tokens. Raises PromptError, SamplingParamsError, VerbError for a recording."""
+        run = self._engine("submit")
+        self.session.to_head()
+        if params is None or isinstance(params, int):
+            name = run.submit(prompt, params if params is not None else DEFAULT_TOKENS)
+        else:
+            name = run.submit(prompt, 0, params)
+        self.session.to_head()
+        return name
+
+    def submit_all(self, prompts: Sequence[Any], params: Any = None) -> list[str]:
+        return [self.submit(prompt, params) for prompt in prompts]
+
+    def abort(self, req: str) -> None:
+        self.session.to_head()
+        self.do(f"abort {req}")
+
+    def set(self, **knobs: Any) -> None:
+        """Change knobs of the engine from its next step on. Raises ConfigError."""
+        run = self._engine("set")
+        run.set_knobs(knobs)
+        self.session.to_head()
+
+    def fork(self, **knobs: Any) -> None:
+        """Go on from here in a run of its own, with other knobs; :meth:`leave` comes back."""
+        self.session.fork(knobs)
+
+    def leave(self) -> None:
+        self.do("leave")
+
+    def _engine(self, verb: str) -> SteeredRun:
+        if self.session.steered is None:
+            raise VerbError(f"{verb}: nothing runs behind a recording; fork() makes a run of it")
+        return self.session.steered
+
+    # --- showing ---------------------------------------------------------------------------------
+
+    def board(self, width: int | None = None, height: int | None = None) -> Board:
+        """What the terminal shows; a notebook displays it."""
+        session = self.session
+        label = session.run.label
+        return Board(session.view, width=width, height=height, zoom=session.zoom, label=label)
+
+    def _repr_mimebundle_(
+        self, include: Sequence[str] = (), exclude: Sequence[str] = (), **kwargs: Any
+    ) -> dict[str, str]:
+        return self.board()._repr_mimebundle_(include, exclude, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Stepper(step {self.step} of {self.last}: {self.story})"
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """An LLM goes on as before; a scenario's engine ends."""
+        self.session.close()
+
+    def __enter__(self) -> Stepper:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+DEFAULT_TOKENS = 16
+
+
+def _goal(where: Where) -> Until:
+    if isinstance(where, str):
+        return goal_of(where)
+    return Until("", lambda event, place: bool(where(event)))
+
+
+def _run_of(what: Any, engine: dict[str, Any]) -> Run:
+    if isinstance(what, (str, Path)):
+        return open_run(str(what), engine)
+    if engine:
+        raise ConfigError("Stepper", engine, "knobs for a scenario by name only")
+    if isinstance(what, ScenarioRun):
+        return SteeredRun(ScenarioSteps(what))
+    if hasattr(what, "debug_parts"):
+        from minivllm.terminal.live import LiveEngine
+
+        parts, turn = what.debug_parts()
+        return SteeredRun(LiveEngine(parts, turn=turn, owned=False))
+    raise ScenarioError(
+        f"Stepper takes an LLM, a scenario, a trace or a ScenarioRun, not {type(what).__name__}"
+    )
