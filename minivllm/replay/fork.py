@@ -132,7 +132,7 @@ class ForkRun:
         """``goes_on``: beyond the end of a recording that some of its requests outlive; what they
         say there are placeholders. No knob at all is allowed: then it is the same run again, until
         somebody changes it. For the rest see :func:`fork`."""
-        _check(recording, knobs, at_step)
+        _check(recording, knobs, at_step, recording.last_step + goes_on)
         config = recording.config
         if at_step == 1 and knobs:
             config = make_config(config, **knobs)
@@ -211,8 +211,7 @@ class ForkRun:
                     self._stops[str(event.req)] = event.data.output_tokens
 
 
-def _check(recording: Recording, knobs: dict[str, Any], at_step: int) -> None:
-    last = recording.last_step
+def _check(recording: Recording, knobs: dict[str, Any], at_step: int, last: int) -> None:
     if not 1 <= at_step <= last:
         raise ConfigError("--at-step", at_step, f"a step of the recording, 1 to {last}")
     for name, value in knobs.items():

@@ -100,10 +100,12 @@ def source_lines(
         return [Text(f"{source.file}:{source.line} {source.function}: its text was not kept")]
     head = f"{source.file}:{source.line} {source.function}, {event.kind}"
     lines = [Text(head + (f" {event.req}" if event.req else ""), style="bold")]
-    for line in function.lines:
-        if abs(line.number - source.line) <= around:
-            here = line.number == source.line
-            hits = f"{line.hits}×" if line.hits else ""
-            text = f"{'▸' if here else ' '} {hits:>4} {line.number:>5}  {clean(line.text)}"
-            lines.append(Text(text[:width], style="bold" if here else ""))
+    shown = [line for line in function.lines if abs(line.number - source.line) <= around]
+    indents = [len(line.text) - len(line.text.lstrip()) for line in shown if line.text.strip()]
+    cut = min(indents, default=0)
+    for line in shown:
+        here = line.number == source.line
+        hits = f"{line.hits}×" if line.hits else ""
+        text = f"{'▸' if here else ' '} {hits:>4} {line.number:>5}  {clean(line.text[cut:])}"
+        lines.append(Text(text[:width], style="bold" if here else ""))
     return lines

@@ -27,7 +27,7 @@ from minivllm.terminal.history import UNTOLD
 from minivllm.terminal.moves import number
 from minivllm.terminal.scene import Scene
 from minivllm.terminal.session import MAX_STEP, Reply, Session, VerbError
-from minivllm.terminal.text import clean, columns, tail
+from minivllm.terminal.text import clean, columns, tail, within
 from minivllm.trace.answer import Answer
 from minivllm.trace.batch import Batch, batch_of
 from minivllm.trace.events import Event
@@ -173,6 +173,7 @@ def queue(session: Session, words: list[str]) -> Reply:
     data = [
         {"req": req, "wait": msgspec.to_builtins(state.requests[req].wait)} for req in state.waiting
     ]
+    lines = within(lines, session.width)
     return Reply(lines, data, title=f"who waits, step {session.step}")
 
 
@@ -318,7 +319,7 @@ def _text_of(session: Session, req: str, start: int, n: int) -> str:
 def tables(session: Session, words: list[str]) -> Reply:
     """Logical → physical, for each request that has blocks."""
     scene = _scene(session)
-    lines = regions.tables(scene, session.width, MAX_STEP)
+    lines = within(regions.tables(scene, session.width, MAX_STEP), session.width)
     state = session.view.state
     data = {name: r.table for name, r in state.requests.items() if r.table}
     return Reply(lines, data, title=f"the block tables, step {session.step}")
@@ -357,6 +358,7 @@ def tensors(session: Session, words: list[str]) -> Reply:
         raise VerbError(f"no token ran in step {session.step}: it has no batch")
     size = int((session.view.state.config or {}).get("block_size", 1))
     lines = batch_lines(found, size, session.width)
+    lines = within(lines, session.width)
     return Reply(lines, msgspec.to_builtins(found), title=f"the tensors of step {session.step}")
 
 

@@ -18,6 +18,8 @@ MIN_WIDTH, MIN_HEIGHT = 40, 12
 WIDE = 130
 """From this width on queues, rows and pool stand side by side."""
 ONE_LINE_HEADLINE = 170
+LOW = 13
+"""Below this height of its body a narrow board has fewer regions."""
 
 
 def board(
@@ -66,6 +68,8 @@ def _header(view: View, width: int, label: str) -> list[Text]:
 
 def _narrow_body(scene: Scene, width: int, height: int, zoom: int | None) -> list[Text]:
     """One column. Heights: what the pool needs, two waiting rows, the rest for the running ones."""
+    if height < LOW:
+        return _low_body(scene, width, height, zoom)
     blocks = pool.pool(scene, width, max(height // 3, 2), zoom)
     num_waiting = 3 if height < 24 else 6
     num_free = 1 if height < 24 else 2
@@ -83,6 +87,14 @@ def _narrow_body(scene: Scene, width: int, height: int, zoom: int | None) -> lis
         lines += _pad(regions.tables(scene, width, tables), tables)
         lines += regions.events(scene, width, num_events - tables - 1)
     return lines
+
+
+def _low_body(scene: Scene, width: int, height: int, zoom: int | None) -> list[Text]:
+    """What is left of it above something that is pinned: who runs, the budget, the pool."""
+    blocks = pool.pool(scene, width, 2, 0 if zoom is None else zoom)
+    num_running = max(height - 2 - len(blocks), 1)
+    lines = _pad(regions.running(scene, width, num_running, two_lines=False), num_running)
+    return [*lines, *regions.budget(scene, width), *blocks]
 
 
 def _wide_body(scene: Scene, width: int, height: int, zoom: int | None) -> list[Text]:

@@ -143,11 +143,15 @@ def until(session: Session, words: list[str]) -> Reply:
     assert isinstance(reply.data, dict)
     reply.data |= {"until": goal.words, "reached": reached, "break": hit}
     if not reached:
-        why = f"break {hit} came first" if hit is not None else "the run has nothing more to run"
-        if session.interrupted:
+        why = "nothing is left to run"
+        if hit is not None:
+            why = f"break {hit} came first"
+        elif session.interrupted:
             why = "it was interrupted"
         elif session.steered is None:
             why = f"the recording ends with step {session.history.last}"
+        elif session.steered.can_move:
+            why = "the engine's own code holds it here"
         reply.lines.insert(0, Text(f"not reached: {goal.words} ({why})", style="bold"))
     return reply
 

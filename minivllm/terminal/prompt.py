@@ -25,17 +25,16 @@ from rich.text import Text
 
 from minivllm.errors import MiniVLLMError
 from minivllm.models.source import cache_dir
-from minivllm.terminal.board import board
+from minivllm.terminal.board import MIN_HEIGHT, board
 from minivllm.terminal.completion import VerbCompleter
 from minivllm.terminal.history import View
 from minivllm.terminal.session import Question, Reply, Session
 from minivllm.terminal.text import clean, fit
 
 PROMPT = "step> "
-HINT = "Enter next · b back · e event · until preempt · why r4 · block 6 · pin tables · ? help"
-MIN_HEIGHT = 15
-"""Lines of the board, its head not counted, that what is pinned leaves to it."""
-MIN_PINNED = 3
+HINT = "Enter next · b back · e event · until preempt · why r4 · pin tables · ? help"
+PINNED_LINES = 10
+"""For what is pinned, where the screen is no higher than usual; of a higher one a third."""
 KEPT_LINES = 5
 """Of the board, the head: an answer never covers the headline."""
 LOOK_S = 0.25
@@ -139,7 +138,7 @@ class Screen:
         session = self.session
         session.width = width
         with session.history.lock:
-            pinned = [] if self.answer else self._pinned(width, height - KEPT_LINES - MIN_HEIGHT)
+            pinned = [] if self.answer else self._pinned(width, height)
             view, room = session.view, height - len(pinned)
             lines = board(view, width, room, zoom=session.zoom, label=session.run.label)
         lines += pinned
@@ -153,10 +152,10 @@ class Screen:
             lines[height - len(over) :] = over
         return self._ansi(lines)
 
-    def _pinned(self, width: int, room: int) -> list[Text]:
+    def _pinned(self, width: int, height: int) -> list[Text]:
         """The answer to what is pinned, below the board; its place does not depend on it."""
-        pinned = self.session.pinned
-        if not pinned or room < MIN_PINNED:
+        pinned, room = self.session.pinned, max(PINNED_LINES, height // 3)
+        if not pinned or height - room < MIN_HEIGHT:
             return []
         view = self.session.view
         if self._pinned_for is not view:  # a view is another one whenever anything has changed

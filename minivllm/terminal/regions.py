@@ -226,8 +226,9 @@ def budget(scene: Scene, width: int) -> list[Text]:
     the rest is unused."""
     total = (scene.view.state.config or {}).get("max_num_batched_tokens", 0)
     ledger = next((e.data for e in scene.view.of("sched.ledger")), None)
-    if ledger is None:  # no step has run: an empty bar
-        ledger = SchedLedger(budget=total, used=0, unused_reason=Reason.NOTHING_WAITS, rows=[])
+    if ledger is None:  # no step has run, or this one still hands out
+        used = sum(n for _, n in scene.marks.ran.values())
+        ledger = SchedLedger(budget=total, used=used, unused_reason=None, rows=[])
     head = title("BUDGET", f"{ledger.used} of {ledger.budget} ")
     room = min(width - head.cell_len - 2 * len(scene.marks.ran), MAX_BAR_CELLS)
     scale = max(-(-ledger.budget // max(room, 1)), 1)
@@ -266,6 +267,8 @@ def _segments(scene: Scene, scale: int) -> list[tuple[str, int, str, Style]]:
 
 
 def _unused(scene: Scene, left: int, reason: Reason | None) -> Text:
+    if not scene.view.of("sched.ledger"):
+        return Text("so far" if scene.view.event else f"{left} to be used", style="dim")
     if not left or reason is None:
         return Text("the budget is full", style="dim")
     words = f"{left} unused: {reason.value}"

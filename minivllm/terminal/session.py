@@ -168,10 +168,14 @@ class Session:
                 self._look(self.step + 1)
             elif self.step < self.history.head and self.history.has_begun:
                 self.to_head()  # the step in which the engine is held
-            elif self.steered is None or not self.steered.step():
+            elif self.steered is None:
                 break
-            else:
+            elif self.steered.step():
                 self.to_head_of_steps()
+            elif self.step < self.history.head:
+                self.to_head()  # nothing runs; what was applied since the last step is there
+            else:
+                break
             moved += 1
             self.on_step()
         return moved

@@ -55,6 +55,11 @@ def fit(line: Text, width: int) -> Text:
     return line
 
 
+def within(lines: list[Text], width: int) -> list[Text]:
+    """Each in at most ``width`` cells."""
+    return [line if line.cell_len <= width else fit(line, width) for line in lines]
+
+
 def wrap(text: str, width: int, most: int, style: str = "") -> list[Text]:
     """Words over at most ``most`` lines; what does not fit ends in …"""
     lines: list[str] = []

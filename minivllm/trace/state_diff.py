@@ -84,11 +84,13 @@ def _request(req: str, was: RequestState, now: RequestState) -> Iterator[Change]
 
 
 def _blocks(a: State, b: State) -> Iterator[Change]:
+    of_a, of_b = _holders(a), _holders(b)
     for block_id, (was, now) in enumerate(zip(a.blocks, b.blocks, strict=False)):
         subject = f"block {block_id}"
-        if was.ref != now.ref:
-            words = f"held by {_holders(a, block_id)} → {_holders(b, block_id)}"
-            yield Change(subject, "ref", was.ref, now.ref, words)
+        before, after = of_a.get(block_id, []), of_b.get(block_id, [])
+        if before != after:
+            words = f"held by {_names(before)} → {_names(after)}"
+            yield Change(subject, "holders", before, after, words)
         if was.hash != now.hash:
             kind = "hashed" if was.hash is None else "its hash is gone"
             if was.hash and now.hash:
@@ -96,6 +98,9 @@ def _blocks(a: State, b: State) -> Iterator[Change]:
             yield Change(subject, "hash", was.hash, now.hash, kind)
 
 
-def _holders(state: State, block_id: int) -> str:
-    names = [name for name, request in state.requests.items() if block_id in request.table]
-    return join(names) if names else "nobody"
+def _holders(state: State) -> dict[int, list[str]]:
+    holders: dict[int, list[str]] = {}
+    for name, request in state.requests.items():
+        for block_id in request.table:
+            holders.setdefault(block_id, []).append(name)
+    return holders

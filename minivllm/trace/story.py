@@ -50,6 +50,12 @@ class Facts:
         return self.of("sched.ledger")[0].data if self.of("sched.ledger") else None
 
     @property
+    def budget(self) -> int:
+        """Where only the step's beginning is known, it has no ledger yet."""
+        config = self.before.config or {}
+        return self.ledger.budget if self.ledger else config.get("max_num_batched_tokens", 0)
+
+    @property
     def budget_full(self) -> bool:
         return self.ledger is not None and self.ledger.used == self.ledger.budget
 
@@ -225,7 +231,7 @@ def _waits(facts: Facts) -> Iterator[str]:
 
 def _wait_reason(facts: Facts, data: Any) -> str:
     if data.reason == Reason.NO_BUDGET:
-        return f"the budget of {facts.ledger.budget} is used up"
+        return f"the budget of {facts.budget} is used up"
     if data.reason == Reason.NO_FREE_BLOCKS:
         kept = f" beyond the {data.kept} kept back" if data.kept else ""
         return f"it needs {count(data.need, 'block')}, {data.have} {are(data.have)} free{kept}"

@@ -1,0 +1,202 @@
+"""Moving: by events and phases, until something happens, past breaks; and the question asked back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from minivllm.terminal.board import board
+from minivllm.terminal.runs import open_run
+from minivllm.terminal.verbs import Session, VerbError
+from tests.helpers import fold_view
+
+
+def opened(target: str) -> Session:
+    return Session(open_run(target, {}))
+
+
+@pytest.fixture(params=["tiny-pressure", "tiny-pressure.trace.jsonl"])
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """A scenario whose engine runs as one goes on, and its recording."""
+    session = opened(request.param)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def scenario() -> Iterator[Session]:
+    session = opened("tiny-pressure")
+    yield session
+    session.close()
+
+
+def place(session: Session) -> tuple[int, str | None]:
+    event = session.view.event
+    return session.step, event.kind if event is not None else None
+
+
+def test_event_by_event_through_a_step_gives_the_state_behind_each(session: Session) -> None:
+    session.execute("next 7")
+    session.execute("event")
+    kinds = []
+    while session.step == 8 and session.view.event is not None:
+        kinds.append(session.view.event.kind)
+        session.execute("event")
+    assert kinds[:6] == [
+        "step.begin",
+        "sched.grant",
+        "sched.victim",
+        "kv.free",
+        "req.preempt",
+        "kv.alloc",
+    ]
+    session.execute("goto 8")
+    at_the_end = fold_view(session.view.state)
+    session.execute("back")
+    session.execute("event 4")
+    assert place(session) == (8, "kv.free")
+    assert session.view.state.requests["r4"].table == []
+    assert "r4" in session.view.state.running  # the queues come next
+    session.execute("event -1")
+    assert place(session) == (8, "sched.victim")
+    assert session.view.state.requests["r4"].table == [14, 15, 6]
+    session.execute("next")
+    assert place(session) == (8, None) and fold_view(session.view.state) == at_the_end
+
+
+def test_phases_stop_before_execute_and_before_update(session: Session) -> None:
+    session.execute("next 4")
+    seen = []
+    for _ in range(3):
+        session.execute("phase")
+        view = session.view
+        seen.append((session.step, view.events[-1].phase, view.whole))
+    assert seen == [(5, "schedule", False), (5, "execute", False), (5, "update", True)]
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "kind"),
+    [
+        ("preempt", 8, "sched.victim"),
+        ("evict", 6, "kv.evict"),
+        ("hit", 2, "kv.hit"),
+        ("skip:no_budget", 4, "sched.skip"),
+        ("finish r3", 13, "req.finish"),
+        ("evict r1 or finish r5", 10, "kv.evict"),
+        ("step 9", 9, "step.begin"),
+        ("line ends.py:49", 5, "req.finish"),
+    ],
+)
+def test_until_stands_right_behind_the_event(
+    session: Session, where: str, step: int, kind: str
+) -> None:
+    reply = session.execute(f"until {where}")
+    assert reply.reached is True and place(session) == (step, kind)
+    assert reply.data["event"]["kind"] == kind
+
+
+def test_until_that_never_comes_says_so_and_stands_at_the_end(session: Session) -> None:
+    reply = session.execute("until preempt r1")
+    assert reply.reached is False
+    assert "not reached: preempt r1" in reply.lines[0].plain
+    assert session.step == 17 and session.view.whole
+
+
+def test_until_goes_on_from_where_one_stands(session: Session) -> None:
+    steps = []
+    while session.execute("until evict").reached:
+        steps.append(session.step)
+    assert steps == [6, 10, 12, 12, 14]
+
+
+def test_breaks_stop_what_goes_on_and_can_be_taken_away(session: Session) -> None:
+    session.execute("break preempt")
+    session.execute("break evict r1")
+    assert "1  preempt" in session.execute("breaks").lines[0].plain
+    reply = session.execute("until finish r3")
+    assert reply.reached is False and reply.data["break"] == 1 and session.step == 8
+    assert "break 1 came first" in reply.lines[0].plain
+    reply = session.execute("continue")
+    assert reply.lines[0].plain == "break 2: evict r1" and session.step == 10
+    session.execute("clear 2")
+    with pytest.raises(VerbError, match="clear 2: there is no such break; there are: 1"):
+        session.execute("clear 2")
+    session.execute("clear")
+    session.execute("continue")
+    assert session.step == 17
+
+
+@pytest.mark.parametrize("verb", ["until", "break"])
+def test_places_that_name_nothing_are_refused_with_what_there_is(
+    scenario: Session, verb: str
+) -> None:
+    for line in (f"{verb} bogus", f"{verb} skip:nothing", f"{verb} evict or bogus"):
+        with pytest.raises(VerbError, match="allowed: preemption, eviction, prefix hit"):
+            scenario.execute(line)
+    with pytest.raises(VerbError, match=f"{verb}: which place"):
+        scenario.execute(verb)
+
+
+def test_going_on_from_the_past_asks_whether_live_or_fork(scenario: Session) -> None:
+    scenario.execute("goto 9")
+    scenario.execute("back 4")
+    for line in ("continue", "until finish r5", "set max_num_seqs 2", "abort r1", "submit hello"):
+        reply = scenario.execute(line)
+        assert reply.question is not None
+        assert set(reply.question.answers) == {"live", "fork"}
+        assert "the engine stands at 9" in reply.question.words
+        assert scenario.step == 5 and scenario.history.last == 9
+    for line in scenario.execute("continue").question.answers["live"]:  # type: ignore[union-attr]
+        scenario.execute(line)
+    assert scenario.step == 17
+
+
+def test_what_is_known_already_is_found_without_a_question(scenario: Session) -> None:
+    scenario.execute("goto 12")
+    scenario.execute("goto 3")
+    assert scenario.execute("until preempt").reached
+    assert (scenario.step, scenario.history.last) == (8, 12)
+
+
+def test_stepping_back_never_moves_the_engine(scenario: Session) -> None:
+    scenario.execute("until preempt")
+    assert scenario.steered is not None
+    held = scenario.steered.source.gate.held
+    assert held is not None and held.event is not None and held.event.kind == "sched.victim"
+    for line in ("back 3", "event", "phase", "next", "goto 2", "until evict"):
+        scenario.execute(line)
+    assert scenario.steered.source.gate.held == held
+    scenario.execute("live")
+    assert place(scenario) == (8, "sched.victim")
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {},
+        {"enable_prefix_caching": False, "policy": "priority"},
+        {"batching": "static", "num_kv_blocks": 24},
+        {"kv_manager_cls": "contiguous", "enable_prefix_caching": False, "num_kv_blocks": 40},
+        {"speculative_ngram": 3, "max_num_seqs": 2, "enable_chunked_prefill": False}
+        | {"max_num_batched_tokens": 64},
+    ],
+)
+def test_every_place_in_a_step_can_be_shown_and_asked_about(engine: dict[str, Any]) -> None:
+    session = Session(open_run("tiny-pressure", engine))
+    session.execute("next 6")
+    session.execute("next 99")
+    last = session.history.last
+    session.execute(f"goto {min(3, last)}")
+    places = 0
+    while session.event(1):
+        view = session.view
+        assert view.story.headline
+        if places % 3 == 0:
+            assert len(board(view, 200, 60)) == 60
+        for req in [*view.state.requests, "", "budget", "6"]:
+            assert session.execute(f"why {req}").lines
+        places += 1
+    assert places > 100
+    session.close()
