@@ -347,7 +347,7 @@ def batch(session: Session, words: list[str]) -> Reply:
     rest = f"{ledger.used} of {ledger.budget} tokens are used"
     if ledger.unused_reason is not None:
         rest += f"; the rest is unused: {ledger.unused_reason.value}"
-    lines.append(Text(rest, style="dim"))
+    lines = within([*lines, Text(rest, style="dim")], session.width)
     data = msgspec.to_builtins(ledger)
     return Reply(lines, data, title=f"the batch of step {view.step}")
 

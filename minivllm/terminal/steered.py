@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from minivllm.errors import EngineDeadError
 from minivllm.terminal.history import NOWHERE, History
 from minivllm.trace.events import Event, Header
 from minivllm.trace.gate import Gate
@@ -86,6 +87,7 @@ class SteeredRun:
             STEERED.add(source.gate)
         self.history = history or History(source.header)
         self.interrupted = False
+        self._has_ended = False
         self.on_progress: Callable[[], None] = lambda: None
         """Called while the engine runs, whenever it has told something."""
         try:
@@ -181,6 +183,8 @@ class SteeredRun:
         """Let the engine go, and wait until it stands still; False if it had nothing to run."""
         self.interrupted = False
         self.take_in()
+        if self._has_ended:
+            raise EngineDeadError("the engine has ended; what it has told can still be looked at")
         if self.source.is_idle():
             self.history.ended = True
             return False
@@ -228,7 +232,8 @@ class SteeredRun:
             self.history = History(self.source.header)
         events = self.source.take()
         if events:
-            self.history.ended = False
+            self._has_ended = events[-1].kind == "run.end"
+            self.history.ended = self._has_ended
             self.history.extend(events)
         return events
 

@@ -1,0 +1,82 @@
+"""Scripts: text or JSON, and a status that says whether each ``until`` was reached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.terminal.test_commands import Run, minivllm
+
+__all__ = ["minivllm"]  # a fixture
+
+
+def objects(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("target", ["tiny-pressure", "tiny-pressure.trace.jsonl"])
+def test_status_says_whether_each_until_was_reached(minivllm: Run, target: str) -> None:
+    assert minivllm("step", target, "-c", "until preempt; until finish r5").returncode == 0
+    done = minivllm("step", target, "-c", "until preempt r1; requests")
+    assert done.returncode == 3 and "not reached: preempt r1" in done.stdout
+    assert "finished (length)" in done.stdout  # the rest was carried out
+    assert minivllm("step", target, "-c", "until bogus; requests").returncode == 1
+
+
+def test_json_is_one_object_for_each_command(minivllm: Run) -> None:
+    script = "until preempt; why r4; request r4; next; blocks 6; until preempt; nonsense; next"
+    done = minivllm("step", "--json", "-c", script)
+    told = objects(done.stdout)
+    assert [one["command"] for one in told] == script.split("; ")[:7]
+    assert [one["ok"] for one in told] == [True] * 6 + [False]
+    assert told[0]["reached"] is True and told[0]["event"] == told[0]["data"]["event"]["seq"]
+    assert told[1]["data"][0]["reason"] == "preempted" and "0 are free" in str(told[1]["data"])
+    assert told[2]["data"]["life"][-1]["event"] == "preempt"
+    assert (told[3]["step"], told[3]["event"]) == (8, None)
+    assert told[4]["data"]["6"]["owners"] == ["r3"]
+    assert told[5]["reached"] is False and told[5]["step"] == 17
+    assert "no verb" in told[6]["error"] and done.returncode == 1
+
+
+def test_every_verb_that_asks_answers_in_json(minivllm: Run) -> None:
+    from minivllm.terminal.verbs import GROUPS, VERBS
+
+    asks = [VERBS[name].example for title in ("ASK WHY", "LOOK AT") for name in GROUPS[title]]
+    lines = [line for line in asks if line != "topk r4"]
+    told = objects(minivllm("step", "--json", "-c", "next 8", "-c", "; ".join(lines)).stdout)
+    assert len(told) == 1 + len(lines)
+    assert all(one["ok"] and one["data"] for one in told), told
+
+
+def test_commands_come_from_a_file_before_those_of_the_line(minivllm: Run, tmp_path: Path) -> None:
+    file = tmp_path / "homework.txt"
+    file.write_text("# who gives way?\nuntil preempt\n\nwhy r4\n", encoding="utf-8")
+    done = minivllm("step", "--commands", str(file), "-c", "next; back", "--json")
+    told = objects(done.stdout)
+    assert [one["command"] for one in told] == ["until preempt", "why r4", "next", "back"]
+    assert minivllm("step", "--commands", str(tmp_path / "none.txt")).returncode == 2
+    file.write_bytes(b"\xff\xfe")
+    done = minivllm("step", "--commands", str(file))
+    assert done.returncode == 2 and "a text file" in done.stderr
+
+
+def test_a_script_is_not_asked_but_told_what_to_write(minivllm: Run) -> None:
+    done = minivllm("step", "-c", "goto 8; back 3; continue")
+    assert done.returncode == 1
+    assert 'In a script, write "live; continue" or "fork; continue"' in done.stderr
+    for before in ("live", "fork"):
+        done = minivllm("step", "-c", f"goto 8; back 3; {before}; continue; requests finished")
+        assert done.returncode == 0 and "r5  finished (length)" in done.stdout
+
+
+def test_json_wants_commands_and_one_source_of_steps(minivllm: Run) -> None:
+    assert minivllm("step", "--json").returncode == 2
+    for arguments in (
+        ["--prompt", "x", "--attach", "http://x"],
+        ["tiny-pressure", "--attach", "x"],
+    ):
+        done = minivllm("step", *arguments)
+        assert done.returncode == 2 and "only one" in done.stderr
