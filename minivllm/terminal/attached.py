@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from minivllm.errors import AttachError, ConfigError
-from minivllm.terminal.channel import Channel, Handler, ServerAddress
+from minivllm.terminal.channel import ONLY_LOOKS, Channel, Handler, ServerAddress
 from minivllm.terminal.history import History
 from minivllm.terminal.runs import Run
 from minivllm.terminal.steered import Source, SteeredRun
@@ -301,10 +301,7 @@ class Attached:
 
     def _on_role(self, role: dict[str, Any]) -> None:
         if not role.get("driver"):
-            self._refused = (
-                f"{self.address.url} lets you look, not steer: --attach needs the driver's role. "
-                "Give a key (--api-key), the driver's link (?driver=CODE), or sit at its machine"
-            )
+            self._refused = f"this {ONLY_LOOKS.format(url=self.address.url)}"
         self._driver.set()
 
     def _on_batch(self, about: dict[str, Any], payload: bytes) -> None:

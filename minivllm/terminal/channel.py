@@ -15,10 +15,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from minivllm.errors import AttachError, ConfigError
+
+if TYPE_CHECKING:
+    from minivllm.terminal.websocket import WebSocket
 
 CONNECT_S = 10.0
 ANSWER_S = 30.0
@@ -28,6 +31,11 @@ LONGEST_PAUSE_S = 5.0
 SILENCE_S = 60.0
 """The server pings each 25 s; one that says nothing for so long is gone."""
 
+ONLY_LOOKS = (
+    "lets you look at {url}, not steer: --attach needs the driver's role. Give a key (--api-key), "
+    "the driver's link (?driver=CODE), or sit at its machine"
+)
+
 Handler = Callable[..., None]
 
 
@@ -35,7 +43,8 @@ class ServerAddress:
     """Where the server is, and what opens its doors."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        """``url`` may carry ``?driver=CODE`` or ``?code=CODE``. Raises ConfigError."""
+        """``url`` may carry ``?driver=CODE``. Raises ConfigError, and AttachError for a code that
+        only lets look."""
         text = url if "://" in url else f"http://{url}"
         parts = urlsplit(text)
         try:
@@ -49,17 +58,22 @@ class ServerAddress:
         keys = (api_key or "").split()  # the variable may hold all that `serve` takes
         self.headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
         codes = parse_qs(parts.query)
-        cookies = {"driver": "minivllm_driver", "code": "minivllm_join"}
-        given = [f"{name}={codes[word][0]}" for word, name in cookies.items() if word in codes]
-        if given:
-            self.headers["Cookie"] = "; ".join(given)
+        if "driver" in codes:
+            self.headers["Cookie"] = f"minivllm_driver={codes['driver'][0]}"
+        elif "code" in codes and not keys:
+            raise AttachError(f"the join code {ONLY_LOOKS.format(url=self.url)}")
+
+    @property
+    def place(self) -> tuple[str, int, bool]:
+        """Host, port, and whether it speaks TLS."""
+        tls = self._parts.scheme == "https"
+        return self._parts.hostname or "", self._parts.port or (443 if tls else 80), tls
 
     def get(self, path: str) -> bytes:
         """Raises AttachError with the server's own words."""
-        parts = self._parts
-        secure = parts.scheme == "https"
-        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=CONNECT_S)
+        host, port, tls = self.place
+        kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        connection = kind(host, port, timeout=CONNECT_S)
         try:
             connection.request("GET", path, headers=self.headers)
             response = connection.getresponse()
@@ -111,9 +125,8 @@ class Channel:
         self._handlers, self._greet = handlers, greet
         self._ids = itertools.count(1)
         self._open: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
-        self._lock = threading.Lock()
         self._closing = threading.Event()
-        self.is_up = False
+        self.is_up = True
         self._socket = self._connect()
         self._thread = threading.Thread(target=self._loop, name="attach-channel", daemon=True)
         self._thread.start()
@@ -121,8 +134,9 @@ class Channel:
     def send(self, *message: Any) -> None:
         """Raises AttachError while there is no connection."""
         try:
-            with self._lock:
-                self._socket.send("42" + json.dumps(message))
+            if not self.is_up:
+                raise ConnectionError
+            self._socket.send("42" + json.dumps(message))
         except Exception as error:
             raise AttachError(
                 f"the connection to {self.address.url} is lost; it is being made anew"
@@ -151,29 +165,27 @@ class Channel:
 
     # --- the connection --------------------------------------------------------------------------
 
-    def _connect(self) -> Any:
-        import simple_websocket  # type: ignore[import-untyped]
+    def _connect(self) -> WebSocket:
+        from minivllm.terminal.websocket import Refused, WebSocket
 
-        scheme = "wss" if self.address.url.startswith("https") else "ws"
-        place = self.address.url.partition("://")[2]
-        url = f"{scheme}://{place}/socket.io/?EIO=4&transport=websocket"
+        host, port, tls = self.address.place
+        path = "/socket.io/?EIO=4&transport=websocket"
+        url = self.address.url
         try:
-            socket = simple_websocket.Client.connect(url, headers=dict(self.address.headers))
+            socket = WebSocket(host, port, path, self.address.headers, tls, CONNECT_S)
+        except Refused as error:
+            raise AttachError(f"{url} opens no channel ({error})") from error
         except OSError as error:
-            raise AttachError(
-                f"no answer from {self.address.url}: {error.strerror or error}"
-            ) from error
-        except simple_websocket.ConnectionError as error:
-            raise AttachError(f"{self.address.url} opens no channel ({error})") from error
+            raise AttachError(f"no answer from {url}: {error.strerror or error}") from error
         try:
             self._expect(socket, "0")
             socket.send("40")
             self._expect(socket, "40")
-        except (simple_websocket.ConnectionClosed, OSError) as error:
-            raise AttachError(f"{self.address.url} closes its channel at once") from error
+        except OSError as error:
+            raise AttachError(f"{url} closes its channel at once") from error
         return socket
 
-    def _expect(self, socket: Any, start: str) -> None:
+    def _expect(self, socket: WebSocket, start: str) -> None:
         deadline = time.monotonic() + CONNECT_S
         while (left := deadline - time.monotonic()) > 0:
             packet = socket.receive(timeout=left)
@@ -197,13 +209,14 @@ class Channel:
                 self.is_up = False
                 if self._closing.is_set():
                     return
+                self._socket.close()
                 self._fail_open()
                 self._handlers["lost"](str(error))
-            if self._closing.wait(pause):
-                return
-            pause = min(pause * 2, LONGEST_PAUSE_S)
-            with contextlib.suppress(AttachError):
-                self._socket = self._connect()
+            while not self._closing.wait(pause):
+                pause = min(pause * 2, LONGEST_PAUSE_S)
+                with contextlib.suppress(AttachError):
+                    self._socket = self._connect()
+                    break
 
     def _read(self) -> None:
         pending: list[Any] | None = None  # an event whose bytes are still to come
@@ -211,14 +224,13 @@ class Channel:
             packet = self._socket.receive(timeout=SILENCE_S)
             if packet is None:
                 raise AttachError("the server has fallen silent")
-            if isinstance(packet, (bytes, bytearray)):
+            if isinstance(packet, bytes):
                 if pending is not None:
                     name, *arguments = pending
                     pending = None
-                    self._handle(name, [*arguments[:-1], bytes(packet)])
+                    self._handle(name, [*arguments[:-1], packet])
             elif packet == "2":
-                with self._lock:
-                    self._socket.send("3")
+                self._socket.send("3")
             elif packet.startswith("42"):
                 name, *arguments = json.loads(packet[2:])
                 self._handle(name, arguments)

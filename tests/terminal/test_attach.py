@@ -196,7 +196,7 @@ def test_without_the_right_key_nobody_gets_in(
 def test_a_viewer_may_look_and_not_steer(engine: Engine) -> None:
     access = Access("join", code_for_all=True, driver_code="drive")
     with served(engine, access) as server:
-        with pytest.raises(AttachError, match="lets you look, not steer"):
+        with pytest.raises(AttachError, match=r"lets you look at .*, not steer"):
             attach_to(f"{server.url}?code=join", None)
         assert engine.gate.mode == "run"
         with attached(f"{server.url}?driver=drive"):
@@ -210,9 +210,7 @@ def test_a_key_opens(engine: Engine) -> None:
 
 
 def test_what_is_no_such_server_is_told_in_one_line(engine: Engine) -> None:
-    with pytest.raises(
-        AttachError, match=r"no answer from http://127\.0\.0\.1:9449: Connection ref"
-    ):
+    with pytest.raises(AttachError, match=r"no answer from http://127\.0\.0\.1:9449"):
         attach_to("http://127.0.0.1:9449", None)
     for bad in ("", "ftp://x", "http://", "http://x:99999"):
         with pytest.raises(ConfigError, match="an address such as"):
