@@ -139,8 +139,10 @@ def install(peer: str) -> None:
 class Engine:
     """A peer's process."""
 
-    def __init__(self, peer: str, model: Path, threads: int, log: Path) -> None:
-        python = python_of(peer)
+    def __init__(
+        self, peer: str, model: Path, threads: int, log: Path, python: Path | None = None
+    ) -> None:
+        python = python or python_of(peer)
         if not python.is_file():
             raise ConfigError(
                 "--peers",

@@ -40,9 +40,10 @@ def gpu(
     """Does the GPU's path hold on this GPU, and how fast is it?
 
     Kernels against float64 and against torch's own attention, tokens against transformers, recorded
-    graphs against eager steps, steps that must not wait for the GPU, and the memory that the pool
-    is given. Writes a report to read and a JSON file to keep; prints each outcome. Some minutes.
-    Exit code 1 if a check failed. Developed without a GPU: a report from one is welcome.
+    graphs against eager steps, steps that must not wait for the GPU, the memory that the pool is
+    given, and W1 to W4 of bench compare beside transformers, vLLM and nano-vllm if they are here.
+    Writes a report to read and a JSON file to keep, and prints each outcome. Some minutes. Exit
+    code 1 if a check failed. Developed without a GPU: a report from one is welcome.
 
     \b
     Example: minivllm bench gpu --model Qwen/Qwen3-0.6B -o rtx4090.md
@@ -90,6 +91,7 @@ def _checks(model: str, device: torch.device, tokens: int) -> dict[str, Callable
     from minivllm.attention.selector import select_kernels
     from minivllm.bench.gpu import engine, kernels
     from minivllm.bench.gpu.check import Skipped
+    from minivllm.bench.gpu.throughput import throughput
 
     backend, operators = select_kernels("auto", device)
     on_gpu = device.type == "cuda"
@@ -119,4 +121,5 @@ def _checks(model: str, device: torch.device, tokens: int) -> dict[str, Callable
         ),
         "steps do not wait": gpu_only(partial(engine.waits_once, model=model)),
         "memory of the pool": gpu_only(partial(engine.pool_fits, model=model)),
+        "throughput beside peers": gpu_only(partial(throughput, model=model)),
     }

@@ -12,11 +12,15 @@ import torch
 from typer.testing import CliRunner
 
 from minivllm.attention.torch_backend import TorchAttention
+from minivllm.bench.compare import WORKLOADS, Turn
+from minivllm.bench.gpu import throughput as speeds
 from minivllm.bench.gpu.check import Check, Skipped, run_checks
 from minivllm.bench.gpu.kernels import attention_numbers, operator_numbers
 from minivllm.bench.gpu.report import as_markdown
 from minivllm.cli.bench import app
+from minivllm.errors import SetupError
 from minivllm.models.operators import TorchOperators
+from minivllm.models.source import ModelSource
 
 CPU = torch.device("cpu")
 
@@ -103,3 +107,28 @@ def test_a_check_that_raises_fails_alone_and_a_skipped_one_says_why() -> None:
     text = as_markdown({"device": "cuda", "gpu": "X"}, done)
     assert "ZeroDivisionError: of all things" in text and "needs a GPU" in text
     assert "| a\\|b | 0.0012 |" in text and "rehearsal" not in text
+
+
+def test_a_peer_that_cannot_run_is_left_out_and_the_others_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Engine:
+        def __init__(self, peer: str, *_: Any, **__: Any) -> None:
+            if peer == "nanovllm":
+                raise SetupError("nanovllm ended: no Qwen3", "see its log")
+            self.seconds = {"minivllm": 1.0, "vllm": 2.0}[peer]
+
+        def run(self, turn: Turn) -> float:
+            return self.seconds
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr(speeds, "Engine", Engine)
+    monkeypatch.setattr(speeds, "resolve", lambda model: ModelSource("gguf", Path(model), model))
+    monkeypatch.setattr(speeds, "as_directory", lambda source: source.path)
+    check = Check("throughput")
+    speeds.throughput(check, "m", ["vllm", "nanovllm"], trials=1)
+    assert "nanovllm is left out: nanovllm ended: no Qwen3" in check.words
+    first = check.rows[0]
+    assert (first["minivllm"], first["vllm"], first["÷ vllm"]) == (128.0, 64.0, 2.0)
+    assert len(check.rows) == len(WORKLOADS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         facts["memory_gib"] = round(properties.total_memory / 2**30, 1)
         facts["cuda"] = torch.version.cuda
         try:
-            import triton
-        except ImportError:
+            facts["triton"] = version("triton")
+        except PackageNotFoundError:
             facts["triton"] = None
-        else:
-            facts["triton"] = triton.__version__
     return facts
 
 

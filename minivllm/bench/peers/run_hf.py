@@ -11,7 +11,8 @@ def start(model: str, threads: int) -> Run:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    llm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    llm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval().to(device)
 
     @torch.inference_mode()
     def run(prompts: list[list[int]], outputs: list[int]) -> int:
@@ -20,8 +21,8 @@ def start(model: str, threads: int) -> Run:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
         longest = max(outputs)
         llm.generate(
-            ids,
-            attention_mask=mask,
+            ids.to(device),
+            attention_mask=mask.to(device),
             max_new_tokens=longest,
             min_new_tokens=longest,
             do_sample=False,
