@@ -139,6 +139,11 @@ PROCESSORS = (
 )
 
 
+def takes_the_largest(row: SampleRow) -> bool:
+    """Greedy, and no processor concerns it: the largest logit is the answer."""
+    return row.params.greedy and not any(processor.wanted(row) for processor in PROCESSORS)
+
+
 def process(logits: torch.Tensor, row: SampleRow, watch: Watch | None = None) -> torch.Tensor:
     """All processors that the row asks for: (vocab,) → (vocab,), and ``logits`` stays as it is.
 

@@ -7,6 +7,7 @@ Of the tokens that were sampled, and of a prompt's own tokens. Counterpart in vL
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -27,27 +28,29 @@ def gather_logprobs(
     ``token_ids``: (num_rows,).
     """
     chosen = logits.gather(1, token_ids[:, None])  # (num_rows, 1)
-    ranks = ((logits > chosen).count_nonzero(-1) + 1).tolist()
-    values = (chosen[:, 0] - normaliser).tolist()
-    tops = _most_likely(logits, normaliser, num_top)
+    ranks = (logits > chosen).count_nonzero(-1) + 1
+    asking = [i for i, count in enumerate(num_top) if count]
+    most = min(max(num_top, default=0), logits.shape[1])
+    rows = logits if len(asking) == len(num_top) else logits[asking]  # no copy where all ask
+    top, top_ids = rows.topk(most)  # (asking, most)
+    top_logprobs = top - normaliser[asking, None]
+    ids, rank, values, ids_of_top, values_of_top = _to_host(
+        token_ids, ranks, chosen[:, 0] - normaliser, top_ids, top_logprobs
+    )
+    tops: dict[int, list[tuple[int, float]]] = {}
+    for k, i in enumerate(asking):
+        first = k * most
+        best = slice(first, first + num_top[i])
+        tops[i] = list(zip(map(int, ids_of_top[best]), values_of_top[best], strict=True))
     return [
-        TokenLogprobs(token_id, values[i], ranks[i], tops.get(i, []))
-        for i, token_id in enumerate(token_ids.tolist())
+        TokenLogprobs(int(token_id), values[i], int(rank[i]), tops.get(i, []))
+        for i, token_id in enumerate(ids)
     ]
 
 
-def _most_likely(
-    logits: torch.Tensor, normaliser: torch.Tensor, num_top: Sequence[int]
-) -> dict[int, list[tuple[int, float]]]:
-    """Row → its best tokens with their logprobs, for the rows that ask for some."""
-    asking = [i for i, count in enumerate(num_top) if count]
-    if not asking:
-        return {}
-    most = min(max(num_top), logits.shape[1])
-    rows = logits if len(asking) == len(num_top) else logits[asking]  # no copy where all ask
-    values, ids = rows.topk(most)  # (asking, most)
-    values = values - normaliser[asking, None]
-    result = {}
-    for i, row_ids, row_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
-        result[i] = list(zip(row_ids, row_values, strict=True))[: num_top[i]]
-    return result
+def _to_host(*tensors: torch.Tensor) -> list[list[float]]:
+    """Their numbers, flat, in one transfer, so that a GPU is waited for once. float64 holds every
+    float32 and every index as they are."""
+    numbers = torch.cat([tensor.flatten().double() for tensor in tensors]).tolist()
+    ends = list(itertools.accumulate(tensor.numel() for tensor in tensors))
+    return [numbers[end - tensor.numel() : end] for tensor, end in zip(tensors, ends, strict=True)]

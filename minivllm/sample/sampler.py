@@ -17,13 +17,14 @@ drawn in turn, no row depends on another.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from minivllm.core.scheduler_output import SampleDetail, TokenLogprobs
 from minivllm.sample.explain import Explanation
-from minivllm.sample.logits_processors import lowest_score, process
+from minivllm.sample.logits_processors import lowest_score, process, takes_the_largest
 from minivllm.sample.logprobs import gather_logprobs
 from minivllm.sample.noise import SPREAD, gumbel
 from minivllm.sample.row import SampleRow
@@ -65,13 +66,20 @@ def sample(
     if grammar_bitmask is not None:
         rows = _with_grammar(rows, grammar_bitmask, logits.shape[1])
     normaliser = logits.logsumexp(-1)  # (num_rows,); not finite iff the row holds NaN or +inf
-    errors = {i: NOT_FINITE for i, ok in enumerate(normaliser.isfinite().tolist()) if not ok}
+    token_ids = logits.argmax(-1)  # (num_rows,); right already where greedy asks for nothing else
+    errors: dict[int, str] = {}
     details: list[SampleDetail | None] = [None] * len(rows)
 
-    token_ids = logits.argmax(-1)  # (num_rows,); right already where greedy asks for nothing else
-    for i, row in enumerate(rows):
+    # Rows that want more than the largest logit. They look at numbers on the way; the others wait
+    # for a GPU once, when everything is fetched.
+    picky = [i for i, row in enumerate(rows) if explain or not takes_the_largest(row)]
+    if picky:
+        finite = normaliser.isfinite().tolist()
+        errors = {i: NOT_FINITE for i in picky if not finite[i]}
+    for i in picky:
         if i in errors:
             continue
+        row = rows[i]
         told = Explanation(logits[i], normaliser[i]) if explain else None
         raw = logits[i]  # (vocab,)
         scores = process(raw, row, told.watch if told else None)
@@ -86,8 +94,11 @@ def sample(
 
     num_top = [row.params.logprobs or 0 for row in rows]
     logprobs = gather_logprobs(logits, normaliser, token_ids, num_top)
+    for i in set(range(len(rows))).difference(picky):
+        if math.isnan(logprobs[i].logprob):  # the largest is NaN or +inf, or all are -inf
+            errors[i] = NOT_FINITE
     return SamplerOutput(
-        [-1 if i in errors else token_id for i, token_id in enumerate(token_ids.tolist())],
+        [-1 if i in errors else entry.token_id for i, entry in enumerate(logprobs)],
         [None if i in errors else entry for i, entry in enumerate(logprobs)],
         errors,
         details,
