@@ -75,6 +75,24 @@ def two(page: Page, server: Server, place: str) -> None:
     page.wait_for_function("() => window.__viz?.board.pair.on && !__viz.board.wanted")
 
 
+def test_both_words_of_a_parting_stand_beside_each_other_below_the_head(
+    page: Page, server: Server
+) -> None:
+    page.goto(f"{server.url}#/run/tiny-pressure/step/8?view=compare")
+    page.wait_for_selector(".make .knob")
+    page.evaluate("document.querySelector('.view.compare').scrollTop = 400")
+    page.evaluate("__viz.board.pair.load('no-caching')")
+    page.wait_for_selector(".parting .others em")
+    assert page.evaluate("document.querySelector('.view.compare').scrollTop") == 0
+    assert page.evaluate("document.activeElement.className") == "verdict"
+    for words in page.locator(".parting .others p > span").all():
+        assert words.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), words.inner_text()
+        assert words.evaluate("e => getComputedStyle(e).textAlign") == "start"
+    assert page.evaluate(
+        "() => { const b = document.querySelector('.bar'); return b.scrollWidth <= b.clientWidth; }"
+    )
+
+
 def table(page: Page) -> list[list[str]]:
     lines: list[list[str]] = page.evaluate(
         "() => [...document.querySelectorAll('.difference tbody > tr:not(.account, .group)')]"

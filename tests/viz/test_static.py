@@ -54,3 +54,37 @@ def test_the_page_knows_every_reason_for_a_route_in_the_same_words() -> None:
     table = text[text.index("export const ROUTE_WHYS") :].partition("};")[0]
     known = dict(re.findall(r'^  (\w+): "(.*)",$', table, re.MULTILINE))
     assert known == {why.value: words for why, words in ROUTE_WHYS.items()}
+
+
+# The modules that draw a view: what their sheet says of a class may reach no other's.
+ROOMS = {
+    "play": r"views/play\.js|view/(playside|chat)\.js",
+    "lens": r"views/lens|view/(heads|weights|arming)\.js",
+    "life": r"views/life",
+    "pool": r"views/pool\.js|view/(prefixes|queue|tables)\.js",
+    "compare": r"views/(compare|timeline)\.js|view/(difference|forkform|cells|cellwords)\.js",
+}
+
+
+def classes(text: str) -> set[str]:
+    attributes = re.findall(r'class(?:Name)?\s*=\s*("[^"]*"|\$\{[^}]*\}|`[^`]*`)', text)
+    return {name for each in attributes for name in re.findall(r"[a-z][\w-]*", each)}
+
+
+@pytest.mark.parametrize("view", ROOMS)
+def test_the_sheet_of_a_view_reaches_no_other_view(view: str) -> None:
+    """Each selector begins at its view, or has a class (or an element) that is its room's alone."""
+    elsewhere: set[str] = set()
+    for path in STATIC.rglob("*.js"):
+        name = path.relative_to(STATIC).as_posix()
+        if not re.match(rf"{ROOMS[view]}|vendor|core", name):
+            elsewhere |= classes(path.read_text(encoding="utf-8"))
+    sheet = (STATIC / "style" / f"{view}.css").read_text(encoding="utf-8")
+    sheet = re.sub(r"/\*.*?\*/", "", sheet, flags=re.DOTALL)
+    for rule in re.findall(r"([^{}]+)\{", sheet):
+        # A comma within :is(…) parts no selectors.
+        for selector in re.split(r",(?![^(]*\))", rule):
+            if ".view" in selector or "vz-" in selector:
+                continue
+            named = set(re.findall(r"\.([a-z][\w-]*)", selector))
+            assert named - elsewhere, f"style/{view}.css: {selector.strip()} reaches other views"

@@ -10,6 +10,7 @@ import { NO_SERVER, hasServer } from "#net/home.js";
 import { fontSize } from "#view/fontsize.js";
 import { hueClass, visible } from "#view/parts.js";
 
+const LONG = 24; // characters: a subtitle, such as a served request's id, that takes a line of its own
 const LIFE_SHOWN = 10;
 const EVENTS_SHOWN = 8;
 
@@ -21,7 +22,7 @@ export function whyPanel(board, card) {
       board.travel.seek(step);
     }}>${text}</a>`;
   return html`<aside class="why" aria-label="Why: ${card.title}">
-    <header><h2><span class="chip ${hueClass(card.hue ?? -2)}"><span>${card.title}</span></span>
+    <header class=${card.subtitle?.length > LONG ? "apart" : ""}><h2><span class="chip ${hueClass(card.hue ?? -2)}"><span>${card.title}</span></span>
       <small>${card.subtitle}</small></h2>
       <nav>${board.frame.followers(board.focus.about).map((view) => html`<a href=${board.linkTo(board.step, board.focus.chosen, view.id)}
         @click=${(event) => {

@@ -102,7 +102,7 @@ function head(board, result) {
   const { first, notComparable } = result.comparison;
   const { req } = board.focus.chosen ?? {};
   return html`<header>
-    <p class="verdict" role="status">${first
+    <p class="verdict" role="status" tabindex="-1">${first
       ? html`<button class="tool" @click=${() => pair.seek(0, first.step)}>${pair.verdict}</button>`
       : pair.verdict}</p>
     <fieldset class="by" ?disabled=${Boolean(notComparable)}><legend>cursor by</legend>
@@ -142,6 +142,13 @@ function parting(board, { comparison }) {
   </section>`;
 }
 
+function showHead({ narrow }) {
+  const verdict = main.querySelector(".verdict");
+  if ([document.body, main].includes(document.activeElement)) verdict.focus({ preventScroll: true });
+  if (narrow) verdict.scrollIntoView({ block: "center" });
+  main.scrollTop = 0;
+}
+
 function both(board, result) {
   return html`${head(board, result)}
     <div class="pair">
@@ -166,10 +173,13 @@ register({
   update(board) {
     const { pair } = board;
     const result = board.run ? pair.result : null;
+    const came = result && main.classList.contains("one"); // the form gave way to what came of it
     main.classList.toggle("one", !result);
-    if (result) return render(both(board, result), main);
+    if (result) render(both(board, result), main);
+    if (came) showHead(board);
+    if (result) return;
     pair.askForKnobs();
-    return render(html`<div class="make">${pickB(board)}${forkForm(board)}</div>`, main);
+    render(html`<div class="make">${pickB(board)}${forkForm(board)}</div>`, main);
   },
 
   keys(event, board) {
