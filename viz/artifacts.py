@@ -16,7 +16,6 @@ array is (layers, heads, queries, keys), and a lens needs one layer and head of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 from flask import Flask, Response, abort, jsonify, request
@@ -77,23 +76,19 @@ def add_artifact_pages(
         run = find_run(run_id)
         life = asked_life(run)
         artifact = run.artifact(life.stream, step, life.epoch)
-        layers, heads, queries, keys = lens.shape(artifact, req)
-        layer, head = _index("layer", layers), _index("head", heads)
+        layers, heads, queries, _ = lens.shape(artifact, req)
         query = _index("query", queries)
-        query = queries - 1 if query is None else query
-        told: dict[str, Any] = {
-            "query": query,
-            "layers": layers,
-            "heads": heads,
-            "queries": queries,
-            "keys": keys,
-        }
-        told["kv_heads"] = lens.kv_heads(artifact)
-        if what == "row":
-            return jsonify({**told, "weights": lens.row(artifact, req, query, layer, head)})
-        if what == "heads":
-            return jsonify({**told, **lens.overview(artifact, req, query, _block_size())})
-        return jsonify({**told, **lens.matrix(artifact, req, layer, head, _block_size())})
+        return jsonify(
+            lens.answer(
+                artifact,
+                req,
+                what,
+                layer=_index("layer", layers),
+                head=_index("head", heads),
+                query=queries - 1 if query is None else query,
+                block_size=_block_size(),
+            )
+        )
 
 
 def _index(name: str, size: int) -> int | None:

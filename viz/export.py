@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,8 +37,13 @@ MAX_TRACE_BYTES = 64 * 2**20
 MAX_ARRAY_BYTES = 16 * 2**20
 """Of the arrays of all captured steps of a run, unpacked."""
 SMALL_ARRAY_BYTES = 64 * 2**10
-"""Arrays up to this size go in first, of all steps: the batch's own, which the drawer compares."""
+"""Arrays up to this size go in first, of all steps: the batch's own, which the drawer compares.
+Then the attention weights, which the lens reads, then the others."""
+_FORMS = {"F32": "f4", "F16": "f2", "BF16": "b2", "I32": "i4", "I64": "i8"}
+"""How ``core/numbers.js`` calls them: the numbers go in as they stand in the step's own file."""
 
+
+MORE = "Fewer steps (--from, --to) leave room for more; `minivllm view FILE` shows them all."
 
 Steps = tuple[int, int]
 """The first and the last that are wanted."""
@@ -207,7 +213,7 @@ class _Arrays:
             ((stream, life, step), info) for stream, life, step, infos in captured for info in infos
         ]
         opened: dict[tuple[str, int, int], Artifact] = {}  # the last one
-        for key, info in sorted(wanted, key=lambda each: _bytes(each[1]) > SMALL_ARRAY_BYTES):
+        for key, info in sorted(wanted, key=lambda each: _rank(each[1])):
             stream, life, step = key
             if size + _bytes(info) > MAX_ARRAY_BYTES:
                 missing.append(f"{info.name} of step {step}")
@@ -217,23 +223,26 @@ class _Arrays:
             except ArtifactError as error:
                 missing.append(f"{info.name} of step {step} ({error})")
                 continue
-            part = opened[key].part(info.name)
-            form = {"I64": "i8", "I32": "i4"}.get(info.dtype, "f4")
-            data = part.as_float32() if form == "f4" else bytes(part.data)
+            data = bytes(opened[key].raw(info.name))
+            form = _FORMS[info.dtype]
             place = {"dtype": info.dtype, "shape": info.shape, "as": form, "from": size}
             self.index[f"{stream}/{life}/{step}/{info.name}"] = place
             self.data.append(data)
             size += len(data)
         most = f"At most {MAX_ARRAY_BYTES >> 20} MB of arrays are taken along"
-        self.left_out = f"{most}; left out: {join(missing, most=4)}." if missing else ""
+        self.left_out = f"{most}; left out: {join(missing, most=4)}. {MORE}" if missing else ""
 
 
 def _bytes(info: ArrayInfo) -> int:
     """What an array takes in the file, unpacked."""
-    numbers = 1
-    for size in info.shape:
-        numbers *= size
-    return numbers * max(ITEM_BYTES[info.dtype], 4)
+    return math.prod(info.shape) * ITEM_BYTES[info.dtype]
+
+
+def _rank(info: ArrayInfo) -> int:
+    """Which go in first."""
+    if _bytes(info) <= SMALL_ARRAY_BYTES:
+        return 0
+    return 1 if info.name.startswith("attention.") else 2
 
 
 def _hash(text: str) -> str:

@@ -8,7 +8,8 @@ context makes it large, so nobody gets it whole. Asked for are
               where; many keys are summed up in bins of whole blocks
     matrix    all queries of one layer and head, or the mean, summed up until they are few enough
 
-Pure Python, as a trace is read without torch. No counterpart in vLLM.
+Pure Python, as a trace is read without torch. ``viz/static/core/attention.js`` is the twin, for a
+page without a server; ``tests/data/lens.json`` holds both to the same. No counterpart in vLLM.
 """
 
 from __future__ import annotations
@@ -38,6 +39,34 @@ def shape(artifact: Artifact, req: str) -> tuple[int, int, int, int]:
 def kv_heads(artifact: Artifact) -> int | None:
     """How many K/V heads the query heads share (GQA); None where K was left out."""
     return artifact.arrays["k"].shape[2] if "k" in artifact.arrays else None
+
+
+def answer(
+    artifact: Artifact,
+    req: str,
+    what: str,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    query: int = -1,
+    block_size: int = 16,
+    most: int = MAX_CELLS,
+) -> dict[str, Any]:
+    """``row``, ``heads`` (the overview) or ``matrix`` with the sizes it is of, as the page asks."""
+    layers, heads, queries, keys = shape(artifact, req)
+    about = {
+        "query": query % queries,
+        "layers": layers,
+        "heads": heads,
+        "queries": queries,
+        "keys": keys,
+        "kv_heads": kv_heads(artifact),
+    }
+    if what == "row":
+        return {**about, "weights": row(artifact, req, query, layer, head)}
+    if what == "heads":
+        return {**about, **overview(artifact, req, query, block_size)}
+    return {**about, **matrix(artifact, req, layer, head, block_size, most)}
 
 
 def row(

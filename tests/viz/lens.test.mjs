@@ -11,6 +11,9 @@ const { TraceStore } = await core("store.js");
 const { batchOf } = await core("batch.js");
 const { armedOf, armedWords, blockOrigin, capturedSteps, isSink, kvHeadOf, missingWords, nearest, placesOf, readersWords, shades, shownBlocks, sumOf } = await core("lens.js");
 
+const { answerOf } = await core("attention.js");
+const { StepArrays, placesIn } = await core("numbers.js");
+
 const eventsOf = (name) => JSON.parse(readFileSync(new URL(`tests/vectors/${name}.json`, root), "utf8")).events;
 const storeOf = (events) => {
   const store = new TraceStore();
@@ -108,4 +111,48 @@ test("arrays that are not there are told with the reason and its numbers", () =>
   assert.equal(missingWords(store, 5, "r1").cause, "This step was not recorded; others were.");
   assert.equal(missingWords(storeOf(eventsOf("tiny-pressure")), 5, "r1").cause, "No step of this run was recorded.");
   assert.deepEqual(nearest([1, 2, 3, 4, 5, 6], 5, 2), [4, 5]);
+});
+
+// --- where the arrays lie in the page ------------------------------------------------------------------
+
+const vector = JSON.parse(readFileSync(new URL("tests/data/lens.json", root), "utf8"));
+const bytes = () => Uint8Array.from(Buffer.from(vector.raw, "base64")).buffer;
+
+const ROUNDED = { distance: 0.006, entropy: 6e-4 }; // as the server answers them; else five digits
+
+function close(got, due, where, within = 6e-6) {
+  if (typeof due === "number") assert.ok(Math.abs(got - due) <= within, `${where}: ${got}, due is ${due}`);
+  else if (due === null) assert.equal(got, due, where);
+  else {
+    assert.deepEqual(Object.keys(got).sort(), Object.keys(due).sort(), where);
+    for (const key of Object.keys(due)) close(got[key], due[key], `${where}.${key}`, ROUNDED[key] ?? within);
+  }
+}
+
+test("a page without a server answers what minivllm/trace/lens.py answers, of float32, float16 and bfloat16", () => {
+  const places = placesIn(bytes(), vector.told);
+  const source = new StepArrays(bytes(), vector.told, (name) => places[name]);
+  for (const { asked, answer } of vector.answers) {
+    const { req, what, ...rest } = asked;
+    const got = answerOf(source, req, what, rest);
+    close(got, answer, JSON.stringify(asked));
+    if (what === "row") got.weights.forEach((weight, i) => assert.ok(Math.abs(weight - answer.weights[i]) < 1e-9));
+  }
+  assert.deepEqual(source.widened("slot_mapping").values, [16, -1, 2 ** 40]);
+  assert.equal(source.kvHeads, 1);
+});
+
+test("an index that is not there, and a mean over too many numbers, are refused in words", () => {
+  const source = { shape: () => [30, 9, 200, 200], part: () => [], kvHeads: 3 };
+  assert.throws(() => answerOf(source, "r1", "row", { layer: 30 }), /layer: got 30; allowed: 0 to 29/);
+  assert.throws(() => answerOf(source, "r1", "row", { query: -1 }), /query: got -1; allowed: 0 to 199/);
+  assert.throws(() => answerOf(source, "r1", "matrix", {}), /one of 10800000 numbers; at most 4000000: name a layer/);
+});
+
+test("a file that is cut, or another run's, is not taken for the step's", () => {
+  const { told } = vector;
+  assert.throws(() => placesIn(bytes().slice(0, -8), told), /step-000003\.safetensors is cut: \d+ bytes, \d+ were written/);
+  const other = bytes();
+  new Uint8Array(other)[other.byteLength - 1] ^= 1;
+  assert.throws(() => placesIn(other, told), /its checksum is another one/);
 });

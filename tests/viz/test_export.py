@@ -204,7 +204,7 @@ def test_arrays_of_captured_steps_are_in_it(with_arrays: Path) -> None:
     place = index["engine0/1/2/seq_lens"]
     assert (place["dtype"], place["shape"], place["as"]) == ("I32", [1], "i4")
     assert int.from_bytes(data[place["from"] :][:4], "little") == 4
-    assert index["engine0/1/2/attention.r1"]["as"] == "f4" and not row["arrays"]["left_out"]
+    assert index["engine0/1/2/attention.r1"]["as"] == "f2" and not row["arrays"]["left_out"]
 
 
 def test_what_of_the_arrays_is_left_out_is_said(

@@ -212,7 +212,7 @@ def test_arrays_come_out_of_it(page: Page, file: str) -> None:
     page.goto(f"{file}#/run/honest/step/2?drawer=tensors")
     page.wait_for_selector(".tensors .same")
     load = """at => import('#net/history.js').then(
-        ({ loadArray }) => loadArray('honest', __viz.board.at, 2, 'seq_lens', at))"""
+        ({ loadArray }) => loadArray(__viz.board.run, __viz.board.at, 2, 'seq_lens', at))"""
     told = {"name": "seq_lens", "dtype": "I32", "shape": [1], "values": [7]}
     assert page.evaluate(load, []) == told
     assert page.evaluate(load, [0]) == {**told, "shape": [], "values": 7}

@@ -27,6 +27,9 @@ from minivllm.trace.recorder import Recorder
 from tests.core.builders import HEADER, Engine
 from tests.viz.browser import at_step, open_page, still
 from tests.viz.conftest import MakeEngine
+from viz import export
+from viz.export import Export
+from viz.runs import RecordedRun
 from viz.server import BoardApp, Server, create_app
 
 torch = pytest.importorskip("torch")
@@ -227,6 +230,91 @@ def test_lens_is_fit_for_all_and_no_wider_than_the_screen(
         found += violations(page, "lens, a token chosen")
         assert [each for each in found if "page-has-heading-one" not in each] == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+# --- without a server ----------------------------------------------------------------------------
+
+
+NUMBERS = """async () => {
+  const { loadArray, loadLens } = await import('#net/history.js');
+  const { run, at } = __viz.board;
+  const all = { layer: null, head: null };
+  const lens = (what, asked) => loadLens(run, at, 2, 'r2', what, { ...all, ...asked });
+  return {
+    row: await lens('row', { query: 1 }), one: await lens('row', { layer: 2, head: 3 }),
+    heads: await lens('heads', { block: 4 }), matrix: await lens('matrix', { layer: 1, block: 4 }),
+    ids: await loadArray(run, at, 2, 'input_ids'), v: await loadArray(run, at, 2, 'v', [2, 0]),
+  };
+}"""
+
+
+def numbers(page: Page) -> dict[str, Any]:
+    """All that the lens and the drawer can ask for, flattened: name → numbers."""
+
+    def flat(value: Any) -> list[float]:
+        if isinstance(value, dict):
+            return [n for key in sorted(value) for n in flat(value[key])]
+        if isinstance(value, list):
+            return [n for each in value for n in flat(each)]
+        return [value] if isinstance(value, (int, float)) else []
+
+    return {name: flat(told) for name, told in page.evaluate(NUMBERS).items()}
+
+
+def same(got: dict[str, Any], due: dict[str, Any]) -> None:
+    for name, values in due.items():
+        np.testing.assert_allclose(got[name], values, atol=0.006, err_msg=name)
+
+
+def test_exported_file_and_a_file_opened_with_its_arrays_show_what_the_server_shows(
+    browser: Browser, page: Page, url: str, trace: Path, tmp_path: Path
+) -> None:
+    place = "lens/step/2/req/r2?view=lens&layer=2&head=1"
+    go(page, url, place, 2)
+    due, weights = numbers(page), shown(page)
+    out = tmp_path / "out.html"
+    out.write_bytes(b"".join(Export([RecordedRun("lens", trace)]).parts()))
+    with open_page(browser, offline=True) as alone:
+        alone.goto(f"{out.as_uri()}#/run/{place}")
+        at_step(alone, 2)
+        assert shown(alone) == weights
+        alone.wait_for_selector(".matrix[data-state=here] vz-weights")
+        alone.wait_for_selector(".heads[data-state=here] vz-heads")
+        same(numbers(alone), due)
+        # the reader's own file, in the same page: first without its arrays, then with them
+        own = tmp_path / "mine.jsonl"
+        own.write_bytes(trace.read_bytes())
+        alone.set_input_files("#file", str(own))
+        alone.wait_for_function("() => __viz.board.run.id === 'mine'")
+        alone.goto(f"{out.as_uri()}#/run/mine/step/2/req/r2?view=lens&layer=2&head=1")
+        said = "beside the trace, mine.jsonl.tensors/step-000002.safetensors: open that one, too"
+        alone.wait_for_selector(f".lens-missing >> text={said}")
+        files = sorted(trace.with_name("lens.jsonl.tensors").iterdir())
+        alone.set_input_files("#file", [str(file) for file in files])
+        assert shown(alone) == weights
+        assert alone.evaluate("__viz.board.step") == 2
+        same(numbers(alone), due)
+
+
+def test_arrays_that_did_not_fit_into_the_file_are_told_with_what_to_do(
+    browser: Browser, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "MAX_ARRAY_BYTES", 64)
+    out = tmp_path / "out.html"
+    out.write_bytes(b"".join(Export([RecordedRun("lens", trace)]).parts()))
+    with open_page(browser, offline=True) as page:
+        page.goto(f"{out.as_uri()}#/run/lens/step/2/req/r2?view=lens")
+        page.wait_for_selector(".lens-missing >> text=attention.r2 of step 2 is not in this file.")
+        assert "Fewer steps (--from, --to) leave room" in page.inner_text(".lens-missing")
+
+
+def test_arrays_without_their_trace_are_refused(browser: Browser, url: str, trace: Path) -> None:
+    with open_page(browser) as page:
+        page.goto(f"{url}#/run/tiny-pressure")
+        at_step(page, 0)
+        files = sorted(trace.with_name("lens.jsonl.tensors").iterdir())
+        page.set_input_files("#file", str(files[0]))
+        page.wait_for_selector(".problem >> text=arrays of a trace that is not open here")
 
 
 class LiveModel:

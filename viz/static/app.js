@@ -180,18 +180,18 @@ board.loadSide = (id) => runs.loadSide(id);
 
 board.showEngine = (stream, life) => runs.show(stream, life);
 
-// The file is read here; nothing of it is sent anywhere.
+// The files are read here; nothing of them is sent anywhere.
 const chooser = document.getElementById("file");
 board.chooseFile = () => chooser.click();
 chooser.addEventListener("change", () => {
-  if (chooser.files[0]) runs.openFile(chooser.files[0]);
+  if (chooser.files.length) runs.openFiles([...chooser.files]);
   chooser.value = ""; // or the same file could not be chosen again
 });
 
 function takeDropped(event) {
   if (!event.dataTransfer?.types.includes("Files")) return;
   event.preventDefault(); // else the browser leaves the page for the file
-  if (event.type === "drop") runs.openFile(event.dataTransfer.files[0]);
+  if (event.type === "drop") runs.openFiles([...event.dataTransfer.files]);
 }
 
 // Once the view is drawn.

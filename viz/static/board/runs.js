@@ -6,7 +6,9 @@ import { applyToFront, newFront } from "#core/front.js";
 import { FRONT, engineStreams, findLife, findRequest, newestOf } from "#core/lives.js";
 import { plural } from "#core/reasons.js";
 import { TraceStore } from "#core/store.js";
+import { parseHash } from "#core/url.js";
 import { Tour } from "#board/tour.js";
+import { ArraysBeside, isArrays } from "#net/beside.js";
 import { findRequest as askForRequest, listRuns, loadRange, loadRun, loadTour } from "#net/history.js";
 
 const OWN = /^own-[0-9a-f]{8}$/; // a run of a form, see viz/own.py
@@ -185,16 +187,20 @@ export class Runs {
     return { run, lives, front, frontEvents, at, store };
   }
 
-  // From the file chooser, or dropped on the page. In Compare it becomes the other run.
-  async openFile(file) {
+  // From the file chooser, or dropped on the page: a trace, arrays of its steps beside it; or arrays
+  // alone, of the trace that is open. In Compare it becomes the other run.
+  async openFiles(files) {
     const { board } = this;
+    const arrays = files.filter(isArrays);
+    const file = files.find((each) => !isArrays(each));
+    if (!file) return this.#addArrays(arrays);
     try {
       const { header, lives } = parseTrace(await textOf(file));
       const taken = (id) => id === "live" || board.runs.some((run) => run.id === id);
       const name = nameOf(file.name);
       let id = name;
       for (let n = 2; taken(id); n += 1) id = `${name}-${n}`;
-      this.own.push({ id, kind: "recorded", header, lives });
+      this.own.push({ id, kind: "recorded", header, lives, arrays: new ArraysBeside(file.name, arrays) });
       board.runs = [...board.runs, this.own.at(-1)];
       if (board.frame.id === "compare" && board.run) await board.pair.load(id);
       else await this.open(id);
@@ -202,6 +208,17 @@ export class Runs {
       const action = { text: "Go on", run: () => board.settle() };
       board.fail(`${file.name} cannot be shown.`, error.message, false, action);
     }
+    return undefined;
+  }
+
+  #addArrays(arrays) {
+    const { board } = this;
+    if (!(board.run?.arrays instanceof ArraysBeside)) {
+      const action = { text: "Go on", run: () => board.settle() };
+      return board.fail("These are arrays of a trace that is not open here.", "Choose the trace file and its .safetensors files together.", false, action);
+    }
+    board.run.arrays.add(arrays);
+    return this.open(board.run.id, parseHash(board.place())); // anew: what was asked in vain is forgotten
   }
 
   // The first visit begins with the tour; a link to a certain place does not.

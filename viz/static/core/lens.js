@@ -1,6 +1,7 @@
 // The attention lens: what a query reads of its cache. Here are the places: each key with its token,
 // its block, and who computed it; how strong a weight is drawn; and which steps have arrays at all.
-// The weights themselves come from the server (minivllm/trace/lens.py). Pure.
+// The weights themselves come from the server (minivllm/trace/lens.py), or from arrays that the page has
+// (attention.js). Pure.
 
 import { batchOf } from "#core/batch.js";
 import { blockHistory } from "#core/biography.js";

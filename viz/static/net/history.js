@@ -1,6 +1,8 @@
 // Events and states by HTTP: recordings, gaps, and the past of a run that was joined late.
 
-import { arrayInside, ask, hasServer, runsInside } from "#net/home.js";
+import { answerOf } from "#core/attention.js";
+import { findLife } from "#core/lives.js";
+import { ask, hasServer, runsInside } from "#net/home.js";
 
 const CHUNK = 5000; // what the server gives at once
 
@@ -31,11 +33,22 @@ export function loadSnapshot(run, { stream, life }) {
   return getJson(`/api/runs/${encodeURIComponent(run)}/snapshot?${query}`);
 }
 
-// One array of a captured step: {name, dtype, shape, values}; `at` fixes its first axes.
-export function loadArray(run, { stream, life }, step, name, at = []) {
-  if (!hasServer) return arrayInside(run, { stream, life }, step, name, at);
-  const query = `stream=${encodeURIComponent(stream)}&life=${life ?? ""}${at.length ? `&at=${at.join(",")}` : ""}`;
-  return getJson(`/api/runs/${encodeURIComponent(run)}/artifacts/${step}/${encodeURIComponent(name)}?${query}`);
+// The arrays of a captured step of a run that has them itself: in this file, or on the reader's disk.
+function arraysOf(run, at, step) {
+  const events = findLife(run.lives, at.stream, at.life)?.events ?? [];
+  const told = events.find((event) => event.kind === "exec.tensors" && event.step === step)?.data;
+  if (!told) throw new Error(`Step ${step} of ${run.id} was not recorded with its arrays.`);
+  return run.arrays.open(at, step, told);
+}
+
+const addressOf = (run, { stream, life }, what, asked) =>
+  `/api/runs/${encodeURIComponent(run.id)}/${what}?${new URLSearchParams([["stream", stream], ["life", life ?? ""], ...asked])}`;
+
+// One array of a captured step: {name, dtype, shape, values}; `indices` fix its first axes.
+export async function loadArray(run, at, step, name, indices = []) {
+  if (run.arrays) return (await arraysOf(run, at, step)).widened(name, indices);
+  const asked = indices.length ? [["at", indices.join(",")]] : [];
+  return getJson(addressOf(run, at, `artifacts/${step}/${encodeURIComponent(name)}`, asked));
 }
 
 // Where the server gives a run, and one to compare it with, as one file that opens from disk.
@@ -51,8 +64,8 @@ export async function loadRange(run, at, from, to, take) {
 }
 
 // What the attention lens shows of one request in a captured step: `what` is row | heads | matrix.
-export function loadLens(run, { stream, life }, step, req, what, asked) {
+export async function loadLens(run, at, step, req, what, asked) {
+  if (run.arrays) return answerOf(await arraysOf(run, at, step), req, what, asked);
   const given = Object.entries(asked).filter(([, value]) => value !== null);
-  const query = new URLSearchParams([["stream", stream], ["life", life ?? ""], ...given]);
-  return getJson(`/api/runs/${encodeURIComponent(run)}/lens/${step}/${encodeURIComponent(req)}/${what}?${query}`);
+  return getJson(addressOf(run, at, `lens/${step}/${encodeURIComponent(req)}/${what}`, given));
 }

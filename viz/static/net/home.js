@@ -2,7 +2,7 @@
 // (viz/export.py writes it, exported.js unpacks it). Whoever needs a server asks here first.
 
 import { parseTrace } from "#core/file.js";
-import { widen } from "#core/numbers.js";
+import { StepArrays } from "#core/numbers.js";
 
 const inside = globalThis.minivllmInside ?? null; // {resources, runs, start, unpack(id) → ArrayBuffer}
 
@@ -30,18 +30,25 @@ let runs = null;
 export async function runsInside() {
   runs ??= await Promise.all(inside.runs.map(async (about) => {
     const text = new TextDecoder().decode(await inside.unpack(about.trace));
-    return { ...about, ...parseTrace(text), kind: "recorded", inside: true, tour: about.script !== null };
+    const arrays = new ArraysInside(about.arrays);
+    return { ...about, ...parseTrace(text), arrays, kind: "recorded", inside: true, tour: about.script !== null };
   }));
   return runs;
 }
 
-const arrays = new Map(); // id of a data block → its bytes, once asked for
+// The arrays of a run's captured steps that viz/export.py took along.
+class ArraysInside {
+  constructor({ data, index, left_out }) {
+    Object.assign(this, { data, index, leftOut: left_out, buffer: null });
+  }
 
-// One array of a captured step, or the part of it at these indices, as viz/artifacts.py answers it.
-export async function arrayInside(run, { stream, life }, step, name, at) {
-  const about = inside.runs.find(({ id }) => id === run).arrays;
-  const found = about.index[`${stream}/${life ?? 1}/${step}/${name}`];
-  if (!found) throw new Error(`${name} of step ${step} is not in this file. ${about.left_out}`);
-  if (!arrays.has(about.data)) arrays.set(about.data, inside.unpack(about.data));
-  return widen(await arrays.get(about.data), found, name, at);
+  // `told` is the data of the step's exec.tensors.
+  async open({ stream, life }, step, told) {
+    this.buffer ??= inside.unpack(this.data); // once somebody asks for one
+    return new StepArrays(await this.buffer, told, (name) => {
+      const place = this.index[`${stream}/${life ?? 1}/${step}/${name}`];
+      if (!place) throw new Error(`${name} of step ${step} is not in this file. ${this.leftOut}`);
+      return place;
+    });
+  }
 }

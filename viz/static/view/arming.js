@@ -8,7 +8,7 @@ const SHOWN = 12;
 
 // What can be done here and now, in one line.
 export function armBox(board) {
-  if (!board.isLive) return byCommand(board);
+  if (!board.isLive) return byCommand();
   const { engine } = board;
   const armed = armedOf(board.store);
   const words = armedWords(armed) || (engine.armed?.store === board.store && engine.armed.after === board.lastStep ? engine.armed.words : "");
@@ -42,9 +42,8 @@ async function arm(board, step) {
   board.changed();
 }
 
-function byCommand(board) {
-  const why = board.run?.lives ? "The arrays lie beside a trace file, and this page has read the file alone." : "This run has ended, so no step of it can be recorded any more.";
-  return html`<span class="quiet">${why} Arrays come with <code>minivllm generate "…" --trace run.jsonl --trace-level tensors</code>
+function byCommand() {
+  return html`<span class="quiet">This run has ended, so no step of it can be recorded any more. Arrays come with <code>minivllm generate "…" --trace run.jsonl --trace-level tensors</code>
     (then <code>minivllm replay run.jsonl</code>), or of a live engine from here.</span>`;
 }
 

@@ -112,7 +112,7 @@ const KEYS = [
   ["G", "go to a step"],
   ["N", "the lessons, at the left edge"],
   ["R", "the runs that are here, and what there is to see in each"],
-  ["O", "open a trace file, or drop one on the page; it is read here and sent nowhere"],
+  ["O", "open a trace file, with its steps’ .safetensors files if you like, or drop them on the page; they are read here and sent nowhere"],
   ["/", "find a request, a block, a reason"],
   ["J K", "next, previous step of the chosen request"],
   ["D", "read out the whole state"],

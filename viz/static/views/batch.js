@@ -132,7 +132,6 @@ function requestsTable(board, batch) {
 function comparison(board, batch) {
   const event = board.store.eventsOf(board.step).find(({ kind }) => kind === "exec.tensors");
   if (!event) return html`<span class="quiet">Made from the events: the worker’s own arrays were not recorded.</span> ${armBox(board)}`;
-  if (board.run.lives && !board.run.inside) return html`<span class="quiet">The worker’s own arrays lie beside the trace file; a page that reads a file alone cannot see them.</span>`;
   const found = fetched(board, event);
   if (found.state === "asked") return html`<span class="quiet">The worker’s own arrays are being fetched …</span>`;
   if (found.state === "failed") return html`<span>The worker’s own arrays cannot be read: ${found.words}</span>`;
@@ -152,7 +151,7 @@ function fetched(board, event) {
   const mine = { state: "asked", arrays: {}, words: "" };
   recorded.set(step, mine);
   const names = event.data.arrays.map(({ name }) => name).filter((name) => name in ARRAYS || name.startsWith("top."));
-  Promise.all(names.map((name) => loadArray(board.run.id, board.at, step, name)))
+  Promise.all(names.map((name) => loadArray(board.run, board.at, step, name)))
     .then((arrays) => {
       names.forEach((name, i) => (mine.arrays[name] = arrays[i].values));
       mine.state = "here";

@@ -1,6 +1,6 @@
 // The attention lens (A, and from Life, T and the Why card): what one query of a request reads of its
 // KV cache in this step. Left its keys over their blocks, below them all queries of the step, right
-// the same query in every layer and head. The weights are asked of the server piece by piece.
+// the same query in every layer and head. The weights are asked for piece by piece (net/history.js).
 
 import { html, nothing, render } from "lit-html";
 
@@ -101,7 +101,7 @@ class LensView {
     const mine = { state: "asked", value: last?.of === `${step} ${req}` ? last.value : null, words: "" };
     this.answers.set(key, mine);
     if (this.answers.size > KEPT) this.answers.delete(this.answers.keys().next().value);
-    loadLens(board.run.id, board.at, step, req, what, asked)
+    loadLens(board.run, board.at, step, req, what, asked)
       .then((value) => {
         Object.assign(mine, { state: "here", value });
         this.last[what] = { of: `${step} ${req}`, value };
@@ -205,9 +205,8 @@ class LensView {
     if (!req || !this.places) return nothingRan(board, req);
     const missing = missingWords(board.store, board.step, req);
     if (missing) return notHere(board, missing);
-    if (board.run.lives) return notHere(board, { what: "The worker’s arrays are not in the trace file.", cause: "" });
     const { row } = this;
-    if (row.state === "failed") return notHere(board, { what: `The attention of ${req} in step ${board.step} cannot be read.`, cause: row.words });
+    if (row.state === "failed") return notHere(board, { what: `The attention of ${req} in step ${board.step} cannot be read.`, cause: row.words, quiet: true });
     return html`<div class="lens-body">
       <div class="lens-left">${cacheSection(this)}${this.places.queries > 1 ? matrixSection(this) : nothing}</div>
       ${headsSection(this)}
