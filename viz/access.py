@@ -22,6 +22,7 @@ from viz.join import Guesses, as_typed, reachable
 
 COOKIE = "minivllm_join"
 DRIVER_COOKIE = "minivllm_driver"
+VOTER_COOKIE = "minivllm_voter"
 
 
 def is_loopback(address: str | None) -> bool:
@@ -83,16 +84,31 @@ class Access:
     def ticket(self) -> str:
         """What a browser keeps once it has told the join code: too long to be guessed, so that no
         request but the one that joins has to be counted. Good for as long as the codes are."""
-        key = (self.driver_code or self._secret).encode()
-        return hmac.digest(key, (self.join_code or "").encode(), "sha256").hex()
+        return self._signed(self.join_code or "")
+
+    def _signed(self, text: str) -> str:
+        return hmac.digest((self.driver_code or self._secret).encode(), text.encode(), "sha256").hex()
+
+    def voter(self, request: Request) -> str | None:
+        """Whose browser this is, without a name: what ``new_voter`` has given it; None: nobody's."""
+        name, _, seal = request.cookies.get(VOTER_COOKIE, "").partition(".")
+        return name if name and _same(seal, self._signed(f"voter {name}")) else None
+
+    def new_voter(self) -> str:
+        """For a cookie. Signed, so that no page can make itself as many as it likes."""
+        name = secrets.token_urlsafe(9)
+        return f"{name}.{self._signed(f'voter {name}')}"
+
+    def is_driver_code(self, given: str) -> bool:
+        return bool(self.driver_code) and _same(given, self.driver_code or "")
 
     def may_look(self, request: Request) -> bool:
         has_joined = _knows(request, COOKIE, self.ticket if self.join_code else None)
         return has_joined or self.may_steer(request)
 
     def joins(self, request: Request, given: str) -> bool:
-        """Is this the join code? Whoever has guessed too often is not told."""
-        if not self.join_code or self.guesses.is_barred(request.remote_addr):
+        """Is this the join code? An address from which far too many came is not told."""
+        if not self.join_code or self.guesses.is_deaf(request.remote_addr):
             return False
         if _same(as_typed(given), as_typed(self.join_code)):
             return True

@@ -4,23 +4,28 @@ All of it happens on the publisher's thread (``protocol.py``), turn by turn, and
 out as the same bytes to all. Whether it follows or has let go is each page's to say; the one that
 leads is told how many they are.
 
-    page   → class {op: hello, me, ticket}      I am here; me: what stays over a reload, so that
-                                                nobody votes twice; ticket: of the one who led
+    page   → class {op: hello, ticket}          I am here; ticket: of the one who led
              class {op: take} | {op: drop}      lead, or stop it (drivers only)
              class {op: cursor, place, playing, speed, upto}     where the one who leads stands
              class {op: follow, on}
              class {op: ask, ask, choices, place}                a question for all
              class {op: vote, id, choice}
              class {op: reveal, answer, told} | {op: close}
-    server → class {leads, led, gone, ticket, note}    leads: you do; led: somebody is there who
-                                                does; gone: who led is away, and may come back
+    server → class {leads, led, gone, ticket, note, asked}    leads: you do; led: somebody is there
+                                                who does; gone: who led is away, and may come back;
+                                                asked: a question stands
              cursor {place, playing, speed, upto}     ten times a second at most, then the latest
              crowd {following, free, votes, tally}    to the one who leads
              question {id, ask, choices, yours, place} | null
              reveal {id, answer, told, tally}
 
 A place is an address in the page (``#/run/tiny-pressure/step/8``). ``upto``: the step beyond which
-a page shows nothing, while it is asked what comes next. No counterpart in vLLM.
+a page shows nothing, while it is asked what comes next.
+
+Who votes is what the server knows of a page (``access.py``: a signed cookie, the same after a reload
+and in a second tab), never what the page says. A vote counts while a page of its voter is here, so
+there are never more votes than pages. A leader that does not come back in half a minute has ended
+the class: nobody stays blind for a question that nobody will answer. No counterpart in vLLM.
 """
 
 from __future__ import annotations
@@ -37,6 +42,8 @@ import msgspec
 
 CURSOR_SECONDS = 0.1
 CROWD_SECONDS = 0.25
+AWAY_SECONDS = 30.0
+"""So long a class waits for its leader's page."""
 VOTERS_KEPT = 1000
 
 Send = Callable[[str, Any, Iterable[str]], None]
@@ -47,7 +54,6 @@ Name = Annotated[str, msgspec.Meta(max_length=300)]
 
 
 class Hello(msgspec.Struct, tag_field="op", tag="hello", frozen=True):
-    me: Name
     ticket: Name | None = None
 
 
@@ -122,11 +128,11 @@ class Question:
     id: int
     asked: Ask
     votes: dict[str, str] = field(default_factory=dict)
-    """Voter → the choice it has come to."""
+    """Voter → the choice it has come to, those who are away included."""
 
-    @property
-    def tally(self) -> dict[str, int]:
-        counts = Counter(self.votes.values())
+    def tally(self, here: set[str]) -> dict[str, int]:
+        """Of the voters who are here."""
+        counts = Counter(choice for voter, choice in self.votes.items() if voter in here)
         return {choice.id: counts[choice.id] for choice in self.asked.choices}
 
 
@@ -143,15 +149,15 @@ class Classroom:
         self._question: Question | None = None
         self._asked = 0
         self._unsent: dict[str, float] = {}
-        """What has changed (cursor, crowd) → when it may go out."""
+        """What has changed (cursor, crowd, away) → when it may go out."""
         self._sent: dict[str, float] = {}
 
     # --- what pages say --------------------------------------------------------------------------
 
-    def take(self, sid: str, message: Message, driver: bool) -> None:
-        """``driver``: may this page steer?"""
+    def take(self, sid: str, message: Message, driver: bool, voter: str | None = None) -> None:
+        """``driver``: may this page steer? ``voter``: whose page it is; None: nobody knows."""
         if isinstance(message, Hello):
-            return self._hello(sid, message, driver)
+            return self._hello(sid, message, driver, voter or sid)
         member = self._members.get(sid)
         if member is None or (isinstance(message, LEADERS) and sid != self._leader):
             return None
@@ -187,19 +193,20 @@ class Classroom:
             return
         if sid == self._leader:  # perhaps only to reload its page: it has a ticket
             self._leader = None
+            self._unsent["away"] = self._now() + AWAY_SECONDS
             self._tell(self._members)
         self._hold("crowd", CROWD_SECONDS)
 
-    def _hello(self, sid: str, hello: Hello, driver: bool) -> None:
-        self._members[sid] = Member(hello.me)
-        own = self._ticket is not None and hmac.compare_digest(
-            (hello.ticket or "").encode(), self._ticket.encode()
-        )
-        if driver and own and self._ticket is not None:
-            self._lead(sid, self._ticket)
+    def _hello(self, sid: str, hello: Hello, driver: bool, voter: str) -> None:
+        self._members[sid] = Member(voter)
+        given, ticket = hello.ticket or "", self._ticket
+        if driver and given and ticket is None:  # led a class on the server before this one
+            self._lead(sid, secrets.token_urlsafe(16))
+        elif driver and ticket is not None and hmac.compare_digest(given.encode(), ticket.encode()):
+            self._lead(sid, ticket)
         else:
-            note = "Somebody else leads now." if hello.ticket and self._ticket else ""
-            self._tell([sid], note)
+            over = "The class has ended, and this page may not lead another."
+            self._tell([sid], ("Somebody else leads now." if ticket else over) if given else "")
             if self._leader is not None and self._cursor is not None:
                 self._send("cursor", msgspec.to_builtins(self._cursor), [sid])
         self._tell_question([sid])
@@ -209,6 +216,7 @@ class Classroom:
 
     def _lead(self, sid: str, ticket: str) -> None:
         before, self._leader = self._leader, sid
+        self._unsent.pop("away", None)
         if ticket != self._ticket:  # another one's: its cursor is to come
             self._ticket, self._cursor = ticket, None
             self._close()
@@ -221,6 +229,7 @@ class Classroom:
     def _part(self, note: str) -> None:
         self._close()
         self._leader = self._ticket = self._cursor = None
+        self._unsent.pop("away", None)
         self._tell(self._members, note)
 
     def _tell(self, sids: Iterable[str | None], note: str = "") -> None:
@@ -231,7 +240,8 @@ class Classroom:
             self._send("class", {**about, "gone": not led and self._ticket is not None}, others)
         if self._leader is not None and self._leader in sids:
             about = {"leads": True, "led": True, "ticket": self._ticket, "note": note}
-            self._send("class", {**about, "gone": False}, [self._leader])
+            asked = self._question is not None
+            self._send("class", {**about, "gone": False, "asked": asked}, [self._leader])
 
     # --- questions -------------------------------------------------------------------------------
 
@@ -239,17 +249,20 @@ class Classroom:
         question = self._question
         if question is None or question.id != vote.id or sid == self._leader:
             return
-        known = member.voter in question.votes
-        if vote.choice not in question.tally or (len(question.votes) >= VOTERS_KEPT and not known):
+        if all(vote.choice != choice.id for choice in question.asked.choices):
             return
         question.votes[member.voter] = vote.choice
+        if len(question.votes) > VOTERS_KEPT:  # of pages that came and went
+            here = self._voters()
+            question.votes = {who: said for who, said in question.votes.items() if who in here}
         self._hold("crowd", CROWD_SECONDS)
 
     def _reveal(self, reveal: Reveal) -> None:
         question, self._question = self._question, None
         if question is not None:
             told = {"id": question.id, "answer": reveal.answer, "told": reveal.told}
-            self._send("reveal", {**told, "tally": question.tally}, list(self._members))
+            tally = question.tally(self._voters())
+            self._send("reveal", {**told, "tally": tally}, list(self._members))
 
     def _close(self) -> None:
         if self._question is not None:
@@ -282,6 +295,9 @@ class Classroom:
         now = self._now()
         for name in [name for name, due in self._unsent.items() if due <= now]:
             del self._unsent[name]
+            if name == "away":
+                self._part("The teacher’s page has not come back: the class is over.")
+                break
             self._sent[name] = now
             if self._leader is None:
                 continue
@@ -292,10 +308,15 @@ class Classroom:
                 others = [sid for sid in self._members if sid != self._leader]
                 self._send("cursor", msgspec.to_builtins(self._cursor), others)
 
+    def _voters(self) -> set[str]:
+        """Of the pages that are here, but for the leader's."""
+        return {member.voter for sid, member in self._members.items() if sid != self._leader}
+
     def _crowd(self) -> dict[str, Any]:
         others = [member for sid, member in self._members.items() if sid != self._leader]
         following = sum(member.follows for member in others)
         crowd = {"following": following, "free": len(others) - following, "votes": 0, "tally": {}}
         if self._question is not None:
-            crowd |= {"votes": len(self._question.votes), "tally": self._question.tally}
+            tally = self._question.tally(self._voters())
+            crowd |= {"votes": sum(tally.values()), "tally": tally}
         return crowd

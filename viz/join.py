@@ -1,7 +1,9 @@
 """Joining a class: a code that can be read off a wall and typed, guesses counted, and the address.
 
 The code keeps out who was not in the room, no more: six letters and digits, none of which can be
-taken for another, are a billion codes, and an address has twenty wrong ones a minute.
+taken for another, are nearly a billion codes, and an address has two hundred wrong ones a minute:
+to try them all would take eight years. A whole class may come from one address (one router), so the
+right code is heard there long after somebody's wrong ones are answered with 429.
 No counterpart in vLLM.
 """
 
@@ -21,7 +23,9 @@ LENGTH = 6
 
 GUESSES = 20
 """Different wrong codes from one address in a window. (The same one again, as from a page that was
-open before the server was started anew, is one guess.)"""
+open before the server was started anew, is one guess.) More are told to wait."""
+DEAF_FROM = 200
+"""Wrong codes after which even the right one is not heard."""
 WINDOW_S = 60.0
 ADDRESSES_KEPT = 4096
 
@@ -44,8 +48,7 @@ class _Tried:
 
 
 class Guesses:
-    """Wrong codes of each address. Who has had too many is refused unheard, right or wrong, until
-    a minute has passed since the first of them."""
+    """Wrong codes of each address, in the minute since the first of them."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -53,12 +56,22 @@ class Guesses:
         self._tried: dict[str, _Tried] = {}
 
     def is_barred(self, address: str | None) -> bool:
+        """Were there so many that a wrong one is asked to wait?"""
+        return self._count(address) >= GUESSES
+
+    def is_deaf(self, address: str | None) -> bool:
+        """Were there so many that not even the right one is heard?"""
+        return self._count(address) >= DEAF_FROM
+
+    def _count(self, address: str | None) -> int:
         with self._lock:
             tried = self._tried.get(_network(address))
-            if tried is not None and self._now() - tried.since > WINDOW_S:
+            if tried is None:
+                return 0
+            if self._now() - tried.since > WINDOW_S:
                 del self._tried[_network(address)]
-                return False
-            return tried is not None and len(tried.codes) >= GUESSES
+                return 0
+            return len(tried.codes)
 
     def note(self, address: str | None, wrong: str) -> None:
         with self._lock:

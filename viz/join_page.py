@@ -41,7 +41,12 @@ PAGE = """<!doctype html>
 """
 
 WRONG = "That is not the code. It has six letters and digits, and neither a 0 nor a 1."
-TOO_MANY = "Too many wrong codes came from here. Wait a minute, then try again."
+TOO_MANY = "That is not the code, and many wrong ones came from here. Look at the wall once more."
+DEAF = "Far too many wrong codes came from here. Wait a minute, then try again."
+NO_DRIVER = (
+    "That is not the driver's link of this server: each start makes a new one. Take it from the "
+    "terminal, or join with the code from the wall."
+)
 
 
 def join_page(words: str = "", status: int = 200) -> Response:
@@ -55,18 +60,22 @@ def join_page(words: str = "", status: int = 200) -> Response:
 def join_by_link(access: Access) -> Response:
     response = make_response(redirect("/?lead" if "lead" in request.args else "/"))
     if "driver" in request.args:
-        _keep(response, DRIVER_COOKIE, request.args["driver"])
+        if access.is_driver_code(request.args["driver"]):
+            keep_cookie(response, DRIVER_COOKIE, request.args["driver"])
+        elif not access.may_steer(request):  # a good one that is kept here stays
+            return join_page(NO_DRIVER, 403)
     if "code" not in request.args or access.may_look(request):
         return response
     if access.joins(request, request.args["code"]):
-        _keep(response, COOKIE, access.ticket)
+        keep_cookie(response, COOKIE, access.ticket)
         return response
     if access.guesses.is_barred(request.remote_addr):
-        barred = join_page(TOO_MANY, 429)
+        deaf = access.guesses.is_deaf(request.remote_addr)
+        barred = join_page(DEAF if deaf else TOO_MANY, 429)
         barred.headers["Retry-After"] = "60"
         return barred
     return join_page(WRONG, 403)
 
 
-def _keep(response: Response, cookie: str, code: str) -> None:
+def keep_cookie(response: Response, cookie: str, code: str) -> None:
     response.set_cookie(cookie, code, httponly=True, samesite="Strict")

@@ -35,11 +35,11 @@ from flask import Flask, Response, abort, jsonify, request
 from minivllm.errors import MissingArtifactError, TraceError
 from minivllm.trace.log import Life
 from viz import projector as projector_page
-from viz.access import Access
+from viz.access import VOTER_COOKIE, Access
 from viz.artifacts import add_artifact_pages
 from viz.commands import Workbench
 from viz.export import NO_END, Export
-from viz.join_page import join_by_link, join_page
+from viz.join_page import join_by_link, join_page, keep_cookie
 from viz.own import add_own_pages
 from viz.problem import problem
 from viz.protocol import lives_json
@@ -79,7 +79,10 @@ def add_pages(
             return join_by_link(access)
         if access.join_code and not access.may_look(request):
             return join_page()
-        return Response(html, mimetype="text/html")
+        page = Response(html, mimetype="text/html")
+        if access.voter(request) is None:
+            keep_cookie(page, VOTER_COOKIE, access.new_voter())
+        return page
 
     @app.get("/class")
     def projector() -> Response:

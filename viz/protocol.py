@@ -120,9 +120,9 @@ class Hub:
     def leave(self, sid: str) -> None:
         self._mailbox.put(("leave", sid))
 
-    def of_class(self, sid: str, message: Message, driver: bool) -> None:
-        """What a page says as one of a class; ``driver``: may it lead?"""
-        self._mailbox.put(("class", sid, message, driver))
+    def of_class(self, sid: str, message: Message, driver: bool, voter: str | None = None) -> None:
+        """What a page says as one of a class; ``driver``: may it lead? ``voter``: whose it is."""
+        self._mailbox.put(("class", sid, message, driver, voter))
 
     def send(self, event: str, payload: Any, to: str | None = None) -> None:
         """Emit something of another kind (engine status, a command's result) in turn."""
@@ -196,8 +196,8 @@ class Hub:
         self._hidden.discard(sid)
         self.classroom.leave(sid)
 
-    def _on_class(self, sid: str, message: Message, driver: bool) -> None:
-        self.classroom.take(sid, message, driver)
+    def _on_class(self, sid: str, message: Message, driver: bool, voter: str | None) -> None:
+        self.classroom.take(sid, message, driver, voter)
 
     def _on_hello(self, sid: str, message: dict[str, Any]) -> None:
         run_id = message["run"]

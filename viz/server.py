@@ -253,7 +253,8 @@ def add_socket(app: BoardApp) -> None:
         known = read_message(message)
         if known is not None:
             sid = request.sid  # type: ignore[attr-defined]
-            app.hub.of_class(sid, known, app.access.may_steer(request))
+            driver, voter = app.access.may_steer(request), app.access.voter(request)
+            app.hub.of_class(sid, known, driver, voter)
 
     @socketio.on("command")
     def command(message: object = None, *_more: object) -> None:

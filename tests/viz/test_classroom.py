@@ -11,7 +11,7 @@ from flask_socketio import SocketIOTestClient
 from tests.viz.test_hub import Received, connect, named
 from tests.viz.test_server import PROXIED
 from viz.access import Access
-from viz.classroom import CURSOR_SECONDS
+from viz.classroom import AWAY_SECONDS, CURSOR_SECONDS
 from viz.server import BoardApp, create_app
 
 HERE = {"op": "cursor", "place": "#/run/tiny-pressure/step/8"}
@@ -30,19 +30,23 @@ class Class:
         self.now = 0.0
         self.app.hub.classroom._now = lambda: self.now
 
-    def page(self, me: str, ticket: str | None = None) -> SocketIOTestClient:
+        self.voters: dict[str, str] = {}
+
+    def page(self, ticket: str | None = None) -> SocketIOTestClient:
         client = connect(self.app)
-        self.say(client, op="hello", me=me, ticket=ticket)
+        self.say(client, op="hello", ticket=ticket)
         return client
 
-    def viewer(self, me: str) -> SocketIOTestClient:
-        cookie = f"minivllm_join={self.app.access.ticket}"
+    def viewer(self, browser: str) -> SocketIOTestClient:
+        """A page of this browser."""
+        voter = self.voters.setdefault(browser, self.app.access.new_voter())
+        cookie = f"minivllm_join={self.app.access.ticket}; minivllm_voter={voter}"
         client = self.app.socketio.test_client(self.app, headers={**PROXIED, "Cookie": cookie})
-        self.say(client, op="hello", me=me)
+        self.say(client, op="hello")
         return client
 
     def leader(self) -> SocketIOTestClient:
-        client = self.page("teacher")
+        client = self.page()
         self.say(client, op="take")
         return client
 
@@ -120,7 +124,7 @@ def test_a_viewer_may_neither_lead_nor_ask(room: Class) -> None:
 def test_of_two_drivers_the_last_leads_and_both_are_told(room: Class) -> None:
     first, student = room.leader(), room.viewer("a")
     room.say(first, **HERE)
-    second = room.page("other")
+    second = room.page()
     first.get_received()
     room.say(second, op="take")
     told = last(first.get_received(), "class")
@@ -142,13 +146,13 @@ def test_a_leader_that_reloads_goes_on_and_one_that_was_replaced_meanwhile_does_
     room.turn()
     told = last(student.get_received(), "class")
     assert not told["led"] and told["gone"]
-    again = room.page("teacher", ticket)
+    again = room.page(ticket)
     assert last(again.get_received(), "class")["leads"]
     assert last(student.get_received(), "class")["led"]
-    other = room.page("other")
+    other = room.page()
     room.say(other, op="take")
     again.disconnect()
-    late = room.page("teacher", ticket)
+    late = room.page(ticket)
     told = last(late.get_received(), "class")
     assert not told["leads"] and told["note"] == "Somebody else leads now."
 
@@ -176,6 +180,72 @@ def test_the_tally_counts_each_voter_once_and_is_shown_to_all_at_the_end(room: C
         assert reveal["tally"] == {"r1": 0, "r4": 3} and reveal["answer"] == ["r4"]
     room.say(students[3], op="vote", id=number, choice="r1")  # too late
     assert not named(room.viewer("late").get_received(), "question")
+
+
+def test_whatever_a_page_says_it_has_one_vote_and_silences_nobody(
+    room: Class, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viz.classroom.VOTERS_KEPT", 4)
+    teacher, cheat, honest = room.leader(), room.viewer("a"), room.viewer("b")
+    room.say(teacher, **ASK)
+    number = last(honest.get_received(), "question")["id"]
+    for n in range(60):  # another name, and now and then another page, for each vote
+        room.say(cheat, op="hello", me=f"x{n}")
+        room.say(cheat, op="vote", id=number, choice="r4")
+        if n % 10 == 0:
+            cheat.disconnect()
+            cheat = room.viewer(f"a{n}")
+    second_tab = room.viewer("b")
+    for page in (honest, second_tab):
+        room.say(page, op="vote", id=number, choice="r1")
+    room.turn(1)
+    crowd = last(teacher.get_received(), "crowd")
+    assert crowd["votes"] == 2 <= crowd["following"] + crowd["free"]
+    room.say(teacher, op="reveal", answer=["r4"])
+    assert last(honest.get_received(), "reveal")["tally"] == {"r1": 1, "r4": 1}
+
+
+def test_a_cookie_that_this_server_has_not_signed_makes_no_voter(room: Class) -> None:
+    teacher = room.leader()
+    room.say(teacher, **ASK)
+    room.voters = {"forged": "me.0123", "other": room.app.access.new_voter() + "0"}
+    for name in list(room.voters):
+        assert room.viewer(name)
+    assert {m.voter for m in room.app.hub.classroom._members.values()} == set(
+        room.app.hub.classroom._members
+    )  # each page for itself
+
+
+def test_a_leader_that_does_not_come_back_ends_the_class_and_may_begin_it_anew(
+    room: Class,
+) -> None:
+    student, teacher = room.viewer("a"), room.leader()
+    room.say(teacher, **HERE)
+    room.say(teacher, **ASK)
+    ticket = last(teacher.get_received(), "class")["ticket"]
+    teacher.disconnect()
+    room.turn()
+    room.turn(AWAY_SECONDS - 1)
+    received = student.get_received()
+    assert last(received, "class")["gone"] and last(received, "question")
+    room.turn(2)
+    received = student.get_received()
+    told = last(received, "class")
+    assert not told["led"] and not told["gone"] and "not come back" in told["note"]
+    assert last(received, "question") is None
+    assert not last(room.viewer("late").get_received(), "class")["gone"]
+    assert last(room.page(ticket).get_received(), "class")["leads"]
+    assert last(student.get_received(), "class")["led"]
+
+
+def test_who_led_on_the_server_before_this_one_leads_on_if_nobody_else_does(room: Class) -> None:
+    student = room.viewer("a")
+    teacher = room.page("a ticket of the server before this one")
+    told = last(teacher.get_received(), "class")
+    assert told["leads"] and not told["asked"]
+    assert last(student.get_received(), "class")["led"]
+    other = room.page("another old ticket")
+    assert last(other.get_received(), "class")["note"] == "Somebody else leads now."
 
 
 @pytest.mark.parametrize(

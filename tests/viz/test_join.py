@@ -11,7 +11,7 @@ from werkzeug.test import EnvironBuilder
 
 from minivllm.cli.serving import Room
 from viz.access import Access, join_link
-from viz.join import ALPHABET, GUESSES, WINDOW_S, Guesses, new_join_code, reachable
+from viz.join import ALPHABET, DEAF_FROM, GUESSES, WINDOW_S, Guesses, new_join_code, reachable
 from viz.server import create_app
 
 ELSEWHERE: dict[str, Any] = {"environ_base": {"REMOTE_ADDR": "192.0.2.7"}}
@@ -38,11 +38,15 @@ def test_a_code_can_be_read_from_afar_and_typed_as_people_type() -> None:
     assert guess(Access("KQ73XA"), " kq7-3xa ")
 
 
-def test_who_has_guessed_too_often_is_not_even_told_that_it_is_right() -> None:
+def test_one_who_guesses_does_not_lock_out_those_of_the_same_address_until_it_is_far_too_often() -> (
+    None
+):
     clock = HandClock()
     access = Access("KQ73XA", guesses=Guesses(clock))
-    for number in range(GUESSES):
+    for number in range(DEAF_FROM - 1):
         assert not guess(access, f"WRONG{number}")
+    assert access.guesses.is_barred("192.0.2.7") and guess(access, "KQ73XA")
+    assert not guess(access, "WRONG")
     assert not guess(access, "KQ73XA")
     assert guess(access, "KQ73XA", "192.0.2.8")  # a neighbour is not held up
     clock.now = WINDOW_S + 1
@@ -54,7 +58,7 @@ def test_the_same_wrong_code_again_is_one_guess_and_a_network_of_ipv6_one_addres
     for number in range(3 * GUESSES):
         guess(access, "OLD222", f"2001:db8::{number:x}")
     assert guess(access, "KQ73XA", "2001:db8::1")
-    for number in range(GUESSES):
+    for number in range(DEAF_FROM):
         guess(access, f"NEW{number}", f"2001:db8::{number:x}")
     assert not guess(access, "KQ73XA", "2001:db8::ffff")
     assert guess(access, "KQ73XA", "2001:db8:0:1::1")
@@ -78,11 +82,25 @@ def test_who_has_not_joined_gets_a_form_that_leads_to_the_page(tiny_pressure: Pa
 def test_too_many_guesses_are_told_when_to_come_again(tiny_pressure: Path) -> None:
     http = create_app([tiny_pressure], access=Access("KQ73XA")).test_client()
     for number in range(GUESSES):
-        http.get(f"/?code=WRONG{number}", **ELSEWHERE)
-    barred = http.get("/?code=KQ73XA", **ELSEWHERE)
+        barred = http.get(f"/?code=WRONG{number}", **ELSEWHERE)
     assert barred.status_code == 429 and barred.headers["Retry-After"] == "60"
     assert "Set-Cookie" not in barred.headers
+    assert http.get("/?code=KQ73XA", **ELSEWHERE).status_code == 302  # of the same room
     assert http.get("/?code=KQ73XA", **NEIGHBOUR).status_code == 302
+
+
+def test_a_drivers_link_of_an_earlier_start_is_said_to_be_that_and_overwrites_nothing(
+    tiny_pressure: Path,
+) -> None:
+    access = Access("KQ73XA", driver_code="drive")
+    http = create_app([tiny_pressure], access=access).test_client()
+    wrong = http.get("/?driver=WRONG&lead", **ELSEWHERE)
+    assert wrong.status_code == 403 and "not the driver's link of this server" in wrong.text
+    assert "Set-Cookie" not in wrong.headers
+    right = http.get("/?driver=drive&lead", **ELSEWHERE)
+    assert right.headers["Location"] == "/?lead" and "drive" in right.headers["Set-Cookie"]
+    again = http.get("/?driver=WRONG", **ELSEWHERE)
+    assert again.status_code == 302 and "Set-Cookie" not in again.headers
 
 
 def test_a_cookie_is_good_for_its_code_alone() -> None:
