@@ -139,7 +139,9 @@ export class Board {
     try {
       whole.ingest(events);
     } catch (error) {
-      this.fail("This trace cannot be read further.", error.message);
+      const action = { text: "Read the run anew", run: () => this.openRun(this.run.id) };
+      this.fail("This trace cannot be read further.", error.message, false, action);
+      this.problem.stale = true; // what is shown is the last that was good
       return;
     }
     for (const { kind, data } of events) {
@@ -240,7 +242,7 @@ export class Board {
   }
 
   get growing() {
-    return this.isLive && !this.idle && this.engine.gate?.mode === "run";
+    return this.isLive && !this.idle && this.engine.gate?.mode === "run" && !this.engine.lost;
   }
 
   // Go where a link asked to, as soon as that step is here; not if the reader has moved meanwhile.
@@ -286,6 +288,7 @@ export class Board {
       return { live: false, text: `RECORDED · ${who}${how}`, origin: this.origin, behind: 0 };
     }
     const { gate } = this.engine;
+    if (this.engine.lost) return { live: true, text: `LIVE · lost at step ${this.lastStep}`, behind: 0 };
     const rate = gate?.rate ? `${Math.round(gate.rate * 10) / 10} steps/s` : "full speed";
     const how = gate?.mode === "pause" ? "paused" : this.idle ? "idle" : rate;
     if (this.engine.lag) return { live: true, text: `LIVE · catching up, ${this.engine.lag} events`, behind: 0 };

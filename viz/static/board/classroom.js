@@ -42,10 +42,8 @@ export class Classroom {
 
   // The connection stands (again).
   linked() {
-    let me = this.kept("me");
-    if (!me) this.keep("me", (me = crypto.getRandomValues(new Uint32Array(4)).join("-")));
     this.told = "";
-    this.tell({ op: "hello", me, ticket: this.kept("lead") || null });
+    this.tell({ op: "hello", ticket: this.kept("lead") || null });
     if (!this.is.follows) this.tell({ op: "follow", on: false });
   }
 
@@ -60,6 +58,7 @@ export class Classroom {
   follow() {
     if (!this.is.led || this.is.leads) return;
     if (this.board.predict.on) this.board.predict.end();
+    this.grip.settle(this.#place); // the key or press that asks for it moves nobody
     this.#set({ follows: true });
     this.tell({ op: "follow", on: true });
   }
@@ -93,7 +92,9 @@ export class Classroom {
       [this.question, this.result, this.cursor] = [null, null, null];
       if (!before.follows) this.tell({ op: "follow", on: true });
     }
+    if (message.led) this.board.tour?.touched(); // a page in a class goes nowhere by itself
     if (message.leads && !before.leads) this.told = "";
+    if (message.leads && !message.asked) this.board.predict.askAll(); // of a server that was started anew
     if (this.wants && !message.leads && !message.note) this.lead();
     this.wants = false;
   }
@@ -111,7 +112,14 @@ export class Classroom {
     this.question = null;
   }
 
+  // The teacher's page is away, and its question with it: this reader does not wait.
+  showAll() {
+    [this.question, this.result] = [null, null];
+    this.board.horizon.lift();
+  }
+
   vote(choice) {
+    if (!this.board.engine.linked) return;
     this.question = { ...this.question, yours: choice };
     this.tell({ op: "vote", id: this.question.id, choice });
     this.board.changed();

@@ -15,9 +15,26 @@ export class EngineLink {
     this.driver = false; // may this page steer?
     this.gate = null; // {mode: run | pause, rate}
     this.linked = true; // is the connection up?
+    this.refused = false; // is there a server, which no longer lets this page in?
     this.lag = 0; // events that this page is behind and fetches
     this.notice = "";
     this.armed = null; // {store, after: step, words}: asked for, and not yet told of by the engine
+  }
+
+  // What keeps this page from what is going on, and passes by itself: {what, cause, red, action}, or null.
+  get lost() {
+    const { isLive, lastStep } = this.board;
+    if (this.refused) {
+      const cause = "The server was started anew, and with it the class: its code is another one.";
+      return { what: "This page is no longer let in.", cause, red: true, action: { text: "Type the new code", run: () => location.assign("/") } };
+    }
+    if (!this.linked) {
+      const cause = isLive ? `What you see is from step ${lastStep}; it tries again by itself.` : "What is open can still be read; it tries again by itself.";
+      return { what: "The connection to the server is lost.", cause, red: true };
+    }
+    if (!isLive || !this.channel?.gone) return null;
+    const action = { text: "Open it anew", run: () => this.board.openRun(this.board.run.id) };
+    return { what: "The engine of this run is no longer there.", cause: `What you see is from step ${lastStep}; the page follows the next one as soon as it is ready.`, red: true, action };
   }
 
   // May a prompt be sent now, and if not, why?

@@ -64,9 +64,16 @@ export class Predict {
     if (!question) return false;
     [this.question, this.state, this.last] = [question, "asking", null];
     const { ask, choices } = question;
-    if (this.#leads) board.classroom.tell({ op: "ask", ask, choices, place: board.place() });
+    this.askAll();
     board.say(`${ask} ${choices.map(({ text }) => text).join(", ")}`);
     return true;
+  }
+
+  // Where this page leads, what stands is a question for the class.
+  askAll() {
+    if (!this.#leads || this.state !== "asking") return;
+    const { ask, choices } = this.question;
+    this.board.classroom.tell({ op: "ask", ask, choices, place: this.board.place() });
   }
 
   // One step on, if nothing is asked before it.

@@ -227,7 +227,10 @@ export class Runs {
     const script = run.script ?? (await loadTour(run.id).catch(() => null));
     if (!script || board.run?.id !== run.id) return;
     board.tour = new Tour(board, script);
-    if ((place.step ?? null) === null && !board.recall("tour")) board.tour.start();
+    if ((place.step ?? null) === null && !board.recall("tour")) {
+      const { wants, is } = board.classroom;
+      board.tour.start(!wants && !is.led); // in a class, no page goes on by itself
+    }
   }
 
   // The front end's events, of a run that has ended.
@@ -321,6 +324,8 @@ export class Runs {
       gate: set((gate) => (engine.gate = gate)),
       runs: () => this.refresh(),
       link: set((up) => this.#link(up)),
+      gone: set(() => {}), // board.lost tells it, until the run is there again
+      refused: set((forGood) => (engine.refused = forGood)),
       lag: set((events) => (engine.lag = events)),
       problem: (text) => {
         const action = { text: "Open it anew", run: () => this.open(board.run.id) };
@@ -363,14 +368,9 @@ export class Runs {
 
   #link(up) {
     const { board } = this;
-    const lost = board.engine.linked && !up;
     board.engine.linked = up;
-    if (up) board.classroom.linked();
-    if (lost && board.isLive) {
-      const since = `What you see is from step ${board.lastStep}; it tries again by itself.`;
-      board.fail("The connection to the server is lost.", since, true);
-    } else if (up && board.problem?.red && !board.store?.violated.length) {
-      board.problem = null;
-    }
+    if (!up) return;
+    board.engine.refused = false;
+    board.classroom.linked();
   }
 }

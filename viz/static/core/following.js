@@ -48,7 +48,9 @@ export function heardOfClass(now, { leads, led, gone, note }) {
 
 // How a page stands in the class, in words: {text, follow}; null outside of any. `follow`: is there
 // something to go along with again?
-export function standing({ leads, led, gone, note, follows, missing, crowd }) {
+export function standing({ leads, led, gone, note, follows, missing, crowd }, linked = true) {
+  if (!linked && leads) return { text: "You lead, but there is no connection to the class: nobody sees where you go.", follow: false };
+  if (!linked && (led || gone)) return { text: "There is no connection to the class; this page stays where it is.", follow: false };
   const said = note ? `${note} ` : "";
   if (leads) {
     const { following = 0, free = 0 } = crowd ?? {};

@@ -6,7 +6,9 @@ import { io } from "socket.io-client";
 
 import { FRONT } from "#core/lives.js";
 import { loadRange, loadSnapshot } from "#net/history.js";
+import { ask } from "#net/home.js";
 
+const CUT_OFF = "The connection was cut before the answer came; whether it was done is not known.";
 const INFLATES = "DecompressionStream" in globalThis;
 
 async function parsed({ deflated }, bytes) {
@@ -16,7 +18,7 @@ async function parsed({ deflated }, bytes) {
 
 export class LiveChannel {
   // `on`: {events(stream, list), reset(), late(stream, snapshot), mayJump(stream), lives(list), status(s),
-  // role(r), ofClass(name, message), runs(), link(up), problem(text)}
+  // role(r), ofClass(name, message), runs(), link(up), gone(), refused(forGood), problem(text)}
   constructor(on, transports = ["websocket", "polling"]) {
     this.on = on;
     this.run = null;
@@ -26,6 +28,7 @@ export class LiveChannel {
     this.chain = Promise.resolve(); // batches are taken one after another
     this.nextId = 1;
     this.waiting = new Map(); // command id → [resolve, reject]
+    this.gone = false; // the server has no such run, or not yet
     this.socket = io({ transports, tryAllTransports: true, reconnectionDelayMax: 2000 });
     const { socket } = this;
     socket.on("connect", () => {
@@ -36,17 +39,29 @@ export class LiveChannel {
     document.addEventListener("visibilitychange", () => this.#show());
     socket.on("disconnect", (reason) => {
       on.link(false);
+      for (const [, reject] of this.waiting.values()) reject(new Error(CUT_OFF));
+      this.waiting.clear();
       if (reason === "io server disconnect") socket.connect(); // only then not by itself
     });
-    socket.on("connect_error", () => on.link(false));
+    socket.on("connect_error", () => {
+      on.link(false);
+      this.#ask();
+    });
     socket.on("status", (status) => on.status(status));
     socket.on("role", (role) => on.role(role));
     socket.on("gate", (gate) => on.gate(gate));
-    socket.on("runs", () => on.runs());
+    socket.on("runs", () => {
+      on.runs();
+      if (this.gone && this.run) this.#hello(); // perhaps it is there now
+    });
     for (const name of ["class", "cursor", "crowd", "question", "reveal"]) {
       socket.on(name, (message) => on.ofClass(name, message));
     }
-    socket.on("gone", () => on.problem("the run is no longer there"));
+    socket.on("gone", ({ run }) => {
+      if (run !== this.run) return;
+      this.gone = true;
+      on.gone();
+    });
     socket.on("result", (result) => this.#settle(result));
     socket.on("welcome", (message) => this.#welcome(message));
     socket.on("lives", (about) => this.#queue(about, () => on.lives(about.lives)));
@@ -60,6 +75,7 @@ export class LiveChannel {
     const front = (again && this.at[FRONT]) || { life: null, seq: 0 };
     if (!again) this.epoch = null;
     this.run = run;
+    this.gone = false;
     this.at = { [stream]: { life, seq: 0 }, [FRONT]: front };
     this.turn += 1;
     if (this.socket.connected) this.#hello();
@@ -67,11 +83,20 @@ export class LiveChannel {
 
   leave() {
     this.run = null;
+    this.gone = false;
     this.turn += 1;
   }
 
-  // Ask something of the engine; resolves with its answer.
+  // Is this page no longer let in, since the server was started anew with another join code?
+  async #ask() {
+    const answer = await ask("/api/runs").catch(() => null);
+    if (answer) this.on.refused(answer.status === 403);
+  }
+
+  // Ask something of the engine; resolves with its answer. Nothing is kept for later: what somebody
+  // pressed while the connection was down must not happen to the engine that is there afterwards.
   command(op, value) {
+    if (!this.socket.connected) return Promise.reject(new Error("There is no connection to the server: nothing was sent."));
     const id = this.nextId;
     this.nextId += 1;
     this.socket.emit("command", { id, op, value });
@@ -101,6 +126,7 @@ export class LiveChannel {
 
   #welcome(message) {
     if (message.run !== this.run) return;
+    this.gone = false;
     if (message.reset) {
       this.turn += 1;
       for (const stream of Object.keys(this.at)) this.at[stream] = { life: null, seq: 0 };
@@ -171,6 +197,6 @@ export class LiveChannel {
   }
 
   #ack({ stream, life }, to) {
-    this.socket.emit("ack", { stream, life, to });
+    this.tell("ack", { stream, life, to });
   }
 }

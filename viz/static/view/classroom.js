@@ -10,10 +10,11 @@ import { dialog } from "#view/panels.js";
 
 export function classStrip(board) {
   const { classroom } = board;
-  const told = standing(classroom.is);
+  const told = standing(classroom.is, board.engine.linked);
   if (!told) return nothing;
   return html`<div class="class-strip ${classroom.is.follows ? "" : "let-go"}" role="status"><p>${told.text}</p>
     ${told.follow ? html`<button class="tool" @click=${() => classroom.follow()}>Follow again <kbd aria-hidden="true">F</kbd></button>` : nothing}
+    ${classroom.is.gone && board.horizon.on && !board.predict.on ? html`<button class="tool" @click=${() => classroom.showAll()}>Show all</button>` : nothing}
     ${classroom.is.leads ? html`${classroom.join ? html`<button class="tool" @click=${() => board.open("class")}>Show the join code</button>` : nothing}
       <button class="tool" aria-pressed=${board.predict.on} @click=${() => board.predict.toggle()}>Ask all <kbd aria-hidden="true">Q</kbd></button>
       <button class="tool" @click=${() => classroom.drop()}>End the class</button>` : nothing}</div>`;

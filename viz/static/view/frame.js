@@ -103,6 +103,7 @@ function runPill(board) {
 function enginePill(board) {
   const { status } = board.engine;
   if (!status || board.isLive) return nothing;
+  if (board.engine.lost) return html`<span class="pill engine">no connection to the engine</span>`;
   const text = `engine: ${status.text}`;
   if (status.state === "ready") {
     return html`<button class="pill engine ready" @click=${() => board.openRun("live")}

@@ -21,7 +21,7 @@ import "#view/token.js";
 // Everything but the lines from tokens to blocks, which lie over it.
 export function page(board) {
   const told = board.told();
-  const dimmed = board.engine.linked || !board.isLive ? "" : "stale";
+  const dimmed = (board.isLive && board.engine.lost) || board.problem?.stale ? "stale" : "";
   return html`
     ${topBar(board)}
     ${board.narrow ? html`${viewsNav(board)}${enginesNav(board)}` : nothing}

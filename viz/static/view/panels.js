@@ -222,7 +222,7 @@ export function tablesOf(board) {
 }
 
 export function problemPanel(board) {
-  const problem = board.problem ?? board.news;
+  const problem = board.engine.lost ?? board.problem ?? board.news;
   if (!problem) return nothing;
   return html`<div class="problem ${problem.red ? "red" : ""}" role="alert"><p><b>${problem.what}</b> ${problem.cause}</p>
     ${problem.action ? html`<button class="tool" @click=${problem.action.run}>${problem.action.text}</button>` : nothing}</div>`;

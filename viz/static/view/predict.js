@@ -9,14 +9,15 @@ export function predictQuestion(board) {
   const { predict, classroom } = board;
   if (predict.asking) return classroom.is.leads ? askedOfAll(predict.question, classroom.is.crowd) : asked(predict.question, null, (id) => predict.answer(id));
   if (!classroom.question || classroom.is.leads) return null;
-  return asked(classroom.question, classroom.question.yours, (id) => classroom.vote(id));
+  return asked(classroom.question, classroom.question.yours, (id) => classroom.vote(id), board.engine.linked);
 }
 
-function asked({ ask, choices }, yours, take) {
+function asked({ ask, choices }, yours, take, linked = true) {
   return html`<p class="headline">${ask}</p>
-    <p class="choices">${choices.map(({ id, text }) => html`<button class="tool" data-choice=${id} aria-pressed=${id === yours}
+    <p class="choices">${choices.map(({ id, text }) => html`<button class="tool" data-choice=${id} aria-pressed=${id === yours} ?disabled=${!linked}
       @click=${() => take(id)}>${text}</button>`)}
-      ${yours === null || yours === undefined ? nothing : html`<small role="status">counted; it may be changed until the answer is shown</small>`}</p>`;
+      ${linked ? nothing : html`<small role="status">no connection: nothing is counted</small>`}
+      ${!linked || yours === null || yours === undefined ? nothing : html`<small role="status">counted; it may be changed until the answer is shown</small>`}</p>`;
 }
 
 // The leader does not vote: it sees what comes in.
