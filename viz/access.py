@@ -87,10 +87,11 @@ class Access:
         return self._signed(self.join_code or "")
 
     def _signed(self, text: str) -> str:
-        return hmac.digest((self.driver_code or self._secret).encode(), text.encode(), "sha256").hex()
+        key = (self.driver_code or self._secret).encode()
+        return hmac.digest(key, text.encode(), "sha256").hex()
 
     def voter(self, request: Request) -> str | None:
-        """Whose browser this is, without a name: what ``new_voter`` has given it; None: nobody's."""
+        """Whose browser this is, without a name: what ``new_voter`` gave it; None: nobody's."""
         name, _, seal = request.cookies.get(VOTER_COOKIE, "").partition(".")
         return name if name and _same(seal, self._signed(f"voter {name}")) else None
 

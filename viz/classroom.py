@@ -22,10 +22,11 @@ leads is told how many they are.
 A place is an address in the page (``#/run/tiny-pressure/step/8``). ``upto``: the step beyond which
 a page shows nothing, while it is asked what comes next.
 
-Who votes is what the server knows of a page (``access.py``: a signed cookie, the same after a reload
-and in a second tab), never what the page says. A vote counts while a page of its voter is here, so
-there are never more votes than pages. A leader that does not come back in half a minute has ended
-the class: nobody stays blind for a question that nobody will answer. No counterpart in vLLM.
+Who votes is what the server knows of a page (``access.py``: a signed cookie, the same after a
+reload and in a second tab), never what the page says. A vote counts while a page of its voter is
+here, so there are never more votes than pages. A leader that does not come back in half a minute
+has ended the class: nobody stays blind for a question that nobody will answer. No counterpart in
+vLLM.
 """
 
 from __future__ import annotations

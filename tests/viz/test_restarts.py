@@ -1,4 +1,4 @@
-"""A server that goes, and comes again as another one: what its pages say meanwhile, and how they heal."""
+"""A server that goes, and comes again as another one: what its pages say, and how they heal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_page_follows_the_engine_of_the_server_that_comes_after_and_sends_noth
         told = page.evaluate(
             """async () => {
               const { channel } = __viz.board.engine;
-              const asked = channel.command('gate').then(() => 'answered', ({ message }) => message);
+              const asked = channel.command('gate').catch(({ message }) => message);
               channel.socket.disconnect();
               return [await asked, await channel.command('step', 1).catch(({ message }) => message),
                 channel.socket.sendBuffer.length];
