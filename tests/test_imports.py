@@ -276,5 +276,5 @@ print(run.core.scheduler.current_step)
 def test_the_installed_package_has_what_it_reads() -> None:
     """Scenarios, recordings and the page are data files: pyproject must name them."""
     text = (ROOT / "pyproject.toml").read_text()
-    for pattern in ("scenarios/*", "gallery/*", "static/**/*", "trace/*.json"):
+    for pattern in ("scenarios/*", "gallery/**/*", "static/**/*", "trace/*.json"):
         assert pattern in text

@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from minivllm.errors import ConfigError, TraceError
+from minivllm.errors import ArtifactError, ConfigError, TraceError
 from minivllm.trace import gallery as index
+from minivllm.trace.artifacts import folder_of
 from minivllm.trace.gallery import Entry
 from minivllm.trace.words import count, join
 
@@ -70,9 +71,12 @@ def make(
     for entry in chosen(names):
         target = folder / entry.path.name
         with tempfile.TemporaryDirectory() as scratch:
-            raw = record(entry, Path(scratch))
-        _put(raw, target)
-        typer.echo(f"{target}: {target.stat().st_size / 1000:.0f} kB")
+            made = record(entry, Path(scratch))
+            _put(made.read_bytes(), target)
+            arrays = _put_arrays(folder_of(made), folder_of(target))
+        size = target.stat().st_size + sum(file.stat().st_size for file in arrays)
+        beside = f", with the arrays of {count(len(arrays), 'step')}" if arrays else ""
+        typer.echo(f"{target}: {size / 1000:.0f} kB{beside}")
 
 
 @app.command("check")
@@ -113,16 +117,22 @@ def chosen(names: list[str] | None) -> list[Entry]:
 
 def held(entry: Entry, with_model: bool) -> tuple[str, list[str]]:
     """What is wrong with a recording ("" if nothing is), and which functions have changed since."""
-    from minivllm.trace.file import parse_trace, read_trace
+    from minivllm.trace.file import read_trace
 
     if not entry.path.is_file():
         return "is not there: minivllm gallery make " + entry.name, []
     recording = read_trace(entry.path)
+    try:
+        arrays = index.arrays_of(entry.path, recording.events)
+    except ArtifactError as error:
+        return str(error), []
     old = index.stale(recording.events, Path(index.__file__).parents[2])
     if entry.needs_model and not with_model:
         return _replayed(entry), old
     with tempfile.TemporaryDirectory() as scratch:
-        again = parse_trace(record(entry, Path(scratch)), entry.name)
+        made = record(entry, Path(scratch))
+        again = read_trace(made)
+        arrays_now = index.arrays_of(made, again.events)
     exact = not entry.needs_model
     if list(again.lives()) != list(recording.lives()):
         return f"has other engines: {', '.join(again.lives())}", old
@@ -131,6 +141,8 @@ def held(entry: Entry, with_model: bool) -> tuple[str, list[str]]:
         if was != now:
             at = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), -1)
             return f"{name}: recorded {_line(was, at)}, now {_line(now, at)}", old
+    if arrays != arrays_now:
+        return "the arrays of its steps have other names or shapes now", old
     fronts = [index.front_structure(trace.events) for trace in (recording, again)]
     if fronts[0] != fronts[1]:
         return f"the front end told {'; '.join(fronts[0])}, now {'; '.join(fronts[1])}", old
@@ -154,8 +166,8 @@ def _replayed(entry: Entry) -> str:
     return ""
 
 
-def record(entry: Entry, folder: Path) -> bytes:
-    """The trace that the entry's command makes now."""
+def record(entry: Entry, folder: Path) -> Path:
+    """The trace that the entry's command makes now, in this folder."""
     out = folder / f"{entry.name}{index.SUFFIX}"
     with contextlib.redirect_stdout(io.StringIO()):
         if entry.wave:
@@ -164,7 +176,7 @@ def record(entry: Entry, folder: Path) -> bytes:
             from minivllm.cli.main import app as commands
 
             commands([*shlex.split(entry.make), "--out", str(out)], standalone_mode=False)
-    return out.read_bytes()
+    return out
 
 
 def _serve(entry: Entry, out: Path) -> None:
@@ -174,6 +186,19 @@ def _serve(entry: Entry, out: Path) -> None:
 
     flags = parse_flags(entry.serve, "serve")
     record_served(make_config(engine_processes=True, live=True, **flags, path=str(out)), entry.wave)
+
+
+def _put_arrays(made: Path, target: Path) -> list[Path]:
+    """The arrays of its captured steps, beside it; those of an earlier recording go."""
+    files = sorted(made.iterdir()) if made.is_dir() else []
+    for old in target.iterdir() if target.is_dir() else ():
+        if old.name not in {file.name for file in files}:
+            old.unlink()
+    if files:
+        target.mkdir(exist_ok=True)
+    for file in files:
+        _put(file.read_bytes(), target / file.name)
+    return [target / file.name for file in files]
 
 
 def _put(raw: bytes, target: Path) -> None:

@@ -37,6 +37,12 @@ def record(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Default: NAME.trace.jsonl here."),
     ] = None,
+    arm: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N", help="Keep this step's arrays, too, for the page's lens. May be repeated."
+        ),
+    ] = None,
     with_model: Annotated[
         bool,
         typer.Option(
@@ -69,6 +75,8 @@ def record(
     else:
         run = start(loaded, trace_path=str(path), **engine)
     try:
+        for step in arm or ():
+            run.core.arm(step)
         run.run()
     finally:
         run.recorder.close()

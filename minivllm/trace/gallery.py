@@ -12,9 +12,11 @@
     first = "step/9?view=pool"     where the page opens it
     beside = "other"               the one that it is compared with
 
-``minivllm gallery`` makes and checks them. A recording carries the source that ran with it. When
-that source changes it stays true of the code it was made with and is *stale* (:func:`stale`); when
-the engine decides otherwise it is *wrong*, and ``minivllm gallery check`` says at which event.
+``minivllm gallery`` makes and checks them. Where ``make`` arms steps (``--arm N``), their arrays
+lie beside the file, as of every trace (``artifacts.py``). A recording carries the source that ran
+with it. When that source changes it stays true of the code it was made with and is *stale*
+(:func:`stale`); when the engine decides otherwise it is *wrong*, and ``minivllm gallery check``
+says at which event.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 import msgspec
 
 from minivllm.errors import TraceError
+from minivllm.trace.artifacts import open_artifact
 from minivllm.trace.events import Event
 from minivllm.trace.structural import is_structural, structural_fields
 
@@ -173,6 +176,17 @@ def front_structure(events: Iterable[Event]) -> list[str]:
 
 
 _COUNTED = ("http.request", "http.done", "http.rejected", "engine.start", "engine.dead")
+
+
+def arrays_of(path: Path, events: Iterable[Event]) -> list[tuple[str, str, list[int]]]:
+    """File, name and shape of each array of the captured steps. Of the numbers only this is held:
+    their last bits are the machine's. Raises ArtifactError where a file is not the one told of."""
+    found = []
+    for event in events:
+        if event.kind == "exec.tensors":
+            artifact = open_artifact(path, event)
+            found += [(event.data.file, a.name, a.shape) for a in artifact.arrays.values()]
+    return found
 
 
 def stale(events: Iterable[Event], root: Path) -> list[str]:

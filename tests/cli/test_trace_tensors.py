@@ -11,6 +11,8 @@ from minivllm.cli.main import app
 from minivllm.core.scheduler_output import StepTensors
 from minivllm.errors import MiniVLLMError
 from minivllm.trace.artifacts import folder_of
+from minivllm.trace.events import Reason
+from minivllm.trace.file import read_trace
 from minivllm.trace.log import TraceLog
 from minivllm.trace.recorder import Recorder
 from tests.conftest import RunPython
@@ -133,3 +135,16 @@ def test_other_commands_read_such_a_trace_without_torch(
 def test_replay_verifies_such_a_trace(path: Path, python_without: RunPython) -> None:
     done = python_without(CLI, "replay", str(path), "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_steps_that_are_armed_for_a_recording_are_told_in_it(tmp_path: Path) -> None:
+    """Without a model there is nothing to keep, and that is told. Step 0 is none."""
+    out = tmp_path / "x.jsonl"
+    record = ["trace", "record", "tiny-pressure", "-o", str(out), "--arm"]
+    told = CliRunner().invoke(app, [*record, "2", "--arm", "4"])
+    assert told.exit_code == 0, told.output
+    events = read_trace(out).events
+    assert [e.data.armed_step for e in events if e.kind == "trace.arm"] == [2, 4]
+    assert {e.data.reason for e in events if e.kind == "trace.left_out"} == {Reason.NO_MODEL}
+    refused = CliRunner().invoke(app, [*record, "0"])
+    assert refused.exit_code != 0 and "a step after 0" in str(refused.exception)

@@ -12,6 +12,9 @@ import pytest
 from minivllm.cli import gallery as commands
 from minivllm.errors import ConfigError, TraceError
 from minivllm.trace import gallery as index
+from minivllm.trace import lens
+from minivllm.trace.artifacts import folder_of, open_artifact
+from minivllm.trace.events import Event
 from minivllm.trace.file import read_trace
 from minivllm.trace.gallery import Entry, entries, find_recording, gallery
 from minivllm.trace.invariants import TraceChecker
@@ -23,10 +26,12 @@ NAMES = list(entries())
 
 
 def test_every_file_stands_in_the_index_and_every_entry_has_its_file() -> None:
-    files = {path for path in index.DIRECTORY.iterdir() if ".trace.jsonl" in path.name}
+    files = {p for p in index.DIRECTORY.iterdir() if ".trace.jsonl" in p.name and p.is_file()}
     assert {entry.path for entry in entries().values()} == files
     assert list(gallery()) == NAMES
-    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+    arrays = set(index.DIRECTORY.glob("*.tensors/*"))
+    assert {path.parent for path in arrays} == {folder_of(gallery()["attention"])}
+    assert sum(path.stat().st_size for path in files | arrays) < MOST_BYTES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +42,7 @@ def test_recording_is_what_the_engine_does(name: str) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("name", ["one-life", "two-engines", "speculation"])
+@pytest.mark.parametrize("name", ["one-life", "two-engines", "speculation", "attention"])
 def test_recording_is_what_its_command_records(name: str) -> None:
     """With the model, where decisions hang on what it says, or on the way there. (``minivllm
     gallery check --with-model`` makes all anew; ``tiny-pressure`` has its test in tests/engine.)"""
@@ -116,6 +121,41 @@ def test_recording_that_the_engine_would_no_longer_make_is_found(
     assert (
         "is not there: minivllm gallery make roomy" in commands.held(entries()["roomy"], False)[0]
     )
+
+
+def captured(path: Path) -> dict[int, Event]:
+    return {e.step: e for e in read_trace(path).events if e.kind == "exec.tensors"}
+
+
+def test_lens_has_the_model_s_weights_of_two_steps_to_show() -> None:
+    """And of a hit: r2's three tokens read eight that r1 had computed."""
+    path = gallery()["attention"]
+    steps = captured(path)
+    assert list(steps) == [2, 12]
+    artifact = open_artifact(path, steps[2])
+    assert lens.shape(artifact, "r2") == (30, 9, 3, 11)
+    weights = lens.row(artifact, "r2", -1)
+    assert sum(weights) == pytest.approx(1, abs=1e-2) and sum(weights[:8]) > 0.3
+
+
+def test_arrays_that_are_gone_are_found_and_an_earlier_recording_s_are_put_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = gallery()["attention"]
+    made = folder_of(here)
+    target = tmp_path / "attention.trace.jsonl.tensors"
+    target.mkdir()
+    (target / "step-000007.safetensors").write_bytes(b"of before")
+    commands._put_arrays(made, target)
+    assert [p.read_bytes() for p in sorted(target.iterdir())] == [
+        p.read_bytes() for p in sorted(made.iterdir())
+    ]
+    (target / "step-000012.safetensors").unlink()
+    (tmp_path / here.name).write_bytes(here.read_bytes())
+    (tmp_path / "index.toml").write_bytes((index.DIRECTORY / "index.toml").read_bytes())
+    monkeypatch.setattr(index, "DIRECTORY", tmp_path)
+    problem, _ = commands.held(entries()["attention"], with_model=False)
+    assert "step-000012.safetensors is not there: it was deleted" in problem
 
 
 def test_source_that_changed_makes_a_recording_stale_and_moved_lines_do_not(tmp_path: Path) -> None:
