@@ -6,6 +6,7 @@ a prompt or waiting for the engine must hold up nobody. The answer goes back thr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -142,6 +143,21 @@ def _arm(engine: LiveEngine, value: Any) -> None:
         raise BadCommand(f"arm: got engine {number!r}; allowed: an engine's number, or none")
     step = asked.get("step")
     engine.arm("next" if step is None else step, number)
+
+
+def gates_json(engine: LiveEngine) -> dict[str, Any]:
+    """How the gate stands; and that of each engine that lives, where there are several."""
+    told = {"mode": engine.gate.mode, "rate": engine.gate.rate}
+    names = {life.stream for life in engine.log.lives() if life.stream.startswith("engine")}
+    numbers = sorted(int(name.removeprefix("engine")) for name in names)
+    if len(numbers) < 2:
+        return told
+    each = {}
+    for number in numbers:
+        with contextlib.suppress(MiniVLLMError):  # it is dead, or starts
+            gate = engine.gate_of(number)
+            each[str(number)] = {"mode": gate.mode, "rate": gate.rate}
+    return told | {"engines": each}
 
 
 GATE_OPS = ("pause", "resume", "step", "phase", "event", "until", "rate", "gate")

@@ -25,7 +25,7 @@ from minivllm.setup.progress import EngineStatus, StatusBoard
 from minivllm.typed import warm_up
 from viz.access import Access, is_loopback, join_link
 from viz.classroom import read_message
-from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench
+from viz.commands import BadCommand, CommandThread, LiveEngine, Workbench, gates_json
 from viz.forks import read_wish, trace_of
 from viz.lessons import add_lesson_pages
 from viz.pages import STATIC, add_pages
@@ -128,10 +128,9 @@ class BoardApp(Flask):
         return {"run": run_id, "placeholders": placeholders}
 
     def tell_gate(self, to: str | None = None) -> None:
-        """Whether the live engine runs or is held, and its pace."""
+        """Whether the live engine runs or is held, and its pace; of several, each."""
         if self.engine is not None:
-            gate = self.engine.gate
-            self.hub.send("gate", {"mode": gate.mode, "rate": gate.rate}, to=to)
+            self.hub.send("gate", gates_json(self.engine), to=to)
 
     def tell_status(self, status: EngineStatus) -> None:
         self.hub.send("status", status_json(status))

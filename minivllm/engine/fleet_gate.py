@@ -58,12 +58,12 @@ class FleetGate:
         self._members, self._lock = members, lock
         self._paused, self._rate = paused, check_rate(rate)
         self._listeners: list[Callable[[str, float], None]] = []
-        self._told: tuple[str, float] | None = None
+        self._told: list[tuple[GateControl, str, float]] = []
 
     def add(self, gate: GateControl) -> None:
         """An engine has started: make its gate stand as the others do. Under the lock."""
         _stand(gate, self._paused, self._rate)
-        gate.on_change(lambda mode, rate: self._tell())
+        gate.on_change(lambda mode, rate: self.tell())
 
     def _gates(self) -> list[GateControl]:
         return [member.gate for member in self._members()]
@@ -89,7 +89,7 @@ class FleetGate:
         with self._lock:
             self._all(set_rate)
             self._rate = rate
-        self._tell()
+        self.tell()
 
     @property
     def held(self) -> Held | None:
@@ -125,6 +125,7 @@ class FleetGate:
         self._all(lambda gate: gate.until(where), paused=False)
 
     def on_change(self, listener: Callable[[str, float], None]) -> None:
+        """Also of a change of one engine's gate alone, though ``mode`` and ``rate`` stay."""
         self._listeners.append(listener)
 
     def _all(self, do: Callable[[GateControl], None], paused: bool | None = None) -> None:
@@ -148,12 +149,13 @@ class FleetGate:
             if paused is not None:
                 self._paused = paused
 
-    def _tell(self) -> None:
-        now = self.mode, self.rate
+    def tell(self) -> None:
+        """Tell the listeners, if another gate is there or one stands otherwise than was told."""
+        now = [(gate, gate.mode, gate.rate) for gate in self._gates()]
         if now != self._told:
             self._told = now
             for listener in self._listeners:
-                listener(*now)
+                listener(self.mode, self.rate)
 
 
 def _stand(gate: GateControl, paused: bool, rate: float) -> None:

@@ -60,6 +60,7 @@ class Steering:
                 life.set_knobs(**self._knobs)
             self.gate.add(life.gate)
             yield
+        self.gate.tell()  # it is one of them now
 
     def gate_of(self, engine: int) -> GateControl:
         """The gate of one engine, until that one ends."""

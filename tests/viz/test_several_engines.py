@@ -23,6 +23,9 @@ class Server:
     def __init__(self, played: TwoEngines) -> None:
         self.log, self.gate = played.log, Gate()
 
+    def gate_of(self, engine: int) -> Gate:
+        return self.gate
+
 
 @pytest.fixture
 def played() -> TwoEngines:

@@ -5,6 +5,7 @@ import { hasServer } from "#net/home.js";
 
 const FOLLOW_TRIES = 20; // no more: a paused engine may say nothing for long
 const FOLLOW_EVERY_MS = 250;
+const OF_THE_GATE = ["pause", "resume", "step", "phase", "event", "until", "rate"]; // see viz/commands.py
 const WORKLOAD = "shared-prefix"; // eight prompts that begin alike
 
 export class EngineLink {
@@ -13,7 +14,8 @@ export class EngineLink {
     this.channel = null;
     this.status = null; // {state, text, remedy}: installing … ready
     this.driver = false; // may this page steer?
-    this.gate = null; // {mode: run | pause, rate}
+    this.gates = null; // {mode: run | pause, rate, engines: number → {mode, rate}, of several}
+    this.alone = false; // of several engines, is only the one that is shown steered?
     this.linked = true; // is the connection up?
     this.refused = false; // is there a server, which no longer lets this page in?
     this.lag = 0; // events that this page is behind and fetches
@@ -37,6 +39,31 @@ export class EngineLink {
     return { what: "The engine of this run is no longer there.", cause: `What you see is from step ${lastStep}; the page follows the next one as soon as it is ready.`, red: true, action };
   }
 
+  get #shown() {
+    return Number(this.board.at.stream.slice("engine".length));
+  }
+
+  // The gate of the engine that is shown: what the page tells of and what space goes by.
+  get gate() {
+    return this.gates?.engines?.[this.#shown] ?? this.gates;
+  }
+
+  // Of any of several engines: {mode, rate}; null where there is one, or that one does not live.
+  gateOf(stream) {
+    return (this.board.isLive && this.gates?.engines?.[stream.slice("engine".length)]) || null;
+  }
+
+  // Is there a choice of whom the gate steers?
+  get several() {
+    return this.board.isLive && this.driver && Object.keys(this.gates?.engines ?? {}).length > 1;
+  }
+
+  steerAlone(on) {
+    this.alone = on;
+    this.board.say(on ? `Pause, step, pace and stops are for engine ${this.#shown} alone now.` : "Pause, step, pace and stops are for all engines now.");
+    this.board.changed();
+  }
+
   // May a prompt be sent now, and if not, why?
   get canSend() {
     const live = this.board.runs.some((run) => run.kind === "live");
@@ -50,7 +77,8 @@ export class EngineLink {
   // Ask the engine; null when it refused, and the prompt box says why.
   async ask(op, value) {
     try {
-      const answer = await this.channel.command(op, value);
+      const one = this.several && this.alone && OF_THE_GATE.includes(op) ? this.#shown : null;
+      const answer = await this.channel.command(op, value, one);
       this.notice = "";
       return { answer };
     } catch (error) {

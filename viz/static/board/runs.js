@@ -321,7 +321,7 @@ export class Runs {
         board.classroom.join = join;
       }),
       ofClass: (name, message) => board.classroom.hear(name, message),
-      gate: set((gate) => (engine.gate = gate)),
+      gate: set((gates) => (engine.gates = gates)),
       runs: () => this.refresh(),
       link: set((up) => this.#link(up)),
       gone: set(() => {}), // board.lost tells it, until the run is there again
