@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import Trace
-from minivllm.trace.words import count, join
+from minivllm.trace.words import as_json, count, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ def input_pairs(a: Trace, b: Trace) -> list[InputPair]:
         for name in ("params", "priority", "cache_salt") if req in others else ():
             one, other = getattr(event.data, name), getattr(others[req].data, name)
             if one != other:
-                pairs.append(InputPair(event.step, f"{req} has {name} {one} in A, {other} in B"))
+                words = f"{req} has {name} {as_json(one)} in A, {as_json(other)} in B"
+                pairs.append(InputPair(event.step, words))
     pairs += _stop_pairs(a, b)
     ends = [end for end in (breaks_off(a), breaks_off(b)) if end is not None]
     told = min((end.step for end in ends), default=max(a.last_step, b.last_step))

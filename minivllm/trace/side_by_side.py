@@ -176,18 +176,24 @@ def _victims(a: Metrics, b: Metrics) -> str:
 
 
 def _why_ttft(a: Metrics, b: Metrics) -> str:
-    """The requests whose own TTFT differs: their differences add up to n times that of the mean."""
+    """The requests whose own TTFT differs: their differences add up to n times that of the mean;
+    and those whose is the same."""
     if a.by_request.keys() != b.by_request.keys():
         return ""
     parts: list[tuple[int, str]] = []
+    same: list[str] = []
     for req, ours in a.by_request.items():
         first, second = ours.ttft, b.by_request[req].ttft
         if first is None or second is None:
             return ""
         if first != second:
             parts.append((second - first, req))
+        else:
+            same.append(req)
+    if not parts:
+        return ""
     parts.sort(key=lambda part: -abs(part[0]))
     shown = [f"{req} {_signed(n)}" for n, req in parts[:4]]
     if rest := parts[4:]:
         shown.append(f"{len(rest)} others {_signed(sum(n for n, _ in rest))}")
-    return ", ".join(shown)
+    return ", ".join(shown) + (f" ({join(same, most=4)} the same)" if same else "")

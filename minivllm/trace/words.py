@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 
@@ -28,6 +29,19 @@ def knob_value(value: object) -> str:
         return "on" if value else "off"
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
+
+
+def as_json(value: object) -> str:
+    """A value as the page shows it, which knows JSON only: a whole number has no point there."""
+
+    def plain(each: object) -> object:
+        if isinstance(each, dict):
+            return {str(name): plain(one) for name, one in each.items()}
+        if isinstance(each, (list, tuple)):
+            return [plain(one) for one in each]
+        return int(each) if isinstance(each, float) and each.is_integer() else each
+
+    return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"))
 
 
 def span(first: int, last: int) -> str:

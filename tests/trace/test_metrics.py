@@ -212,7 +212,7 @@ def test_table_names_causes_that_add_up(a: Metrics, b: Metrics) -> None:
     )  # fmt: skip
     ttft = table["TTFT mean, steps"]
     assert (ttft.a, ttft.b, ttft.difference, ttft.because) == (
-        "2.80", "3.80", "+1.00", "r4 +4, r2 +1",
+        "2.80", "3.80", "+1.00", "r4 +4, r2 +1 (r1, r3 and r5 the same)",
     )  # fmt: skip
     assert table["preemptions"].because == "A: r4 in 8; B: r3 in 6, r4 in 10 and r5 in 15"
     assert table["tokens reused"].because == "−24 of others, −4 of its own, after preemption"

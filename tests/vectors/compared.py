@@ -32,27 +32,48 @@ PAIRS: list[dict[str, Any]] = [
     {"a": "priorities-aborts-reset", "b": "priorities-aborts-reset", "cut": 400},
     {"a": "priorities-aborts-reset", "b": "knobs-changed"},
     {"a": "static-contiguous", "b": "tiny-pressure", "fidelity": "live"},
+    {
+        "a": "tiny-pressure",
+        "b": "tiny-pressure",
+        "params": [
+            {"temperature": 0.0, "ignore_eos": True},
+            {"temperature": 0.75, "stop": ["\n", "日本"], "seed": None},
+        ],
+    },
 ]
-"""``cut``: B has only so many events. ``live``: as if a model had run, one event a millisecond."""
+"""``cut``: B has only so many events. ``live``: as if a model had run, one event a millisecond.
+``params``: how r1 was asked for in A and in B."""
 
 
 def make_compared() -> str:
     return json.dumps([_compared(**pair) for pair in PAIRS], ensure_ascii=False, indent=1) + "\n"
 
 
-def _compared(a: str, b: str, cut: int | None = None, fidelity: str = "given") -> dict[str, Any]:
+def _compared(
+    a: str,
+    b: str,
+    cut: int | None = None,
+    fidelity: str = "given",
+    params: list[dict[str, Any] | None] | None = None,
+) -> dict[str, Any]:
     header = Header(run_id="vector", created="", engine_version="", fidelity=fidelity)
-    first, second = (Trace(header, _events_of(name)) for name in (a, b))
+    asked = params or [None, None]
+    first, second = (
+        Trace(header, _events_of(name, of)) for name, of in zip((a, b), asked, strict=True)
+    )
     second = Trace(header, second.events[:cut])
     table = [msgspec.to_builtins(row) for row in rows(measure(first), measure(second))]
     told = _told(compare(first, second))
-    return {"a": a, "b": b, "cut": cut, "fidelity": fidelity, "told": told, "rows": table}
+    about = {"a": a, "b": b, "cut": cut, "fidelity": fidelity, "params": params}
+    return {**about, "told": told, "rows": table}
 
 
-def _events_of(name: str) -> list[Event]:
+def _events_of(name: str, params: dict[str, Any] | None) -> list[Event]:
     events = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))["events"]
     for event in events:
         event["t_ns"] = event["seq"] * 1_000_000
+        if params is not None and event["kind"] == "req.arrive" and event["req"] == "r1":
+            event["data"]["params"] = params
     return [decode_event(json.dumps(event).encode()) for event in events]
 
 

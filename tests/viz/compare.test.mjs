@@ -21,11 +21,12 @@ const json = (value) => JSON.parse(JSON.stringify(value));
 const readJson = (path) => JSON.parse(readFileSync(new URL(path, root), "utf8"));
 
 const stores = new Map();
-function load(name, { cut = null, fidelity = "given" } = {}) {
-  const key = `${name} ${cut}`;
+function load(name, { cut = null, fidelity = "given", params = null } = {}) {
+  const key = `${name} ${cut} ${JSON.stringify(params)}`;
   if (!stores.has(key)) {
     const store = new TraceStore();
     const events = readJson(`tests/vectors/${name}.json`).events.map((event) => ({ ...event, t_ns: event.seq * 1e6 }));
+    if (params) events.find(({ kind, req }) => kind === "req.arrive" && req === "r1").data.params = params;
     store.ingest(events.slice(0, cut ?? undefined));
     stores.set(key, store);
   }
@@ -33,12 +34,12 @@ function load(name, { cut = null, fidelity = "given" } = {}) {
 }
 
 const pairs = readJson("tests/data/compare.json");
-const both = ({ a, b, cut, fidelity }) => [load(a, { fidelity }), load(b, { cut, fidelity })];
+const both = ({ a, b, cut, fidelity, params }) => [load(a, { fidelity, params: params?.[0] }), load(b, { cut, fidelity, params: params?.[1] })];
 
 // --- as Python says it --------------------------------------------------------------------------
 
 for (const pair of pairs) {
-  const name = `${pair.a} and ${pair.b}${pair.cut ? ` cut at ${pair.cut}` : ""}`;
+  const name = `${pair.a} and ${pair.b}${pair.cut ? ` cut at ${pair.cut}` : ""}${pair.params ? ", asked for otherwise" : ""}`;
 
   test(`${name}: the same first other decision, causes and differences as Python's`, () => {
     const told = compare(...both(pair));

@@ -103,18 +103,21 @@ function victims(a, b) {
     .join("; ");
 }
 
-// The requests whose own TTFT differs: their differences add up to n times that of the mean.
+// The requests whose own TTFT differs: their differences add up to n times that of the mean; and
+// those whose is the same.
 function whyTtft(a, b) {
   if (a.byRequest.size !== b.byRequest.size || [...a.byRequest.keys()].some((req) => !b.byRequest.has(req))) return "";
-  const parts = [];
+  const [parts, same] = [[], []];
   for (const [req, ours] of a.byRequest) {
     const [first, second] = [ours.ttft, b.byRequest.get(req).ttft];
     if (first === null || second === null) return "";
     if (first !== second) parts.push([second - first, req]);
+    else same.push(req);
   }
+  if (!parts.length) return "";
   parts.sort(([x], [y]) => Math.abs(y) - Math.abs(x));
   const shown = parts.slice(0, 4).map(([n, req]) => `${req} ${signed(n)}`);
   const rest = parts.slice(4);
   if (rest.length) shown.push(`${rest.length} others ${signed(rest.reduce((total, [n]) => total + n, 0))}`);
-  return shown.join(", ");
+  return shown.join(", ") + (same.length ? ` (${join(same, 4)} the same)` : "");
 }
