@@ -15,7 +15,7 @@ posts to its mailbox: the socket's handlers, the recorder at each step's end, th
     hub    → lag {stream, life, head, snapshot}                     four batches are unanswered, or
              more than 2,000 events are missing: fetch them by HTTP, then ack the last one
     viewer → show {hidden}         nobody sees the page: it is sent nothing until it is seen again
-    viewer → command {id, op, value, engine}      see commands.py; engine: the gate of that one alone
+    viewer → command {id, op, value, engine}       see commands.py; engine: the gate of that one
     hub    → gate {mode, rate, engines: {"1": {mode, rate}}}      engines: each, where several live
 
 Socket.IO keeps no log for a viewer that was away, and its queue per viewer has no bound. So the

@@ -121,7 +121,7 @@ def test_a_walk_can_be_played_and_what_it_points_at_is_there(
         assert f"{right} of {questions} predicted" in page.inner_text(".rail")
 
 
-ANSWER = """of => { const e = __viz.board.store.eventsOf(of.step).find((e) => e.kind === of.kind);
+ANSWER = """of => { const e = __viz.board.wholeStore.eventsOf(of.step).find((e) => e.kind === of.kind);
     return of.read === 'req' ? e.req : e.data[of.read]; }"""
 
 
@@ -250,3 +250,72 @@ def test_progress_of_a_lesson_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     write_progress(tmp_path / "p.json", Progress(lessons={FIRST: LessonProgress(state="passed")}))
     answer = lesson_app().test_client().get("/api/lessons", environ_base=LOCAL)
     assert json.loads(answer.data)["lessons"][0]["progress"] == {"state": "passed"}
+
+
+CHOOSE = """async () => {
+  __viz.board.focus.chosen = { req: 'r1' };
+  __viz.draw();
+}"""
+HIDDEN = """() => {
+  return {
+    known: __viz.board.lastStep,
+    marks: document.querySelector('vz-scrub').data.steps,
+    when: document.querySelector('.why .when').textContent,
+    beyond: __viz.board.store.eventsOf(__viz.board.step + 1).length,
+  };
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("skipped", [False, True], ids=["answered", "skipped"])
+def test_an_open_question_of_a_walk_hides_what_comes(
+    browser: Browser, serve: Serve, skipped: bool
+) -> None:
+    with open_page(browser, tour=True) as page:
+        begin(page, serve(lesson_app()).url)
+        rests(page, 0)
+        page.evaluate(CHOOSE)
+        assert "next step 2" in page.inner_text(".why .when")
+        while page.evaluate("__viz.board.tour.state") != "asking":
+            assert page.evaluate("__viz.board.lastStep") == 17
+            page.click("[data-tour=next]")
+            page.wait_for_function("() => __viz.board.tour.state !== 'playing'")
+        step = page.evaluate("__viz.board.step")
+        page.evaluate(CHOOSE)
+        hidden = page.evaluate(HIDDEN)
+        assert (hidden["known"], hidden["marks"], hidden["beyond"]) == (step, step, 0)
+        assert "next not known yet" in hidden["when"]
+        page.keyboard.press("Escape")  # out of the field
+        page.keyboard.press("End")
+        page.evaluate("location.hash = `#/run/${__viz.board.run.id}/step/12`")
+        page.wait_for_timeout(100)
+        assert page.evaluate("__viz.board.step") == step
+        if skipped:
+            page.click("[data-tour=next]")
+        else:
+            page.fill(".choices input", "3")
+            page.click(".choices >> text=Predict")
+        page.wait_for_function("() => __viz.board.lastStep === 17")
+        page.wait_for_function("step => __viz.board.step > step", arg=step)
+
+
+@pytest.mark.browser
+def test_leaving_a_walk_at_a_question_shows_the_whole_run_again(
+    browser: Browser, serve: Serve
+) -> None:
+    with open_page(browser, tour=True) as page:
+        begin(page, serve(lesson_app()).url)
+        rests(page, 0)
+        while page.evaluate("__viz.board.tour.state") != "asking":
+            page.click("[data-tour=next]")
+            page.wait_for_function("() => __viz.board.tour.state !== 'playing'")
+        step = page.evaluate("__viz.board.step")
+        page.evaluate("__viz.board.travel.on()")  # past the question
+        at_step(page, step + 1)
+        assert page.evaluate("__viz.board.lastStep") == 17
+        page.evaluate("__viz.board.tour.back(); __viz.board.tour.back()")
+        page.evaluate("__viz.board.tour.next()")
+        page.wait_for_function("() => __viz.board.tour.state === 'asking'")
+        assert page.evaluate("__viz.board.lastStep") == step
+        page.evaluate("__viz.board.tour.finish()")
+        assert page.evaluate("__viz.board.lastStep") == 17

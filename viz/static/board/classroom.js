@@ -58,6 +58,7 @@ export class Classroom {
   follow() {
     if (!this.is.led || this.is.leads) return;
     if (this.board.predict.on) this.board.predict.end();
+    this.board.tour?.finish();
     this.grip.settle(this.#place); // the key or press that asks for it moves nobody
     this.#set({ follows: true });
     this.tell({ op: "follow", on: true });
@@ -88,7 +89,7 @@ export class Classroom {
     this.is = heardOfClass(before, message);
     this.keep("lead", message.leads ? message.ticket : "");
     if (!message.led && !message.gone) {
-      if (!this.board.predict.on) this.board.horizon.lift();
+      if (!this.board.predict.on && !this.board.tour?.hides) this.board.horizon.lift();
       [this.question, this.result, this.cursor] = [null, null, null];
       if (!before.follows) this.tell({ op: "follow", on: true });
     }
@@ -226,7 +227,7 @@ export class Classroom {
   // What lies ahead of the leader's question is hidden from who has let go, too.
   #hide({ upto, place }) {
     const { horizon } = this.board;
-    if (this.is.leads || this.board.predict.on) return;
+    if (this.is.leads || this.board.predict.on || this.board.tour?.hides) return;
     if (upto === null || !this.board.isAt(parseHash(place))) {
       horizon.lift();
     } else if (horizon.step !== upto) horizon.cut(upto);

@@ -3,7 +3,8 @@
 //
 // The first minute on a page nobody has touched goes on by itself: a stop lasts eight seconds. The
 // first key, touch or pointer move ends that for good. Esc ends a tour; that is remembered of the
-// first minute, and Help offers it again.
+// first minute, and Help offers it again. While a question is open, nothing is known beyond its step
+// (board/horizon.js): no mark, no "next", no later step tells the answer.
 
 import { REST } from "#core/clock.js";
 import { answerOf, grade, nextStop, stopBefore } from "#core/tour.js";
@@ -26,6 +27,7 @@ export class Tour {
     this.began = 0; // when the state that counts down was entered
     this.verdict = null; // {words, step}: where they are true
     this.asked = new Set();
+    this.hides = false; // is the future hidden, for a question?
   }
 
   get on() {
@@ -58,7 +60,18 @@ export class Tour {
   #enter(state) {
     this.state = state;
     this.began = this.board.clock.now();
+    this.#hide();
     this.board.changed();
+  }
+
+  // Also on the way back to a question that somebody has turned away from.
+  #hide() {
+    const back = this.hides && this.state === "playing" && this.script.stops[this.target].step <= this.board.horizon.step;
+    if (back) return;
+    const hides = this.state === "asking";
+    if (hides) this.board.horizon.cut(this.script.stops[this.at].step);
+    else if (this.hides) this.board.horizon.lift();
+    this.hides = hides;
   }
 
   get #next() {
@@ -141,8 +154,9 @@ export class Tour {
   // `choice` null: skipped. Either way the tour goes on, and tells what it was.
   answer(choice) {
     const { ask } = this.script.stops[this.at];
-    const truth = answerOf(this.board.store.eventsOf(ask.of.step), ask.of);
+    const truth = answerOf(this.board.wholeStore.eventsOf(ask.of.step), ask.of);
     this.asked.add(this.at);
+    this.#enter("stopped"); // what comes may be seen
     if (choice !== null) this.graded?.(this.at, choice, truth);
     const next = this.#next;
     this.verdict = choice === null ? null : { words: grade(ask, choice, truth).words, step: ask.of.step };
@@ -166,6 +180,11 @@ export class Tour {
     if (this.state !== "end") this.next();
     else if (this.board.engine.canSend.ready) this.runLive();
     return true;
+  }
+
+  // One step on from a question: who sees the answer is no longer asked.
+  passBy() {
+    if (this.asking) this.#enter("stopped");
   }
 
   // How much of the countdown is left, 1…0.
@@ -204,6 +223,7 @@ export class Tour {
     if (!this.on) return;
     this.board.player.speed = this.speedBefore;
     this.state = "off";
+    this.#hide();
     if (!this.isLesson) this.board.remember("tour", "seen");
     this.board.changed();
   }

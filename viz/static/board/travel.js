@@ -48,6 +48,7 @@ export class Travel {
     if (board.predict.on && player.atHead) return void board.predict.step();
     const held = this.steers && board.engine.gate.mode === "pause";
     if (held && player.atHead) return void board.engine.ask("step", 1);
+    board.tour?.passBy();
     return this.#move(() => {
       if (player.event !== null) player.place(player.step);
       else player.advance(board.clock.now());

@@ -93,8 +93,9 @@ export class LiveChannel {
     if (answer) this.on.refused(answer.status === 403);
   }
 
-  // Ask something of the engine, or of the one of this number; resolves with its answer. Nothing is kept for later: what somebody
-  // pressed while the connection was down must not happen to the engine that is there afterwards.
+  // Ask something of the engine, or of the one of this number; resolves with its answer. Nothing is
+  // kept for later: what somebody pressed while the connection was down must not happen to the
+  // engine that is there afterwards.
   command(op, value, engine = null) {
     if (!this.socket.connected) return Promise.reject(new Error("There is no connection to the server: nothing was sent."));
     const id = this.nextId;
