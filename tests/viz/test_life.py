@@ -194,6 +194,26 @@ def test_a_link_to_a_request_leads_to_its_life_over_all_hops(browser: Browser, u
         assert "route.pick" in page.inner_text(".station-card")
 
 
+def test_what_an_engine_has_said_comes_back_over_a_station_of_its_own(
+    browser: Browser, url: str
+) -> None:
+    with open_page(browser) as page:
+        page.goto(f"{url}#/run/two?request=cmpl-d&view=life")
+        page.wait_for_selector(".life-head")
+        back = page.locator(".station:has(b:text-is('IPC back'))")
+        # Six messages of 500 bytes, 100 ns each, as `trace life` says, too.
+        assert back.inner_text().split("\n") == ["IPC back", "600 ns", "3000 B, 6×"]
+        back.click()
+        card = page.inner_text(".station-card")
+        assert card.count("ipc.recv") == 6 and card.count("of_step") == 6
+        page.click(".station:has(b:text-is('IPC'))")
+        assert "of_step" not in page.inner_text(".station-card")
+        assert page.evaluate(
+            "[...document.querySelectorAll('.station small')]"
+            ".every((note) => note.scrollWidth <= note.parentElement.clientWidth + 1)"
+        )
+
+
 def test_a_live_unfinished_life_grows(
     browser: Browser, make_engine: MakeEngine, serve: Callable[[BoardApp], Server]
 ) -> None:

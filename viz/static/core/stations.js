@@ -10,21 +10,28 @@ const STATIONS = {
   validate: ["validate", /^http\.rejected$/, "The body is read and checked: fields, limits, the model's name. Whoever asks for what cannot be is refused here and costs the engine nothing.", "vllm/entrypoints/openai/protocol.py"],
   tokenise: ["tokenise", /^req\.tokenize$/, "The prompt's text becomes token ids, still in the API process, so that the engine's loop never waits for it.", "vllm/v1/engine/processor.py"],
   route: ["route", /^(route\.pick|engine\.dead)$/, "Of several engines one is picked, by its load and by what its prefix cache probably holds.", "vllm/v1/engine/core_client.py, DPLBAsyncMPClient"],
-  ipc: ["IPC", /^ipc\./, "The request is packed and travels over a socket to the engine's process; its tokens come back the same way.", "vllm/v1/engine/core_client.py, MPClient"],
+  ipc: ["IPC", /^ipc\./, "The request is packed and travels over a socket to the engine's process.", "vllm/v1/engine/core_client.py, MPClient"],
   wait: ["wait", /^(req\.(arrive|enqueue|preempt|grammar_\w+)|sched\.(skip|stop|victim))$/, "It stands in the waiting queue: until budget and blocks are there, and again after a preemption. Each step tells its reason.", "vllm/v1/core/sched/scheduler.py, Scheduler.schedule"],
   schedule: ["schedule", /^(sched\.(grant|chunk|refund)|req\.(admit|resume))$/, "In each step the scheduler grants tokens: first to those that run, then to those that wait. There is no prefill phase and no decode phase, only tokens that are not computed yet.", "vllm/v1/core/sched/scheduler.py, Scheduler.schedule"],
   blocks: ["blocks", /^kv\./, "The KV cache manager finds the blocks: cached ones are hit, free ones are taken from the queue's front, which may evict what was cached there.", "vllm/v1/core/kv_cache_manager.py, KVCacheManager.allocate_slots"],
   batch: ["batch", /^batch\.compose$/, "All that was granted becomes one flat batch: token ids, positions, slots, block tables. Its time here is what the step took around the forward pass.", "vllm/v1/worker/gpu_model_runner.py, _prepare_inputs"],
   forward: ["forward", /^exec\./, "The model runs the flat batch once; attention reads each request's blocks. The time is the whole batch's: all who ran share it.", "vllm/v1/worker/gpu_model_runner.py, execute_model"],
   sample: ["sample", /^(sample|req\.(token|first_token|finish)|spec\.\w+|grammar\.mask)$/, "Of the last position's logits one token is drawn; then the request may have ended.", "vllm/v1/sample/sampler.py, Sampler.forward"],
+  back: ["IPC back", /^ipc\.recv$/, "What a step has said travels back over a socket, one message for all who ran in it: its bytes and time are the batch's.", "vllm/v1/engine/core_client.py, process_outputs_socket"],
   detokenise: ["detokenise", /^req\.(detokenize|held_back|released)$/, "Tokens become text. Half a character, or what may begin a stop string, is held back until the next token decides.", "vllm/v1/engine/output_processor.py, detokenizer.py"],
   sse: ["SSE", /^http\.(first_byte|chunk|done)$/, "The text leaves as server-sent events, piece by piece, or as one answer.", "vllm/entrypoints/openai/serving_chat.py"],
 };
 
 export const LOOP = ["schedule", "blocks", "batch", "forward", "sample"];
 export const BEFORE = ["http", "validate", "tokenise", "route", "ipc", "wait"];
-export const AFTER = ["detokenise", "sse"];
+export const AFTER = ["back", "detokenise", "sse"];
 const FRONT = ["http", "validate", "tokenise", "route", "detokenise", "sse"];
+
+// Does an event belong to a station? Both ways over the socket tell the same kind.
+export function isOf(id, { kind, data }) {
+  const back = kind === "ipc.recv" && data.of_step !== null && data.of_step !== undefined;
+  return STATIONS[id][1].test(kind) && (id !== "ipc" || !back) && (id !== "back" || back);
+}
 
 // `way` of core/way.js, `life` of core/life.js; `timed`: did a model run, so that times mean something?
 // Answers {stations: id → {id, title, ns, note, told, text, source}, ran, front: was there a front end?}
@@ -36,6 +43,7 @@ export function stationsOf(way, life, store, timed) {
   const loop = loopTimes(ran, store);
   const waits = life.columns.filter(({ band }) => band === "wait" || band === "preempted").length;
   const waitNs = way.hops.filter(({ name }) => name === "queue" || name === "preempted").reduce((sum, { ns }) => sum + (ns ?? 0), 0);
+  const back = hop("ipc back");
   const { http, tokenise, route, ipc, detokenise, sse } = Object.fromEntries(Object.keys(STATIONS).map((name) => [name, hop(name)]));
   const front = way.hops.some(({ stream }) => stream === "api");
   const made = {
@@ -50,15 +58,16 @@ export function stationsOf(way, life, store, timed) {
     batch: { ns: loop.batch, note: `${loop.tokens} tokens` },
     forward: { ns: loop.forward, note: "" },
     sample: { note: plural(life.outputs, "token"), within: "in forward" },
+    back: { ns: back?.ns, note: back ? `${back.bytes} B, ${back.times}×` : front ? "one process" : "" },
     detokenise: { ns: detokenise?.ns, note: detokenise ? heldNote(detokenise) : "" },
     sse: { ns: sse?.ns, note: sse ? (sse.times > 1 ? plural(sse.times, "chunk") : "1 answer") : "" },
   };
   const stations = {};
-  for (const [id, [title, kinds, text, vllm]] of Object.entries(STATIONS)) {
-    const told = FRONT.includes(id) ? Boolean(hop(id === "validate" ? "tokenise" : id)) : id !== "ipc" || Boolean(ipc) || front;
+  for (const [id, [title, , text, vllm]] of Object.entries(STATIONS)) {
+    const told = FRONT.includes(id) ? Boolean(hop(id === "validate" ? "tokenise" : id)) : !["ipc", "back"].includes(id) || Boolean(hop(id === "back" ? "ipc back" : id)) || front;
     const { ns = null, note = "", within = "" } = made[id];
     const inLoop = LOOP.includes(id);
-    stations[id] = { id, title, kinds, text, vllm, told, note, within, ns: inLoop && !timed ? null : ns };
+    stations[id] = { id, title, text, vllm, told, note, within, ns: inLoop && !timed ? null : ns };
   }
   return { stations, ran: ran.length, front };
 }

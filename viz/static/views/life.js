@@ -5,6 +5,7 @@ import { html, nothing, render } from "lit-html";
 import { lifeOf, livesIn, textOf } from "#core/life.js";
 import { columnWords, endWords, summaryOf, tokenWords } from "#core/lifewords.js";
 import { eventsOf } from "#core/family.js";
+import { isOf } from "#core/stations.js";
 import { wayOf } from "#core/way.js";
 import { NO_MODEL } from "#core/say.js";
 import { chip, visible } from "#view/parts.js";
@@ -110,8 +111,8 @@ class LifeView {
     return this.keep("chunks", this.req, () => new Set(this.text.chunks));
   }
 
-  eventsOf(kinds) {
-    return this.events.filter(({ kind }) => kinds.test(kind));
+  eventsOf(station) {
+    return this.events.filter((event) => isOf(station, event));
   }
 
   sourceOf(event) {

@@ -50,9 +50,9 @@ function stationButton(view, { id, title, ns, note, within, told }, lit) {
     ><i></i><b>${title}</b><span>${time || (told ? "" : "not told")}</span><small>${note}</small></button>`;
 }
 
-function stationCard(view, { id, title, kinds, text, vllm, ns, note }) {
+function stationCard(view, { id, title, text, vllm, ns, note }) {
   const { board } = view;
-  const events = view.eventsOf(kinds);
+  const events = view.eventsOf(id);
   const at = Math.max(events.findIndex(({ step }) => step >= board.step), 0);
   const from = Math.max(Math.min(at - 2, events.length - EVENTS_SHOWN), 0);
   const told = events.findLast((event) => event.step === board.step && view.sourceOf(event)) ?? events.find((event) => view.sourceOf(event));
