@@ -21,13 +21,14 @@ export const KINDS = """
 
 
 def sentences() -> dict[str, str]:
-    """The first paragraph of each kind's docstring, on one line and without its marks."""
+    """The first paragraph of each kind's docstring, on one line; `field` is a field's name."""
     told = {}
     for _, data in inspect.getmembers(events, inspect.isclass):
         kind = vars(data).get("KIND")
         if kind and data.__doc__:
             words = " ".join(inspect.cleandoc(data.__doc__).split("\n\n")[0].split())
-            told[kind] = re.sub(r"``(.*?)``", r"\1", words)
+            words = words.removeprefix("*Moves*: ")  # a mark for who writes a fold
+            told[kind] = re.sub(r"``(.*?)``", r"`\1`", words[0].upper() + words[1:])
     return dict(sorted(told.items()))
 
 

@@ -30,7 +30,7 @@ const told = (made) => made.why.map(({ name }) => name);
 test("each selection comes back from the address as it went in", () => {
   const picks = [
     { req: "r4" }, { req: "r4", position: 0 }, { req: "r4", position: 10 }, { block: 6 }, { event: { stream: "engine0", seq: 1042 } },
-    { event: { stream: "api", seq: 3 } }, { line: { file: "minivllm/core/scheduler.py", line: 212 } }, { gap: "running" },
+    { event: { stream: "api", seq: 3 } }, { line: { file: "minivllm/core/scheduler.py", line: 212 } }, { gap: "running" }, { unused: true },
   ];
   for (const pick of picks) {
     const hash = formatHash({ run: "a", step: 8, ...toAddress(pick) });
@@ -41,7 +41,7 @@ test("each selection comes back from the address as it went in", () => {
   assert.equal(formatHash({ run: "a", step: 8, ...toAddress({ req: "r4", position: 8 }) }), "#/run/a/step/8/req/r4/token/9");
   for (const broken of ["told/engine0", "told/x.y", "line/abc", "gap/soup", "token/3"]) assert.equal(fromAddress(parseHash(`#/run/a/${broken}`)), null, broken);
   assert.deepEqual(fromAddress(parseHash("#/run/a/req/r4/token/0")), { req: "r4" }); // the first is 1
-  assert.deepEqual(fromAddress(parseHash(formatHash({ run: "a", ...toAddress({ unused: true }) }))), null);
+  assert.equal(formatHash({ run: "a", step: 10, ...toAddress({ unused: true }) }), "#/run/a/step/10/gap/budget");
 });
 
 test("an event is found by its number, in any step", () => {
@@ -157,3 +157,55 @@ for (const name of VECTORS) {
     }
   });
 }
+
+test("the card tells where the tokens were that a lookup missed, and what a preemption cost", () => {
+  const texts = (step, chosen) => card(step, chosen).why.map(({ text }) => text);
+  const lost = "Its tokens 5–8 were in block 15 until step 10, when that was evicted for r1.";
+  assert.ok(texts(12, { req: "r4" }).includes(lost));
+  assert.ok(texts(10, { req: "r4" }).includes(lost)); // it waits, and would have to run them again
+  assert.ok(texts(5, { req: "r4" }).includes("No block holds its tokens 1–4 now."));
+  assert.ok(texts(2, { req: "r2" }).includes("From token 9 on nothing is reused: only full blocks are cached."));
+  const again = card(12, { req: "r4" }).why.find(({ name }) => name === "req.preempt");
+  assert.equal(again.text, "It was preempted in step 8 and lost 10 computed tokens: 4 of them are found again, and 6 of the 7 that run now are computed a second time.");
+  assert.equal(again.step, 8);
+  const miss = tiny.eventsOf(10).find(({ kind }) => kind === "kv.miss");
+  const { why, now } = card(10, { event: { stream: "engine0", seq: miss.seq } });
+  assert.deepEqual([why[0].text, why[0].name, why[0].step], [lost, "not_cached", 10]);
+  assert.equal(now, "The lookup ended at logical block `at_block`."); // the marks are the panel's
+});
+
+test("the card of a block tells why it was evicted, taken or given back, with the queue as it stood", () => {
+  const first = (step, block) => card(step, { block }).why[0].text;
+  assert.equal(first(6, 6), "r4 needed 1 new block; the free queue was 6◆, after r1 took 10. No blank one was left, so what had been given back longest ago went: block 6, in step 5.");
+  assert.equal(first(8, 6), "r4 was preempted in step 8 and gave it back; r3 took it.");
+  assert.equal(first(9, 14), "r4 gave it back in step 8: it was preempted for r3.");
+  assert.match(first(12, 5), /^r4 needed 2 new blocks; the free queue was 10◆ 5◆ 4◆ 3◆ 2◆ …, after r3 took 15\. /);
+  assert.match(first(12, 15), /^It was blank and the next in the free queue when r3 needed a block, in step 12/);
+});
+
+test("who stands behind the head is told the head's numbers, and the event that stopped the line", () => {
+  const { why, events, source } = card(10, { req: "r5" });
+  assert.equal(why[0].text, "Stands behind r4: under fcfs nobody overtakes the head of the line. r4 needs 3 blocks, 1 is free.");
+  assert.deepEqual(events.map(({ kind }) => kind), ["sched.stop"]);
+  assert.equal(source.kind, "sched.stop");
+});
+
+test("a sentence begins as one, and a request's name stays as it is", () => {
+  assert.equal(card(10, { unused: true }).why[0].text, "r4 needs 3 blocks, 1 is free.");
+  assert.equal(card(4, { req: "r4" }).why[0].text, "The budget of 12 is used up.");
+  assert.deepEqual(told(card(8, { req: "r4" })), ["preempted", "preempted_this_step"]);
+});
+
+test("a recording that is here whole has no more to come, whether it was shut down or not", () => {
+  const store = storeOf("tiny-pressure");
+  const next = () => card(17, { block: 6 }, store).next;
+  store.ended = false;
+  assert.equal(next().text, "not known yet");
+  store.end();
+  assert.equal(next().text, "nothing more in this run");
+});
+
+test("the card of a line shows the whole statement", () => {
+  const event = tiny.eventsOf(12).find(({ kind }) => kind === "kv.miss");
+  assert.match(card(12, { line: lineOf(tiny, event) }).now, /^self\.trace\.emit\(KvMiss, request\.req_id, at_block=.*\)$/);
+});

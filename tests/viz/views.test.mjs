@@ -13,7 +13,7 @@ const { breakAt, findStop, stopIn } = await core("breaks.js");
 const { unknownWords } = await core("words.js");
 const { blockHistory, lostWords, whoMissed } = await core("biography.js");
 const { originsOf, pathOf, prefixText, prefixTree } = await core("prefixes.js");
-const { knownTexts, samplingRows, withTop } = await core("sampling.js");
+const { batchText, knownTexts, samplingRows, withTop } = await core("sampling.js");
 const { eventsOfLine, sourceMap, stepsOfLine } = await core("sources.js");
 const { whyCard } = await core("why.js");
 const { stepFacts } = await core("facts.js");
@@ -81,7 +81,7 @@ test("an eviction tells who missed what was forgotten", () => {
   assert.match(lostWords(store, 10, 15), /^missed since by r4 in step 1\d$/);
   assert.equal(lostWords(store, 10, 14), "");
   const card = whyCard(store, 12, { block: 15 }, () => 0);
-  assert.match(card.why[0].text, /What was evicted in step 10 was missed: r4 looked for it in step 1\d/);
+  assert.match(card.why.at(-1).text, /What was evicted in step 10 was missed: r4 looked for it in step 1\d/);
 });
 
 test("the index of a run that grows is the same as that of a whole one", () => {
@@ -163,9 +163,15 @@ test("captured arrays tell the likeliest where the event does not", () => {
   const rows = samplingRows([{ kind: "sample", data: { rows: [said("r1", 7), said("r2", 8), said("r2", 9)] } }]);
   const half = Math.log(0.5);
   const top = { rows: [2, 3, 4], token_ids: [[7, 5], [8, 5], [5, 6]], logprobs: [[half, -3], [half, -3], [half, -3]] };
-  const textOf = knownTexts({ requests: { r1: { tokens: [5], texts: [" five"] } } });
+  const textOf = knownTexts({ requests: { r1: { tokens: [5, 5], texts: [" five", ""] } } });
   const told = withTop(rows, batch, top, textOf).map(({ candidates }) => candidates.map(({ token_id, text, drawn }) => [token_id, text, drawn]));
   assert.deepEqual(told, [[[7, "", true], [5, " five", false]], [[8, "", true], [5, " five", false]], [[5, " five", false], [6, "", false], [9, "x", true]]]);
+});
+
+test("a draft in the batch has the text that its id has elsewhere, or is named by its id", () => {
+  const batch = { input_ids: [5, 5, 6, 0], texts: [" cat", "", "", ""], slot_mapping: [8, 9, 10, -1] };
+  const textOf = knownTexts({ requests: { r1: { tokens: [5], texts: [" six"] } } });
+  assert.deepEqual([0, 1, 2, 3].map((i) => batchText(batch, i, textOf)), [" cat", " six", "#6", "·"]);
 });
 
 // --- sources -----------------------------------------------------------------------------------

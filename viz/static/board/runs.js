@@ -102,9 +102,11 @@ export class Runs {
       board.engine.channel.follow(run.id, at.stream, at.life, again);
     } else if (run.lives) {
       board.take(findLife(run.lives, at.stream, at.life)?.events ?? []);
+      board.wholeStore.end();
       board.arrive(true);
     } else {
       await this.#fetchLife(run, at);
+      if (board.at === at) board.wholeStore.end();
       if (again && board.at === at) board.arrive(true);
     }
   }
@@ -174,6 +176,7 @@ export class Runs {
     const store = new TraceStore();
     if (events) store.ingest(events);
     else await loadRange(run.id, at, first, head, (some) => store.ingest(some));
+    if (run.kind !== "live") store.end();
     if (!store.config) throw new Error(`Nothing of ${run.id} can be read: no engine’s events are there.`);
     const [front, frontEvents] = [newFront(), []];
     const takeFront = (some) => {

@@ -14,6 +14,7 @@ function makeIndex(store) {
     lives: new Map(), // block → entries
     hashed: new Set(blocks.flatMap(({ hash }, id) => (hash === null ? [] : [id]))),
     misses: new Map(), // hash → [{step, req}]
+    evicted: new Map(), // hash → [{step, seq, block, req}]
   };
 }
 
@@ -35,6 +36,7 @@ const indexOf = indexOver(makeIndex, (index, event, step) => {
     const life = index.lives.get(id) ?? [];
     life.push({ step, seq: event.seq, kind, req, src: event.src, ...told });
     index.lives.set(id, life);
+    if (kind === "kv.evict") index.evicted.set(data.hash, [...(index.evicted.get(data.hash) ?? []), { step, seq: event.seq, block: id, req }]);
   }
   if (kind === "kv.reset") index.hashed.clear();
   else if (kind in HASHED) index.hashed[HASHED[kind] ? "add" : "delete"](data.block);
@@ -96,6 +98,11 @@ export function whoMissed(store, hash, since) {
     seen.add(req);
     return true;
   });
+}
+
+// Where this content was forgotten last, before an event: {step, block, req: for whom}, or null.
+export function lastEvicted(store, hash, seq) {
+  return indexOf(store).evicted.get(hash)?.filter((entry) => entry.seq < seq).at(-1) ?? null;
 }
 
 // What was lost in this step's eviction of a block, in words; "" where it was not evicted.

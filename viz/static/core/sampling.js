@@ -50,8 +50,15 @@ export function withTop(rows, batch, top, textOf) {
 // The texts of token ids, as far as somebody said or asked them.
 export function knownTexts(state) {
   const texts = new Map();
-  for (const { tokens, texts: pieces } of Object.values(state.requests)) tokens.forEach((id, i) => texts.set(id, pieces[i]));
+  for (const { tokens, texts: pieces } of Object.values(state.requests)) tokens.forEach((id, i) => pieces[i] && texts.set(id, pieces[i]));
   return (id) => texts.get(id) ?? "";
+}
+
+// A token of the batch in words: a draft that was not taken has no text of its own, but its id may
+// have one elsewhere; else the id itself.
+export function batchText(batch, i, textOf) {
+  if (batch.slot_mapping[i] < 0) return "·"; // padding
+  return batch.texts[i] || textOf(batch.input_ids[i]) || `#${batch.input_ids[i]}`;
 }
 
 export const PROCESSORS = {

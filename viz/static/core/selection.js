@@ -3,12 +3,13 @@
 //     {req} · {req, position}: a token · {block} · {unused: true}: the budget that was left over
 //     {event: {stream, seq}} · {line: {file, line}} · {gap: "waiting" | "running" | "done"}: an empty lane
 //
-// In the address: /req/r4 · /req/r4/token/9 (the first is 1) · /block/6 · /told/engine0.1042 · /line/FILE:212 · /gap/running
+// In the address: /req/r4 · /req/r4/token/9 (the first is 1) · /block/6 · /told/engine0.1042 · /line/FILE:212 · /gap/running · /gap/budget
 
 import { indexOver } from "#core/indexed.js";
 import { stepsOfLine } from "#core/sources.js";
 
 const GAPS = ["waiting", "running", "done"];
+const UNUSED = "budget"; // in the address a gap, too
 export const NOTHING = { req: null, block: null, token: null, told: null, line: null, gap: null };
 
 export function samePick(a, b) {
@@ -19,9 +20,9 @@ function canonical({ req = null, position = null, block = null, unused = false, 
   return [req, position, req ? null : block, unused, event && [event.stream, event.seq], line && [line.file, line.line], gap];
 }
 
-// As parts of the address; nothing selected, or what has no place there: all null.
+// As parts of the address; nothing selected: all null.
 export function toAddress(chosen) {
-  const { req, position, block, event, line, gap } = chosen ?? {};
+  const { req, position, block, unused, event, line, gap } = chosen ?? {};
   return {
     ...NOTHING,
     req: req ?? null,
@@ -29,7 +30,7 @@ export function toAddress(chosen) {
     block: req ? null : block ?? null,
     told: event ? `${event.stream}.${event.seq}` : null,
     line: line ? `${line.file}:${line.line}` : null,
-    gap: gap ?? null,
+    gap: unused ? UNUSED : gap ?? null,
   };
 }
 
@@ -40,6 +41,7 @@ export function fromAddress({ req, token, block, told, line, gap }) {
   if (event) return { event: { stream: event[1], seq: Number(event[2]) } };
   const place = /^(.+):(\d{1,7})$/.exec(line ?? "");
   if (place) return { line: { file: place[1], line: Number(place[2]) } };
+  if (gap === UNUSED) return { unused: true };
   return GAPS.includes(gap) ? { gap } : null;
 }
 

@@ -63,6 +63,11 @@ export class TraceStore {
     }
   }
 
+  // All of a recording is here; whether its engine was shut down in it or not, nothing comes any more.
+  end() {
+    this.ended = true;
+  }
+
   // A trace that was cut to its last steps begins with the state before them.
   #beginAt(event) {
     apply(this.head, event);

@@ -1,9 +1,10 @@
 // The Why card: what is chosen, in words. Now, why (with the numbers and the name of the reason),
 // since when, what is next, and the source line that decided it. Pure: store and step in, text out.
 
-import { blockLife, whoMissed } from "#core/biography.js";
+import { blockLife } from "#core/biography.js";
 import { stepFacts } from "#core/facts.js";
-import { explain, listed, plural, unusedText, waitText } from "#core/reasons.js";
+import { explain, listed, plural, sentence, unusedText, waitText } from "#core/reasons.js";
+import { blockWhy, lossWhy, missWhy } from "#core/whykv.js";
 import { aboutEvent, aboutGap, aboutLine, aboutToken } from "#core/whypicks.js";
 
 const are = (n) => (n === 1 ? "is" : "are");
@@ -46,7 +47,8 @@ function aboutRequest(about, req) {
   const r = state.requests[req];
   const past = (store.index.get(req) ?? []).filter((k) => k < step);
   const coming = (store.index.get(req) ?? []).filter((k) => k > step);
-  const mine = events.filter((event) => event.req === req);
+  // That the head stopped the line tells why those behind it wait.
+  const mine = events.filter(({ req: whose, kind, data }) => whose === req || (kind === "sched.stop" && data.behind.includes(req)));
   const card = {
     title: req,
     subtitle: r.request_id,
@@ -111,6 +113,8 @@ function requestWhy(about, req, r) {
       ? `${admitted.hit} of its ${admitted.tokens} tokens were found in the prefix cache`
       : "nothing of it was in the prefix cache";
     why.push({ text: `${admitted.resumed ? "Resumed" : "Admitted"}: ${hit}.`, name: admitted.resumed ? "req.resume" : "req.admit" });
+    why.push(...missWhy(about, req));
+    if (admitted.resumed) why.push(...lossWhy(about, req, admitted.hit));
   }
   const row = facts.ledger?.rows.find((item) => item.req === req);
   if (row?.granted && row.limited_by) {
@@ -128,7 +132,7 @@ function requestWhy(about, req, r) {
     const were = facts.tokens.has(req) ? `: ${right} ${right === 1 ? "was" : "were"} right` : "";
     why.push({ text: `${plural(drafts, "draft")} ran with the token it said last${were}.`, name: "spec.propose" });
   }
-  if (r.wait) why.push(waitWhy(about, req, r));
+  if (r.wait) why.push(...waitWhy(about, req, r));
   const end = facts.finished.get(req);
   if (end) {
     const ends = { length: "it has said as many tokens as were asked for", stop: "the model said it is done", abort: "it was cancelled", error: "it failed" };
@@ -141,10 +145,14 @@ function requestWhy(about, req, r) {
   return why;
 }
 
-function waitWhy({ state, facts, words }, req, r) {
+function waitWhy(about, req, r) {
+  const { state, facts, words } = about;
   const { wait } = r;
+  if (facts.preempted.has(req)) return wait.reason === "preempted" ? [] : [{ text: `${sentence(explain(wait.reason))}.`, name: wait.reason }];
   if (wait.behind) {
-    return { text: `Stands behind ${wait.behind}: under ${state.config.policy} nobody overtakes the head of the line.`, name: wait.reason };
+    const head = state.requests[wait.behind];
+    const its = head?.wait ? ` ${headWords(wait.behind, waitText(wait.behind, head.wait, state.config, facts))}.` : "";
+    return [{ text: `Stands behind ${wait.behind}: under ${state.config.policy} nobody overtakes the head of the line.${its}`, name: wait.reason }];
   }
   if (wait.reason === "no_free_blocks") {
     const own = r.tokens.length;
@@ -158,10 +166,12 @@ function waitWhy({ state, facts, words }, req, r) {
     } else if (wait.hit) {
       text += ` ${wait.hit} of its tokens are cached: that saves work, but a cached block that lies free counts as needed, too.`;
     }
-    return { text: words(text), name: wait.reason };
+    return [{ text: words(text), name: wait.reason }, ...missWhy(about, req, "not_cached")];
   }
-  return { text: `${waitText(req, wait, state.config, facts)}.`, name: wait.reason };
+  return [{ text: `${sentence(waitText(req, wait, state.config, facts))}.`, name: wait.reason }];
 }
+
+const headWords = (head, text) => (text.startsWith("needs ") ? `${head} ${text}` : `${head}: ${text}`);
 
 // Free, cached blocks with the request's own tokens.
 function heldOf(state, req) {
@@ -207,12 +217,11 @@ function aboutBlock({ store, step, state, events }, id) {
       ? `Free, number ${state.free.indexOf(id) + 1} in the queue; its content can still be hit. `
       : `Free and blank, number ${state.free.indexOf(id) + 1} in the queue. `;
   const coming = life.find((entry) => entry.step > step);
-  const evictions = life.filter((entry) => entry.kind === "kv.evict" && entry.step <= step);
   return {
     title: `Block ${id}`,
     subtitle: block.hash ? `hash ${block.hash}` : "no hash",
     now: now + blockWords(state, id),
-    why: forgotten(store, evictions.at(-1)),
+    why: blockWhy(store, step, id, life),
     life,
     begins: store.firstStep, // what came before is not known
     since: null,
@@ -222,17 +231,6 @@ function aboutBlock({ store, step, state, events }, id) {
     source: sourceOf(store, mine.find((event) => event.kind === "kv.evict") ?? mine[mine.length - 1]),
     events: mine,
   };
-}
-
-// What the last eviction cost: nothing, or somebody's hit.
-function forgotten(store, eviction) {
-  if (!eviction) return [];
-  const missed = whoMissed(store, eviction.hash, eviction.step);
-  const [first] = missed;
-  const text = missed.length
-    ? `What was evicted in step ${eviction.step} was missed: ${listed(missed.map(({ req, step }) => `${req} looked for it in step ${step}`))}.`
-    : `What was evicted in step ${eviction.step} ${store.ended ? "was never looked for again" : "has not been looked for since"}.`;
-  return [{ text, name: "kv.evict", step: first?.step ?? null }];
 }
 
 function touches(event, id) {
@@ -272,7 +270,7 @@ function aboutBudget({ store, step, state, events, facts }) {
     title: "Token budget",
     subtitle: `step ${step}`,
     now: `${ledger.used} of ${ledger.budget} tokens run: ${listed(shares, 9) || "none"}. ${unused} are left over.`,
-    why: [{ text: `${text[0].toUpperCase()}${text.slice(1)}.`, name: unused ? ledger.unused_reason : "no_budget" }],
+    why: [{ text: `${sentence(text)}.`, name: unused ? ledger.unused_reason : "no_budget" }],
     since: null,
     next: null,
     source: sourceOf(store, events.find((event) => event.kind === "sched.ledger")),
@@ -285,7 +283,7 @@ function aboutBudget({ store, step, state, events, facts }) {
 // With the line that emitted the event which tells it.
 const sourced = (store, { event, ...card }) => ({ ...card, source: sourceOf(store, event) });
 
-const WEIGHT = ["trace.violation", "sched.victim", "req.error", "req.abort", "sched.skip", "req.resume", "req.admit", "req.finish", "sched.chunk", "sched.grant"];
+const WEIGHT = ["trace.violation", "sched.victim", "req.error", "req.abort", "sched.skip", "sched.stop", "req.resume", "req.admit", "req.finish", "sched.chunk", "sched.grant"];
 
 export function decisive(events) {
   for (const kind of WEIGHT) {

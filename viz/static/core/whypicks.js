@@ -3,12 +3,13 @@
 
 import { blockHistory } from "#core/biography.js";
 import { KINDS } from "#core/kinds.js";
-import { explain, listed, plural } from "#core/reasons.js";
+import { explain, listed, plural, sentence } from "#core/reasons.js";
 import { blockOf, findEvent, srcsOf } from "#core/selection.js";
 import { stepsOfLine } from "#core/sources.js";
 import { passesOf, tokenOf } from "#core/tokens.js";
+import { evictionWhy, missWhy } from "#core/whykv.js";
 
-const PASSING = ["req.admit", "req.resume", "sched.grant", "fcfs"];
+const PASSING = ["req.admit", "req.resume", "sched.grant", "fcfs", "not_cached", "partial_block", "last_token", "prompt_logprobs"];
 const PASS = { computed: "computed", again: "computed again", reused: "reused", drawn: "drawn" };
 
 // --- a token -----------------------------------------------------------------------------------------
@@ -128,6 +129,7 @@ function fieldWords(name, value) {
 // The reason that it carries; else what the step's decision about its request or its block was.
 function eventWhy(about, { event, step }, requestWhy) {
   const { kind, req, data } = event;
+  if (kind === "kv.miss" && step !== null) return missWhy(at(about, step), req, null, event);
   const why = [];
   for (const name of ["reason", "why", "limited_by", "unused_reason"]) {
     const reason = data[name];
@@ -136,12 +138,15 @@ function eventWhy(about, { event, step }, requestWhy) {
   if (why.length || step === null) return why;
   const block = blockOf(event);
   const told = block === null ? null : blockHistory(about.store, block).find(({ seq }) => seq === event.seq);
-  if (told) return [{ text: `Block ${block}: ${told.words}.`, name: kind }];
+  if (told) {
+    const queue = kind === "kv.evict" ? evictionWhy(about.store, told) : [];
+    return [{ text: `Block ${block}: ${told.words}.`, name: kind }, ...queue];
+  }
   const there = req ? requestWhy(step, req) : [];
   return there.slice(0, 2);
 }
 
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;
+const at = (about, step) => ({ ...about, step, state: about.store.stateAfter(step), events: about.store.eventsOf(step) });
 
 function numbers({ need, have, hit }) {
   const parts = [need ? `need ${need}` : "", need ? `have ${have ?? 0}` : "", hit ? `hit ${hit}` : ""].filter(Boolean);
@@ -169,7 +174,7 @@ export function aboutLine({ store, step }, place) {
   const steps = stepsOfLine(store, srcs);
   const count = (keep) => steps.reduce((sum, each) => sum + (keep(each.step) ? each.n : 0), 0);
   const [upto, now] = [count((k) => k <= step), count((k) => k === step)];
-  const text = source.text.split("\n")[place.line - source.first_line]?.trim() ?? "";
+  const text = statementAt(source, place.line);
   const coming = steps.find((each) => each.step > step);
   const kinds = new Set(store.eventsOf(step).filter(({ src, kind }) => srcs.includes(src) && kind !== "run.source").map(({ kind }) => kind));
   return {
@@ -186,6 +191,17 @@ export function aboutLine({ store, step }, place) {
     next: coming ? { step: coming.step, text: plural(coming.n, "event") } : { step: null, text: store.ended ? "nothing more in this run" : "not known yet" },
     source: { file: place.file, line: place.line, function: source.function, kind: "line", src: srcs[0] },
   };
+}
+
+// The statement that begins there, on one line: as far as its brackets reach.
+function statementAt({ text, first_line }, line) {
+  let [whole, open] = ["", 0];
+  for (const part of text.split("\n").slice(line - first_line)) {
+    whole += `${whole && !/[(\[{]$/.test(whole) ? " " : ""}${part.trim()}`;
+    open += (part.match(/[([{]/g)?.length ?? 0) - (part.match(/[)\]}]/g)?.length ?? 0);
+    if (open <= 0) break;
+  }
+  return whole.replace(/,? ?([)\]}])/g, "$1");
 }
 
 // --- an empty lane -----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ export function whyPanel(board, card) {
         }}>${view.short ?? view.title}</a>`)}</nav>
       <button class="tool" aria-label="close (Esc)" @click=${() => board.frame.closeCard()}>✕</button></header>
     <dl>
-      <dt>Now</dt><dd>${visible(card.now)}${card.fields?.length ? html`<ul class="fields">${card.fields.map(([name, value]) => html`<li><code>${name}</code> ${visible(value)}</li>`)}</ul>` : nothing}</dd>
+      <dt>Now</dt><dd>${card.fields ? coded(card.now) : visible(card.now)}${card.fields?.length ? html`<ul class="fields">${card.fields.map(([name, value]) => html`<li><code>${name}</code> ${visible(value)}</li>`)}</ul>` : nothing}</dd>
       ${card.why.length ? html`<dt>Why</dt><dd>${card.why.map(
         ({ text, name, step }) => html`<p>${visible(text)} <code>${name}</code>${step ? html` ${link(step)}` : nothing}</p>`,
       )}</dd>` : nothing}
@@ -46,6 +46,9 @@ export function whyPanel(board, card) {
     </dl>
   </aside>`;
 }
+
+// Of an event: what stands between `…` is a field's name.
+const coded = (text) => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : visible(part)));
 
 // The source, open at this line. What was selected stays; a second press selects the line.
 function showLine(board, { file, line }) {

@@ -6,7 +6,7 @@ import { html, nothing, render } from "lit-html";
 
 import { ARRAYS, batchOf, firstDisagreement } from "#core/batch.js";
 import { plural } from "#core/reasons.js";
-import { PROCESSORS, knownTexts, samplingRows, withTop } from "#core/sampling.js";
+import { PROCESSORS, batchText, knownTexts, samplingRows, withTop } from "#core/sampling.js";
 import { loadArray } from "#net/history.js";
 import { armBox } from "#view/arming.js";
 import { chip, hueClass, visible } from "#view/parts.js";
@@ -82,7 +82,8 @@ function tokensTable(board, batch) {
   const line = (name, cell, what = "token") => html`<tr><th scope="row" title=${ARRAYS[name] ?? ""}>${name}</th>${columns.map((column) => html`<td
     class="${hueClass(column.hue)} ${column.begins ? "begins" : ""} ${looksAt(board, column, size) ? "looked" : ""}" data-block=${block(column)}
     @click=${() => pick(column, what)}>${cell(column)}</td>`)}</tr>`;
-  const text = (i) => visible(batch.texts[i]).trim() || (batch.texts[i] ? "␣" : "·");
+  const textOf = knownTexts(board.state());
+  const text = (i) => visible(batchText(batch, i, textOf)).trim() || "␣";
   return html`<div class="scrolls" tabindex="0" role="region" aria-label="the batch, token by token"><table class="flat">
     <caption>${count > TOKENS_SHOWN ? `tokens ${first} to ${last - 1} of ${count}; choose a request to see its own` : `(${count},) each`}</caption>
     <tbody>
