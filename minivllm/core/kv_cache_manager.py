@@ -71,7 +71,7 @@ class KVCacheManager:
         for block_hash in request.block_hashes[:max_blocks]:
             block = self.pool.get_cached_block(block_hash)
             if block is None:
-                missed, missed_hash = Reason.NEVER_CACHED, short(block_hash)
+                missed, missed_hash = Reason.NOT_CACHED, short(block_hash)
                 break
             blocks.append(block)
         num_tokens = len(blocks) * self.block_size

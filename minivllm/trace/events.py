@@ -61,7 +61,7 @@ class Reason(Vocabulary):
     # Why budget was left over (sched.ledger).
     NOTHING_WAITS = "nothing_waits"
     # Why a prefix lookup ended where it did (kv.miss).
-    NEVER_CACHED = "never_cached"
+    NOT_CACHED = "not_cached"
     LAST_TOKEN = "last_token"
     PARTIAL_BLOCK = "partial_block"
     PROMPT_LOGPROBS = "prompt_logprobs"
@@ -98,7 +98,7 @@ REASONS: dict[Reason, str] = {
     Reason.FRAGMENTED: "enough blocks are free, but too few of them are neighbours",
     Reason.WAITING_FOR_GRAMMAR: "its grammar is still being compiled; it blocks nobody",
     Reason.NOTHING_WAITS: "nothing waits",
-    Reason.NEVER_CACHED: "no block with this content is cached",
+    Reason.NOT_CACHED: "no block holds this content now",
     Reason.LAST_TOKEN: "the last token must run, to give logits, so its block is not reused",
     Reason.PARTIAL_BLOCK: "only full blocks are cached",
     Reason.PROMPT_LOGPROBS: "logprobs of the whole prompt are wanted, so all of it must run",

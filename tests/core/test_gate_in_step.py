@@ -138,7 +138,7 @@ def test_until_runs_to_the_event_that_is_named(words: str, kind: str | None) -> 
     with client(Gate(paused=True)) as c:
         paused_with(c, "a", "b")
         if kind is None:
-            c.gate.until("never_cached")
+            c.gate.until("not_cached")
             kind = "kv.miss"
         else:
             c.gate.until(words)

@@ -33,7 +33,7 @@ def test_hit_ends_at_the_first_block_that_is_not_cached() -> None:
     other = request(2, PROMPT[:8] + tokens(8, 500))
     assert kv.find_prefix(other).num_tokens == 8
     miss = events_of(trace)[-1].data
-    assert (miss.at_block, miss.reason, len(miss.hash)) == (2, Reason.NEVER_CACHED, 16)
+    assert (miss.at_block, miss.reason, len(miss.hash)) == (2, Reason.NOT_CACHED, 16)
 
 
 @pytest.mark.parametrize(("n", "reason"), [(8, Reason.LAST_TOKEN), (7, Reason.PARTIAL_BLOCK)])

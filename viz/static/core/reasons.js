@@ -15,7 +15,7 @@ export const REASONS = {
   fragmented: "enough blocks are free, but too few of them are neighbours",
   waiting_for_grammar: "its grammar is still being compiled; it blocks nobody",
   nothing_waits: "nothing waits",
-  never_cached: "no block with this content is cached",
+  not_cached: "no block holds this content now",
   last_token: "the last token must run, to give logits, so its block is not reused",
   partial_block: "only full blocks are cached",
   prompt_logprobs: "logprobs of the whole prompt are wanted, so all of it must run",
@@ -37,6 +37,11 @@ export const REASONS = {
 // A reason in words; one that a later version added is shown as it is.
 export function explain(reason) {
   return REASONS[reason] ?? `“${reason}”, a word of a later version`;
+}
+
+// As a sentence begins. A request's name stays as it is: r4 is no R4.
+export function sentence(text) {
+  return /^[a-z]+(?![\w-])/.test(text) ? `${text[0].toUpperCase()}${text.slice(1)}` : text;
 }
 
 export function plural(n, one, many = `${one}s`) {
