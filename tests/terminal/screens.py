@@ -22,7 +22,7 @@ KEYS |= {"up": "\x1b[A", "pagedown": "\x1b[6~"}
 
 
 class Terminal:
-    """``minivllm ARGUMENTS`` on a terminal of the given size."""
+    """``minivllm ARGUMENTS``, or another program, on a terminal of the given size."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Terminal:
         columns: int = 80,
         rows: int = 24,
         env: dict[str, str] | None = None,
+        program: list[str] | None = None,
     ) -> None:
         self.screen = pyte.Screen(columns, rows)
         self.raw = b""
@@ -38,7 +39,7 @@ class Terminal:
         self._shell = pexpect.spawn(
             "/bin/sh",
             ["-c", 'stty -a; "$@"; echo "status $?"; stty -a; echo the-end', "sh"]
-            + [sys.executable, "-m", "minivllm", *arguments],
+            + (program or [sys.executable, "-m", "minivllm", *arguments]),
             dimensions=(rows, columns),
             cwd=str(ROOT),
             env={  # type: ignore[arg-type]
@@ -46,6 +47,7 @@ class Terminal:
                 "TERM": "xterm-256color",
                 "LANG": "C.UTF-8",
                 "MINIVLLM_HOME": str(home),
+                "PYTHONPATH": str(ROOT),
                 **(env or {}),
             },
         )

@@ -1,0 +1,118 @@
+"""A breakpoint in the engine's own code: a student's scheduler stops, and somebody may ask it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from minivllm.debug import Stepper
+from minivllm.scenario import load_scenario, start
+from tests.terminal.screens import Terminal
+
+MINE = """
+import minivllm.debug
+from minivllm.core.scheduler import Scheduler
+
+class Mine(Scheduler):
+    def schedule(self):
+        if self.current_step in (6, 9):
+            minivllm.debug.set_trace({commands!r})
+        return super().schedule()
+"""
+
+
+def own_class(tmp_path: Path, commands: str | None = None) -> str:
+    file = tmp_path / "mine.py"
+    file.write_text(textwrap.dedent(MINE).format(commands=commands), encoding="utf-8")
+    return f"{file}:Mine"
+
+
+def test_with_commands_it_answers_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = own_class(tmp_path, "requests running; until finish r1; until step 9; where")
+    run = start(load_scenario("tiny-pressure"), scheduler_cls=name)
+    run.run()
+    said = capsys.readouterr().out
+    assert run.core.scheduler.current_step == 17
+    assert "r4  running" in said
+    # The second set_trace, in step 10, came first; its debugger is this one.
+    assert "not reached: finish r1 (the engine's own code holds it here)" in said
+    assert "not reached: step 9" not in said
+
+
+def test_an_open_debugger_stops_there(tmp_path: Path) -> None:
+    run = start(load_scenario("tiny-pressure"), scheduler_cls=own_class(tmp_path))
+    with Stepper(run) as s:
+        assert s.go() is None and (s.step, s.last) == (7, 7)
+        assert s.event is not None and s.event.kind == "step.begin"
+        assert not s.until("finish r5") and s.step == 10
+        assert s.until("finish r5")
+        s.next()
+        assert s.step == 17
+
+
+def test_where_nobody_can_type_it_says_so_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115
+    with caplog.at_level(logging.WARNING):
+        run = start(load_scenario("tiny-pressure"), scheduler_cls=own_class(tmp_path)).run()
+    assert run.core.scheduler.current_step == 17
+    assert "nobody can type here; give commands=" in caplog.text
+
+
+def test_outside_an_engine_there_is_nothing_to_look_at(caplog: pytest.LogCaptureFixture) -> None:
+    from minivllm.debug import set_trace
+
+    with caplog.at_level(logging.WARNING):
+        set_trace()
+    assert "no engine is stepping here" in caplog.text
+
+
+def test_at_a_terminal_it_asks_line_by_line(tmp_path: Path) -> None:
+    code = (
+        "from minivllm.scenario import load_scenario, start\n"
+        f"run = start(load_scenario('tiny-pressure'), scheduler_cls={own_class(tmp_path)!r})\n"
+        "run.run(); print('ran', run.core.scheduler.current_step)\n"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(code, encoding="utf-8")
+    with Terminal(tmp_path, program=[sys.executable, str(program)], columns=100) as terminal:
+        terminal.wait_for("(minivllm)")
+        terminal.type("requests running")
+        terminal.wait_for("r4  running")
+        terminal.press("unt", "tab")
+        terminal.wait_for("(minivllm) until")
+        terminal.press("ctrl-c")  # the line is cleared, nothing else happens
+        terminal.type("bogus")
+        terminal.wait_for("'bogus' is no verb")
+        terminal.type("next")
+        terminal.wait_for("3 requests decode one token each")
+        terminal.type("why r4")
+        terminal.wait_for("Runs token 10 in this step")
+        terminal.type("continue")
+        terminal.wait_for("  10  the step begins")
+        terminal.type("quit")
+        terminal.wait_for("ran 17")
+        assert terminal.status() == 0
+
+
+def test_breakpoint_goes_there_if_it_is_told_to(tmp_path: Path) -> None:
+    name = own_class(tmp_path)
+    file = Path(name.rpartition(":")[0])
+    text = file.read_text(encoding="utf-8").replace(
+        "minivllm.debug.set_trace(None)", "breakpoint()"
+    )
+    file.write_text(text, encoding="utf-8")
+    arguments = ["step", "--scheduler-cls", name, "-c", "continue; next"]
+    with Terminal(
+        tmp_path, *arguments, env={"PYTHONBREAKPOINT": "minivllm.debug.set_trace"}
+    ) as terminal:
+        terminal.wait_for("   7  the step begins")
+        terminal.wait_for("3 requests decode one token each")
+        assert terminal.status() == 0

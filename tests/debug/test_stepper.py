@@ -1,0 +1,166 @@
+"""The debugger from Python: on a scenario, a recording, an engine; and what a notebook shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import minivllm.debug
+from minivllm.config import make_config
+from minivllm.debug import Stepper
+from minivllm.engine.llm import LLM
+from minivllm.engine.parts import build
+from minivllm.errors import ConfigError, ScenarioError
+from minivllm.sampling_params import SamplingParams
+from minivllm.scenario import load_scenario, start
+from minivllm.terminal.verbs import VerbError
+from tests.conftest import RunPython
+from tests.helpers import engine_view, fold_view
+from tests.serve.fakes import FakeTokenizer
+from tests.serving.scripted_server import executor
+
+KNOBS: dict[str, Any] = {"num_kv_blocks": 12, "block_size": 4, "max_model_len": 64, "live": True}
+
+
+@pytest.fixture
+def llm() -> Iterator[LLM]:
+    """A real front end and core; the model says ``a``."""
+    made = LLM.__new__(LLM)
+    made._start(
+        build(
+            make_config(**KNOBS),
+            executor_factory=executor,
+            tokenizer=FakeTokenizer(),
+            lockstep=True,
+        )
+    )
+    with made:
+        yield made
+
+
+def test_the_issues_own_example(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=16, ignore_eos=True)
+    with minivllm.debug.Stepper(llm) as s:
+        for prompt in ("one, two, three", "two, three, four", "five, six"):
+            s.submit(prompt, params)
+        assert s.until(lambda e: e.kind == "req.preempt")
+        assert s.event is not None and s.event.kind == "req.preempt"
+        victim = s.event.req
+        assert victim is not None and s.state.requests[victim].status == "preempted"
+        s.next()
+        assert fold_view(s.state) == engine_view(llm.client.core)  # type: ignore[attr-defined]
+        assert s.do(f"why {victim}").data[0]["reason"] is not None
+        s.set(max_num_seqs=1)
+        s.go()
+        assert s.state.running == [] and len(s.state.finished) == 3
+        assert {o.outputs[0].text for o in s.outputs.values()} == {"a" * 16}
+    assert llm.generate("as before", params, use_tqdm=False)[0].outputs[0].text == "a" * 16
+
+
+def test_leaving_in_the_middle_lets_the_engine_finish(llm: LLM) -> None:
+    with Stepper(llm) as s:
+        s.submit("one", SamplingParams(max_tokens=5, ignore_eos=True))
+        assert s.next_event(3) and s.next_phase()
+    assert llm.client.gate.mode == "run"
+    assert [output.outputs[0].text for output in s.outputs.values()] == ["aaaaa"]
+
+
+def test_beside_a_generate_on_another_thread_it_only_steers(llm: LLM) -> None:
+    import threading
+
+    with Stepper(llm) as s:
+        said: list[str] = []
+        params = SamplingParams(max_tokens=4, ignore_eos=True)
+
+        def generate() -> None:
+            said.append(llm.generate("hello", params, use_tqdm=False)[0].outputs[0].text)
+
+        thread = threading.Thread(target=generate)
+        thread.start()
+        while not s.state.requests:
+            s.session.refresh()
+        s.live()
+        assert s.until("finish r1") and said == []
+    thread.join()
+    assert said == ["aaaa"]
+
+
+def test_a_scenario_by_name_with_knobs_and_a_run_of_ones_own() -> None:
+    with Stepper("tiny-pressure", num_kv_blocks=24) as s:
+        assert not s.until("preempt") and (s.step, s.last) == (13, 13)
+    run = start(load_scenario("tiny-pressure"))
+    with Stepper(run) as s:
+        number = s.break_at(lambda event: event.kind == "kv.evict")
+        assert s.go() == number and s.step == 6
+        s.next()
+        assert fold_view(s.state) == engine_view(run.core)
+
+
+def test_a_recording_is_browsed_and_forked(tmp_path: Path) -> None:
+    with Stepper("tiny-pressure.trace.jsonl") as s:
+        assert s.until("preempt") and s.before.running == ["r1", "r3", "r4"]
+        s.next()
+        assert s.story.startswith("r4 is preempted") and s.events[-1].kind == "step.end"
+        s.back(2)
+        s.fork(max_num_batched_tokens=1)
+        assert s.next() and s.state.config is not None
+        assert s.state.config["max_num_batched_tokens"] == 1
+        s.leave()
+        s.goto(8)
+        assert s.story.startswith("r4 is preempted")
+        with pytest.raises(VerbError, match="nothing runs behind a recording"):
+            s.submit("hello")
+        with pytest.raises(VerbError, match="nothing runs behind a recording"):
+            s.set(max_num_seqs=1)
+
+
+def test_asked_back_it_says_what_to_call() -> None:
+    with Stepper("tiny-pressure") as s:
+        s.goto(8)
+        s.back(3)
+        with pytest.raises(VerbError, match=r"Call live\(\) or do\('fork'\) before"):
+            s.do("continue")
+        s.live()
+        assert s.step == 8
+
+
+def test_a_notebook_shows_the_board_and_the_answers() -> None:
+    with Stepper("tiny-pressure") as s:
+        s.until("preempt")
+        shown = s._repr_mimebundle_()
+        assert set(shown) == {"text/plain", "text/html"}
+        assert "KV POOL" in shown["text/html"] and "<pre" in shown["text/html"]
+        assert "KV POOL" in str(s.board(80)) and "r4" in str(s("why r4"))
+        assert "0 are free" in s("why r4")._repr_mimebundle_((), ())["text/html"]
+        lines = str(s.board(60, 30)).splitlines()
+        assert 20 < len(lines) <= 30 and max(map(len, lines)) <= 60
+        assert repr(s).startswith("Stepper(step 8 of 8: r4 gives way to r3")
+
+
+def test_what_cannot_be_stepped_is_refused() -> None:
+    silent = LLM.__new__(LLM)
+    config = make_config(**{**KNOBS, "live": False})
+    silent._start(
+        build(config, executor_factory=executor, tokenizer=FakeTokenizer(), lockstep=True)
+    )
+    with silent, pytest.raises(ConfigError, match=r"live: got False; allowed: True \(or trace"):
+        Stepper(silent)
+    with pytest.raises(ScenarioError, match="not int"):
+        Stepper(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="knobs for a scenario by name only"):
+        Stepper(start(load_scenario("tiny-pressure")), num_kv_blocks=3)
+
+
+def test_it_needs_no_torch(python_without: RunPython) -> None:
+    code = (
+        "import sys, minivllm\n"
+        "with minivllm.debug.Stepper('tiny-pressure') as s:\n"
+        "    print(s.until('preempt'), s._repr_mimebundle_().keys())\n"
+        "bad = ('torch', 'transformers', 'flask', 'numpy', 'prompt_toolkit')\n"
+        "print('imported', [m for m in bad if sys.modules.get(m)])\n"
+    )
+    done = python_without(code)
+    assert "True" in done.stdout and "imported []" in done.stdout, done.stdout + done.stderr
