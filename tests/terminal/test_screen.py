@@ -63,7 +63,8 @@ def test_event_by_event_it_shows_the_state_right_behind_each(tmp_path: Path) -> 
     with Terminal(tmp_path, "step", columns=200, rows=60) as terminal:
         terminal.wait_for("Nothing has run yet")
         terminal.type("until preempt")
-        lines = terminal.wait_for("r4 gives way to r3, which needs 1 block (0 free)")
+        terminal.wait_for("r4 gives way to r3, which needs 1 block (0 free)")
+        lines = terminal.settle()
         assert "schedule, event 167 · step 8" in lines[0]
         assert any(line.startswith("RUNNING 3") or "RUNNING 3," in line for line in lines)
         assert any("▸" in line and "self.trace.emit(" in line for line in lines)  # the source
