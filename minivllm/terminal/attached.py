@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -34,6 +35,8 @@ WHOLE = 50_000
 the state as it is."""
 PAGE = 5_000
 """Events of one HTTP answer."""
+FIND_S = 5.0
+"""So long a request may take to reach the engine that the router has chosen."""
 ASK_S = 0.03
 """How often to ask where the engine stands: the server's channel publishes no more often."""
 _lines = msgspec.json.Decoder(list[msgspec.Raw])
@@ -121,6 +124,8 @@ class Attached:
         about = address.get_json(f"/api/runs/{RUN}")
         self.header = msgspec.convert(about["header"], Header)
         self._run_id, self.life = about["epoch"], _newest_life(about, self.stream, address)
+        engines = {life["stream"] for life in about["lives"] if life["stream"] != "api"}
+        self._alone = len(engines) == 1
         handlers: dict[str, Handler] = {
             "role": self._on_role,
             "batch": self._on_batch,
@@ -183,8 +188,25 @@ class Attached:
         return self._idle
 
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
+        """Raises AttachError for one that was sent to another engine: that is the router's choice,
+        and stays so."""
         value = {"prompt": prompt, "max_tokens": max_tokens}
-        return str(self._channel.command("submit", value))
+        request_id = str(self._channel.command("submit", value))
+        if self._alone:
+            return request_id
+        deadline = time.monotonic() + FIND_S
+        while time.monotonic() < deadline:
+            path = f"/api/runs/{RUN}/find?request={quote(request_id)}"
+            if (found := self.address.get_json(path)) is not None:
+                if found["stream"] != self.stream:
+                    number = found["stream"].removeprefix("engine")
+                    raise AttachError(
+                        f"the router has sent it to {found['stream']}, where it is "
+                        f"{found['req']}: --engine {number} shows it"
+                    )
+                break
+            time.sleep(ASK_S)
+        return request_id
 
     def abort(self, request_id: str) -> None:
         self._channel.command("abort", request_id)

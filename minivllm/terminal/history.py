@@ -86,6 +86,8 @@ class View:
         told = story(self.before, self.events)
         if (event := self.event) is None:
             return told
+        if not self.of("step.begin") and not told.headline.startswith(NOTHING_RUNS):
+            return told  # inputs that have come for a step that has not begun
         words = say(event)
         so_far = f"so far: {told.headline}" if told.headline != NOTHING_RUNS else ""
         return Story(f"{words}.", so_far)

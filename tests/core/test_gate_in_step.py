@@ -132,6 +132,7 @@ def test_resume_lets_a_held_engine_run_on() -> None:
         ("r2", "kv.miss"),
         ("step 2", "step.begin"),
         ("nothing_waits", "sched.ledger"),
+        ("preempt or finish r1", "req.finish"),
     ],
 )
 def test_until_runs_to_the_event_that_is_named(words: str, kind: str | None) -> None:
@@ -151,6 +152,33 @@ def test_until_runs_to_the_event_that_is_named(words: str, kind: str | None) -> 
             assert c.step == 1, "step 2 has begun and has not been scheduled"
 
 
+def test_held_it_says_how_much_was_told_by_then() -> None:
+    with client(Gate(paused=True)) as c:
+        paused_with(c, "a")
+        for verb in (c.gate.step, c.gate.next_phase, c.gate.next_event):
+            verb()
+            assert held(c).seq == visible(c)[-1].seq == c.gate.state().held_seq
+
+
+def test_the_engines_own_code_can_ask_to_be_held() -> None:
+    with client() as c:
+        asked = []
+
+        def ask(phase: str) -> None:
+            if phase == "execute" and not asked:
+                asked.append(phase)
+                c.gate.hold_here(then=lambda: asked.append("seen"))
+
+        c.core.at_phase = ask
+        c.add("a", max_tokens=3)
+        where = held(c)
+        assert (where.at, where.phase, where.seq) == ("event", "schedule", visible(c)[-1].seq)
+        assert asked == ["execute", "seen"] and c.gate.is_steered
+        c.gate.resume()
+        c.wait("a")
+        assert not c.gate.is_steered
+
+
 def test_until_a_source_line_is_a_breakpoint() -> None:
     with client(Gate(paused=True)) as c:
         paused_with(c, "a")
@@ -158,7 +186,7 @@ def test_until_a_source_line_is_a_breakpoint() -> None:
         assert held(c) == Held("step")
         sources = [e.data for e in events_of(c.trace) if e.kind == "run.source"]
         grant = next(s for s in sources if s.function.endswith("_grant"))
-        c.gate.until(f"scheduler.py:{grant.line}")
+        c.gate.until(f"line scheduler.py:{grant.line}")
         where = held(c)
         assert where.event is not None
         assert (where.event.kind, where.event.step) == ("sched.grant", 2)

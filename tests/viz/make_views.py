@@ -41,6 +41,10 @@ WORDS = (
     "kv",
     "scheduler.py:{line}",
     "eviction r4 or preemption  or finish r1",
+    "preempt",
+    "evict r1 or hit",
+    "skip:no_free_blocks",
+    "line scheduler.py:{line}",
 )
 """Where a gate, or a recording that is played, can be held. ``{line}``: of the first grant."""
 

@@ -36,16 +36,20 @@ function single(part, words) {
   return req ? (event, source) => event.req === req && what(event, source) : what;
 }
 
-function testOf(what, words) {
+// For who types. As in Python.
+const SHORT = { preempt: "preemption", evict: "eviction", hit: "prefix hit" };
+
+function testOf(given, words) {
+  const what = Object.hasOwn(SHORT, given) ? SHORT[given] : given;
   if (what in NAMED) return NAMED[what];
   if (what in KINDS) return ({ kind }) => kind === what;
   if (GROUPS.has(what)) return ({ kind }) => kind.startsWith(`${what}.`);
   if (what in REASONS) return ({ data }) => gives(data, what);
-  const [, reason] = /^skip (\w+)$/.exec(what) ?? [];
+  const [, reason] = /^skip[ :](\w+)$/.exec(what) ?? [];
   if (reason in REASONS) return ({ kind, data }) => kind === "sched.skip" && gives(data, reason);
   const [, step] = /^step (\d{1,9})$/.exec(what) ?? [];
   if (step) return (event) => event.kind === "step.begin" && event.step >= Number(step);
-  const [, file, line] = /^(\S+\.py):(\d{1,9})$/.exec(what) ?? [];
+  const [, file, line] = /^(?:line )?(\S+\.py):(\d{1,9})$/.exec(what) ?? [];
   if (file) return (_event, source) => source?.line === Number(line) && `/${source.file}`.endsWith(`/${file}`);
   throw new Error(`“${words}” names nothing. Allowed: ${ALLOWED}.`);
 }
