@@ -1,13 +1,17 @@
-"""The terminal: a run step by step, drawn with rich from the events and their fold alone.
+"""The terminal: a debugger for an engine, drawn with rich from the events and their fold alone.
 
-    runs.py      where the steps come from: a trace, a scenario, a live engine
-    history.py   every step so far, and the state before and after each
+    runs.py      what is stepped through, by name; recordings
+    steered.py   a run with an engine behind it, let go by its gate
+    stepped.py, live.py, attached.py   that engine: a core without a model, a model, a server's
+    history.py   every step so far, and the state before and after each event
+    session.py   the place that is looked at; moving on, breaks, forks
+    verbs.py     what can be typed; moves.py, asking.py, looking.py, steering.py carry it out
+    board.py     one place as a screen of any size; regions.py, pool.py and panels.py are its parts
     cells.py     the glyphs and hues of the visual language, one place for all
-    board.py     one step as a screen of any size; its parts in regions.py and pool.py
     text.py      lines that fit: control characters shown, wide characters measured
-    verbs.py     next, back, goto, why …: what can be typed, and what it answers
-    answers.py   the answers of why, request, block and events as lines
-    prompt.py    the full screen with its prompt (prompt_toolkit)
+    prompt.py    the full screen with its prompt (prompt_toolkit); line_prompt.py: lines only
+    script.py    a script's answers as text or JSON, and its status
 
-Nothing here imports torch; the live engine does, when it is asked for. No counterpart in vLLM.
+From Python: ``minivllm.debug``. Nothing here imports torch; the live engine does, when it is asked
+for. No counterpart in vLLM.
 """

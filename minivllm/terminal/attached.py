@@ -15,93 +15,24 @@ from collections import deque
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from minivllm.errors import AttachError, ConfigError
 from minivllm.terminal.channel import ONLY_LOOKS, Channel, Handler, ServerAddress
+from minivllm.terminal.channel_gate import ASK_S, ChannelGate
 from minivllm.terminal.history import History
+from minivllm.terminal.past import RUN, Lives, Past, PastRun, decode_lines
 from minivllm.terminal.runs import Run
 from minivllm.terminal.steered import Source, SteeredRun
 from minivllm.terminal.stepped import fork_of
-from minivllm.trace.events import Event, Header, RunSnapshot, RunSource
+from minivllm.trace.events import Event
 from minivllm.trace.file import decode_event
-from minivllm.trace.gate_control import Held
-from minivllm.trace.life import Way
-from minivllm.trace.until import Until
 
-RUN = "live"
 WHOLE = 50_000
 """Events of an engine that are fetched from the first; of more, only what comes from now on, after
 the state as it is."""
-PAGE = 5_000
-"""Events of one HTTP answer."""
+ROLE_S = 5.0
+"""So long the server may take to say whether this may steer; then the first verb will tell."""
 FIND_S = 5.0
 """So long a request may take to reach the engine that the router has chosen."""
-ASK_S = 0.03
-"""How often to ask where the engine stands: the server's channel publishes no more often."""
-_lines = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class ChannelGate:
-    """A :class:`~minivllm.trace.gate_control.GateControl` at the other end of the channel."""
-
-    def __init__(self, channel: Channel, engine: int) -> None:
-        self._channel, self._engine = channel, engine
-        self._listeners: list[Any] = []
-        self.mode, self._rate = "run", 0.0
-        self._held: Held | None = None
-
-    @property
-    def rate(self) -> float:
-        return self._rate
-
-    @rate.setter
-    def rate(self, steps_per_second: float) -> None:
-        self._verb("rate", steps_per_second)
-
-    @property
-    def held(self) -> Held | None:
-        self.ask()
-        return self._held
-
-    def ask(self) -> None:
-        """How the gate stands now."""
-        state = self._channel.command("gate", engine=self._engine)
-        self.mode, self._rate = state["mode"], state["rate"]
-        held = state["held"]
-        self._held = Held(held["at"], held["phase"], None, held["seq"]) if held else None
-
-    def wait_held(self, timeout: float | None = None) -> Held | None:
-        deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        while self.held is None and time.monotonic() < deadline:
-            time.sleep(ASK_S)
-        return self._held
-
-    def pause(self) -> None:
-        self._verb("pause")
-
-    def resume(self) -> None:
-        self._verb("resume")
-
-    def step(self, n: int = 1) -> None:
-        self._verb("step", n)
-
-    def next_phase(self, n: int = 1) -> None:
-        for _ in range(n):
-            self._verb("phase")
-
-    def next_event(self, n: int = 1) -> None:
-        for _ in range(n):
-            self._verb("event")
-
-    def until(self, where: str | Until) -> None:
-        self._verb("until", where if isinstance(where, str) else where.words)
-
-    def on_change(self, listener: Any) -> None:
-        self._listeners.append(listener)
-
-    def _verb(self, op: str, value: Any = None) -> None:
-        self._channel.command(op, value, engine=self._engine)
 
 
 class Attached:
@@ -121,11 +52,10 @@ class Attached:
         self._reset = False
         self._driver = threading.Event()
         self._refused = ""
-        about = address.get_json(f"/api/runs/{RUN}")
-        self.header = msgspec.convert(about["header"], Header)
-        self._run_id, self.life = about["epoch"], _newest_life(about, self.stream, address)
-        engines = {life["stream"] for life in about["lives"] if life["stream"] != "api"}
-        self._alone = len(engines) == 1
+        lives = Lives.ask(address)
+        self.header, self._run_id = lives.header, lives.epoch
+        self.life = lives.of(self.stream)[-1]
+        self._alone = len(lives.engines) == 1
         handlers: dict[str, Handler] = {
             "role": self._on_role,
             "batch": self._on_batch,
@@ -137,7 +67,7 @@ class Attached:
         }
         self._channel = Channel(address, handlers, self._greet)
         try:
-            self._driver.wait(ASK_S * 100)
+            self._driver.wait(ROLE_S)
             if self._refused:
                 raise AttachError(self._refused)
             self.gate = ChannelGate(self._channel, engine)
@@ -172,9 +102,9 @@ class Attached:
         if not self._reset:
             return False
         self._reset = False
-        about = self.address.get_json(f"/api/runs/{RUN}")
-        self.header = msgspec.convert(about["header"], Header)
-        self._run_id, self.life = about["epoch"], _newest_life(about, self.stream, self.address)
+        lives = Lives.ask(self.address)
+        self.header, self._run_id = lives.header, lives.epoch
+        self.life = lives.of(self.stream)[-1]
         with self._lock:
             self._came.clear()
             self._seq, self._behind = 0, None
@@ -234,77 +164,34 @@ class Attached:
 
     # --- the past --------------------------------------------------------------------------------
 
+    @property
+    def _past(self) -> Past:
+        return Past(self.address, self.stream, self.life)
+
     def _catch_up(self) -> None:
         """All there is, or the state as it is where that would be too much."""
-        about = self.address.get_json(f"/api/runs/{RUN}")
-        lives = {(life["stream"], life["life"]): life for life in about["lives"]}
-        life = lives.get((self.stream, self.life))
-        if life is None:
-            return
-        if life["first"] == 1 or life["head"] - life["first"] < WHOLE:
-            self._seq = life["first"] - 1
-            with contextlib.suppress(AttachError):
-                self._fetch(life["head"])
+        first, head = Lives.ask(self.address).ranges[self.stream, self.life]
+        if head - first < WHOLE:
+            self._seq = first - 1
+            with contextlib.suppress(AttachError):  # its first is forgotten just now
+                self._fetch(head)
                 if not self._came or self._came[0].kind in ("run.start", "run.snapshot"):
                     return
+        snapshot = self._past.snapshot(first, head)
         with self._lock:
             self._came.clear()
-        self._take_snapshot(life["first"], life["head"])
-
-    def _take_snapshot(self, first: int, head: int) -> None:
-        latest = self.address.get_json(self._path("snapshot"))
-        data = RunSnapshot(
-            epoch=self.life, state=latest["state"], sources=self._sources(first, head)
-        )
-        seq = latest["seq"]
-        event = Event(
-            stream=self.stream,
-            seq=seq,
-            step=latest["step"],
-            phase="idle",
-            kind=RunSnapshot.KIND,
-            t_ns=0,
-            src=0,
-            req=None,
-            data=data,
-        )
-        with self._lock:
-            self._came.append(event)
-        self._seq = seq
+            self._came.append(snapshot)
+        self._seq = snapshot.seq
         self._fetch(head)
-
-    def _sources(self, first: int, head: int) -> list[RunSource]:
-        """Of all that is kept, the lines that tell where events come from."""
-        found: list[RunSource] = []
-        for start in range(max(first, 1), head + 1, PAGE):
-            with contextlib.suppress(AttachError):
-                for line in self._page(start, min(start + PAGE - 1, head)):
-                    if b'"run.source"' in line:
-                        event = decode_event(line)
-                        if event.kind == "run.source":
-                            found.append(event.data)
-        return found
 
     def _fetch(self, to: int) -> None:
         with self._lock:
             start = (self._came[-1].seq if self._came else self._seq) + 1
-        while start <= to:
-            lines = self._page(start, min(start + PAGE - 1, to))
-            if not lines:
-                return
-            events = [decode_event(line) for line in lines]
-            with self._lock:
-                self._came.extend(events)
-            start = events[-1].seq + 1
+        events = self._past.events(start, to)
+        with self._lock:
+            self._came.extend(events)
         with contextlib.suppress(AttachError):
             self._channel.send("ack", {"stream": self.stream, "life": self.life, "to": to})
-
-    def _page(self, start: int, end: int) -> list[bytes]:
-        path = self._path("events") + f"&from={start}&to={end}"
-        return [bytes(line) for line in _lines.decode(self.address.get(path))]
-
-    def _path(self, what: str) -> str:
-        return f"/api/runs/{RUN}/{what}?stream={self.stream}&life={self.life}"
 
     # --- on the channel's thread -----------------------------------------------------------------
 
@@ -329,7 +216,7 @@ class Attached:
     def _on_batch(self, about: dict[str, Any], payload: bytes) -> None:
         if about["stream"] != self.stream or about["life"] != self.life:
             return
-        events = [decode_event(bytes(line)) for line in _lines.decode(payload)]
+        events = [decode_event(line) for line in decode_lines(payload)]
         with self._lock:
             newest = self._came[-1].seq if self._came else self._seq
             fresh = [event for event in events if event.seq > newest]
@@ -352,49 +239,15 @@ class Attached:
         self.news = f"the connection to {self.address.url} is lost; it is being made anew"
 
 
-class FetchedRun:
-    """A life that has ended, of a server's engine: there is nothing to steer."""
-
-    label = "RECORDED"
-    others = ""
-
-    def __init__(self, history: History) -> None:
-        self.history = history
-
-    def way(self, req: str) -> Way | None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
 def attach_to(url: str, api_key: str | None, engine: int = 0, life: int | None = None) -> Run:
     """Raises AttachError, ConfigError."""
-    address = ServerAddress(url, api_key)
-    if life is None:
-        return SteeredRun(Attached(address, engine))
-    about = address.get_json(f"/api/runs/{RUN}")
-    stream = f"engine{engine}"
-    lives = {one["life"]: one for one in about["lives"] if one["stream"] == stream}
-    if life not in lives:
-        raise ConfigError("--life", life, f"a life of {stream}: {', '.join(map(str, lives))}")
-    if life == max(lives):
-        return SteeredRun(Attached(address, engine))
-    history = History(msgspec.convert(about["header"], Header))
-    first, head = lives[life]["first"], lives[life]["head"]
-    for start in range(first, head + 1, PAGE):
-        path = f"/api/runs/{RUN}/events?stream={stream}&life={life}&from={start}"
-        lines = _lines.decode(address.get(path + f"&to={min(start + PAGE - 1, head)}"))
-        history.extend(decode_event(bytes(line)) for line in lines)
-    history.close()
-    return FetchedRun(history)
-
-
-def _newest_life(about: dict[str, Any], stream: str, address: ServerAddress) -> int:
-    lives = [life["life"] for life in about["lives"] if life["stream"] == stream]
-    if not lives:
-        there = sorted({e["stream"] for e in about["lives"] if e["stream"].startswith("engine")})
-        raise AttachError(
-            f"{address.url} has no {stream}; it has: {', '.join(there) or 'no engine yet'}"
-        )
-    return max(lives)
+    address, stream = ServerAddress(url, api_key), f"engine{engine}"
+    if life is not None:
+        lives = Lives.ask(address)
+        numbers = lives.of(stream)
+        if life not in numbers:
+            allowed = f"a life of {stream}: {', '.join(map(str, numbers))}"
+            raise ConfigError("--life", life, allowed)
+        if life != numbers[-1]:
+            return PastRun(Past(address, stream, life), lives)
+    return SteeredRun(Attached(address, engine))

@@ -15,8 +15,8 @@ from functools import cached_property
 
 import msgspec
 
-from minivllm.trace.events import Event, Header, RunSource
-from minivllm.trace.fold import State, apply, new_state
+from minivllm.trace.events import Event, Header, RunSnapshot, RunSource
+from minivllm.trace.fold import State, apply, new_state, to_json
 from minivllm.trace.hues import Hues
 from minivllm.trace.index import SNAPSHOT_EVERY
 from minivllm.trace.say import say
@@ -102,8 +102,9 @@ class History:
     An event belongs to the step it carries; a step is there once its ``step.end`` is.
     """
 
-    def __init__(self, header: Header) -> None:
-        self.header = header
+    def __init__(self, header: Header, keep: int | None = None) -> None:
+        """``keep``: of an engine that runs for days, so many steps; None: all."""
+        self.header, self._keep = header, keep
         self.steps: dict[int, list[Event]] = {0: []}
         self.sources: dict[int, RunSource] = {}
         self.last = 0
@@ -193,8 +194,27 @@ class History:
     def _end_step(self, step: int) -> None:
         if step % SNAPSHOT_EVERY == 0:
             self._snapshots[step] = msgspec.msgpack.encode(self._head)
+            self._forget()
         coming, self._coming = self._coming, []
         self._add(step, coming)
+
+    def _forget(self) -> None:
+        """Steps beyond those that are kept; the state before the first that is left stands for
+        them, as in a trace that was cut to its last steps."""
+        if self._keep is None or len(self.steps) <= self._keep + SNAPSHOT_EVERY:
+            return
+        begin = max(at for at in self._snapshots if at <= self.last - self._keep)
+        state = msgspec.msgpack.decode(self._snapshots[begin], type=State)
+        data = RunSnapshot(epoch=1, state=to_json(state), sources=list(self.sources.values()))
+        first = self.steps[begin][0]
+        snapshot = msgspec.structs.replace(
+            first, seq=first.seq - 1, step=begin - 1, kind=RunSnapshot.KIND, req=None, data=data
+        )
+        self.steps = {
+            begin - 1: [snapshot],
+            **{at: events for at, events in self.steps.items() if at >= begin},
+        }
+        self._snapshots = {at: kept for at, kept in self._snapshots.items() if at >= begin}
 
     def _add(self, step: int, events: list[Event]) -> None:
         self.steps.setdefault(step, []).extend(events)

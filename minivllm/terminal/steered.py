@@ -25,6 +25,8 @@ from minivllm.trace.until import Until
 
 POLL_S = 0.02
 """How often to look whether the engine has gone idle; where it is held is told at once."""
+KEPT_STEPS = 20_000
+"""Of a run that somebody steps through; a server's may go on for days."""
 INPUT_S = 10.0
 """An input that the engine has not taken in by then has got lost on the way."""
 
@@ -81,11 +83,11 @@ class SteeredRun:
 
     others = ""
 
-    def __init__(self, source: Source, history: History | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         if isinstance(source.gate, Gate):
             STEERED.add(source.gate)
-        self.history = history or History(source.header)
+        self.history = History(source.header, KEPT_STEPS)
         self.interrupted = False
         self._has_ended = False
         self.on_progress: Callable[[], None] = lambda: None
@@ -229,7 +231,7 @@ class SteeredRun:
 
     def take_in(self) -> list[Event]:
         if self.source.began_anew():
-            self.history = History(self.source.header)
+            self.history = History(self.source.header, KEPT_STEPS)
         events = self.source.take()
         if events:
             self._has_ended = events[-1].kind == "run.end"

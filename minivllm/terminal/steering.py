@@ -17,8 +17,9 @@ from rich.text import Text
 from minivllm.config import STEP_KNOBS
 from minivllm.errors import ConfigError
 from minivllm.replay.fork import parse_knobs
-from minivllm.terminal.asking import PLAIN_HEIGHT, request_named
+from minivllm.terminal.asking import PLAIN_HEIGHT
 from minivllm.terminal.moves import ask_before_going_on, moved, number
+from minivllm.terminal.naming import request_named
 from minivllm.terminal.session import Question, Reply, Session, VerbError
 from minivllm.terminal.text import clean
 from minivllm.trace.words import join, knob_value

@@ -4,7 +4,8 @@ The same verbs serve the full screen, ``-c "goto 8; why r4"``, Python and the te
 wrongly raises :class:`VerbError`: one line that says what is allowed.
 
     moves.py      next, event, phase, back, goto, continue, until, break …
-    asking.py     why, where, requests, blocks, queue, batch, diff …
+    asking.py     why, where, events, diff
+    looking.py    requests, blocks, queue, batch, tensors …
     steering.py   set, fork, live, submit, abort, export …
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from minivllm.terminal import asking, moves, steering
+from minivllm.terminal import asking, looking, moves, steering
 from minivllm.terminal.cells import LEGEND
 from minivllm.terminal.session import Reply, Session, VerbError
 from minivllm.terminal.text import clean
@@ -136,20 +137,20 @@ VERBS = {
     "diff": Verb(
         asking.diff, "N [M]", "what is different between two steps, or N and here", "diff 7 8"
     ),
-    "requests": Verb(asking.requests, "[STATUS]", "all requests, in numbers", "requests running"),
-    "request": Verb(asking.request, "r4", "its life, step by step", "request r4"),
-    "queue": Verb(asking.queue, "", "who waits, in order, and why", "queue"),
-    "tokens": Verb(asking.tokens, "[r4]", "what each reads and says; new: underlined", "tokens r4"),
-    "topk": Verb(asking.topk, "[r4]", "what might have been drawn instead", "topk r4"),
-    "blocks": Verb(asking.blocks, "[N|N-M]", "the pool, with its slots", "blocks 1-8"),
+    "requests": Verb(looking.requests, "[STATUS]", "all requests, in numbers", "requests running"),
+    "request": Verb(looking.request, "r4", "its life, step by step", "request r4"),
+    "queue": Verb(looking.queue, "", "who waits, in order, and why", "queue"),
+    "tokens": Verb(looking.tokens, "[r4]", "what each reads and says", "tokens r4"),
+    "topk": Verb(looking.topk, "[r4]", "what might have been drawn instead", "topk r4"),
+    "blocks": Verb(looking.blocks, "[N|N-M]", "the pool, with its slots", "blocks 1-8"),
     "block": Verb(
-        asking.block, "6", "its history: who took, hashed, shared, evicted it", "block 6"
+        looking.block, "6", "its history: who took, hashed, shared, evicted it", "block 6"
     ),
-    "free": Verb(asking.free, "", "the free queue: the order of eviction", "free"),
-    "tables": Verb(asking.tables, "", "block tables: logical → physical", "tables"),
-    "batch": Verb(asking.batch, "", "who runs how many tokens, and what limits whom", "batch"),
+    "free": Verb(looking.free, "", "the free queue: the order of eviction", "free"),
+    "tables": Verb(looking.tables, "", "block tables: logical → physical", "tables"),
+    "batch": Verb(looking.batch, "", "who runs how many tokens, and what limits whom", "batch"),
     "tensors": Verb(
-        asking.tensors, "", "the batch's arrays: ids, positions, slots, tables", "tensors"
+        looking.tensors, "", "the batch's arrays: ids, positions, slots, tables", "tensors"
     ),
     "board": Verb(asking.board, "", "print the board (for -c and logs)", "board"),
     "set": Verb(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from minivllm.errors import AttachError, ConfigError, EngineDeadError
-from minivllm.terminal.attached import Attached, attach_to
+from minivllm.terminal.attached import attach_to
 from minivllm.terminal.channel import ServerAddress
 from minivllm.terminal.session import Session
 from minivllm.terminal.steered import SteeredRun
@@ -138,9 +138,6 @@ def test_of_a_long_past_the_state_is_taken_and_not_the_steps(
     engine.submit("what was before", 5)
     until(lambda: b'"run.idle"' in engine.log.lines("engine0", 1, 2**60)[-1], "idle again")
     monkeypatch.setattr("minivllm.terminal.attached.WHOLE", 10)
-    monkeypatch.setattr(
-        Attached, "_catch_up", lambda self: self._take_snapshot(1, engine.log.head_seq("engine0"))
-    )
     with attached(server.url) as session:
         assert session.history.first == 5 and session.view.state.finished == ["r1"]
         session.execute("submit and now 2")

@@ -12,6 +12,7 @@ from minivllm.terminal.steered import SteeredRun
 from minivllm.terminal.stepped import ScenarioSteps
 from minivllm.trace.events import Reason
 from minivllm.trace.fold import apply, new_state, to_json
+from minivllm.trace.lives import request_life
 from tests.helpers import engine_view, fold_view, trace_of
 
 
@@ -72,3 +73,15 @@ def test_an_abort_after_the_last_step_is_shown_as_a_step_of_its_own() -> None:
     assert history.last == 2
     assert "r1 is aborted" in history.view(2).story.headline
     assert history.view(2).state.finished == ["r1"]
+
+
+def test_of_a_run_without_end_the_newest_steps_are_kept_and_their_states(run: ScenarioRun) -> None:
+    trace, whole = trace_of(run), history_of(run)
+    cut = History(run.recorder.log.header, keep=20)
+    cut.extend(trace.engine_events)
+    assert (cut.first, cut.last) == (63, whole.last)
+    for step in range(64, cut.last + 1):
+        assert to_json(cut.view(step).state) == to_json(whole.view(step).state)
+    req = whole.view(80).state.running[0]
+    assert [row.step for row in request_life(cut.steps, req)][-1] == whole.last
+    assert cut.view(63).story.headline == "The trace begins here; earlier steps were not kept."
