@@ -194,16 +194,18 @@ class History:
     def _end_step(self, step: int) -> None:
         if step % SNAPSHOT_EVERY == 0:
             self._snapshots[step] = msgspec.msgpack.encode(self._head)
-            self._forget()
         coming, self._coming = self._coming, []
         self._add(step, coming)
+        self._forget()
 
     def _forget(self) -> None:
         """Steps beyond those that are kept; the state before the first that is left stands for
         them, as in a trace that was cut to its last steps."""
         if self._keep is None or len(self.steps) <= self._keep + SNAPSHOT_EVERY:
             return
-        begin = max(at for at in self._snapshots if at <= self.last - self._keep)
+        begin = max((at for at in self._snapshots if at <= self.last - self._keep), default=None)
+        if begin is None or begin == self.first + 1:
+            return
         state = msgspec.msgpack.decode(self._snapshots[begin], type=State)
         data = RunSnapshot(epoch=1, state=to_json(state), sources=list(self.sources.values()))
         first = self.steps[begin][0]

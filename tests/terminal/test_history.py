@@ -83,5 +83,7 @@ def test_of_a_run_without_end_the_newest_steps_are_kept_and_their_states(run: Sc
     for step in range(64, cut.last + 1):
         assert to_json(cut.view(step).state) == to_json(whole.view(step).state)
     req = whole.view(80).state.running[0]
-    assert [row.step for row in request_life(cut.steps, req)][-1] == whole.last
+    assert request_life(cut.steps, req) == [
+        row for row in request_life(whole.steps, req) if row.step >= 64
+    ]
     assert cut.view(63).story.headline == "The trace begins here; earlier steps were not kept."
