@@ -22,6 +22,7 @@ from minivllm.trace.words import are, count, join, knob_value
 
 MAX_HEADLINE = 140
 """Characters that two sentences may take together."""
+FULL = "the budget is full"
 NOTHING_RUNS = "Nothing runs."
 
 
@@ -96,6 +97,8 @@ def story(before: State, events: list[Event]) -> Story:
     else:
         first_teller, headline = told[0]
         for tell, sentence in told[1:]:
+            if FULL in headline.lower():  # said once
+                sentence = sentence.replace(f"; {FULL}", "")
             both = f"{headline} {sentence}"
             if tell not in LAST_TWO and len(both) <= MAX_HEADLINE:
                 headline = both
@@ -356,7 +359,7 @@ def _full(facts: Facts, joined: bool = False) -> str:
     """Said of whoever took the last of the budget."""
     if not facts.budget_full:
         return ""
-    return "; the budget is full" if joined else " The budget is full."
+    return f"; {FULL}" if joined else f" {FULL.capitalize()}."
 
 
 def _blocks(facts: Facts, req: str | None) -> str:

@@ -11,12 +11,13 @@ register({ id: "board", title: "Board", key: "b", named: true });
 registerDrawer({ id: "source", title: "Source", key: "s", side: "right", keys: (event) => event.key === "x" });
 
 function frameOf() {
-  const told = { said: [], failed: [], changed: 0 };
+  const told = { said: [], failed: [], changed: 0, settled: 0 };
   const board = {
     focus: { hover: {}, cells: true, chosen: null, card: () => ({ title: "r4" }) },
     changed: () => void (told.changed += 1),
     resized() {},
     say: (words) => told.said.push(words),
+    settle: () => void (told.settled += 1),
     fail: (what, cause) => told.failed.push(`${what} ${cause}`),
   };
   return { frame: new Frame(board), told, board };
@@ -43,10 +44,17 @@ test("an address is taken as it stands, without a new entry; what is not there i
   assert.deepEqual(frame.params, { from: "3" });
   frame.take({ view: "moon", drawer: null, params: {} });
   assert.equal(frame.id, "board");
-  assert.deepEqual(told.failed, ["There is no view “moon”. There are: Board, Life."]);
+  assert.deepEqual(told.failed, ["There is no view “moon”. There are: Board, Life, Timeline."]);
+  frame.take({ view: "life", drawer: "batch", params: {} });
+  assert.equal(told.failed.at(-1), "There is no drawer “batch”. There are: Source.");
+  assert.equal(told.settled, 0);
+  frame.show("board"); // who goes on has read it
+  assert.equal(told.settled, 1);
+  frame.show("life");
+  assert.equal(told.settled, 1);
   frame.take({ view: null, drawer: null });
   assert.deepEqual(frame.place, { view: null, drawer: null, params: {} });
-  assert.equal(told.failed.length, 1);
+  assert.equal(told.failed.length, 2);
 });
 
 test("names stand in their order, keys lead to views and drawers, a drawer sees keys first", () => {

@@ -11,6 +11,7 @@ const { TraceStore } = await core("store.js");
 const { wayOf } = await core("way.js");
 const { splitLives } = await core("lives.js");
 const { foldColumns, lifeOf, livesIn, textOf, whyNot } = await core("life.js");
+const { bandsInTime, clientTimes } = await core("lifetimes.js");
 const { columnWords, stateWords, summaryOf, tokenState, tokenWords } = await core("lifewords.js");
 
 const readJson = (path) => JSON.parse(readFileSync(new URL(path, root), "utf8"));
@@ -155,4 +156,24 @@ test("a life, a step and a token in words", () => {
   assert.deepEqual([0, 8, 11].map((index) => state(9, index)), ["not computed", "not computed", "not said yet"]);
   assert.equal(state(5, 8, new Map([[0, 1]])), "not computed, held back");
   assert.equal(state(6, 8, new Map([[0, 1]])), "ran now");
+});
+
+test("by the clock the queue is what lay between arrival and admission, be it less than a step", () => {
+  const bands = [{ band: "prefill", from: 1, to: 1, steps: 1, ns: 370 }, { band: "decode", from: 2, to: 9, steps: 8, ns: 3000 }];
+  const told = (life) => bandsInTime(life).map(({ band, ns }) => [band, ns]);
+  assert.deepEqual(told({ bands, arrived_ns: 7, admitted_ns: 20 }), [["wait", 13], ["prefill", 357], ["decode", 3000]]);
+  const late = [{ band: "wait", from: 1, to: 4, steps: 4, ns: 100 }, ...bands];
+  assert.deepEqual(told({ bands: late, arrived_ns: 0, admitted_ns: 110 }), [["wait", 110], ["prefill", 360], ["decode", 3000]]);
+  assert.equal(bandsInTime({ bands, arrived_ns: 7, admitted_ns: null }), bands); // it was never admitted
+  const life = lifeOf(storeOf("tiny-pressure"), "r4");
+  const sum = (list) => list.reduce((total, { ns }) => total + ns, 0);
+  assert.equal(sum(bandsInTime(life)), sum(life.bands));
+});
+
+test("the first byte and the text held back are timed by what the front end told", () => {
+  const events = [["http.request", 100], ["req.detokenize", 200], ["http.first_byte", 210],
+    ["req.detokenize", 300], ["req.held_back", 301], ["req.detokenize", 400], ["req.held_back", 401], ["req.detokenize", 500],
+    ["req.detokenize", 600], ["req.held_back", 601], ["req.released", 700], ["http.done", 800]].map(([kind, t_ns]) => ({ kind, t_ns }));
+  assert.deepEqual(clientTimes(events), { first: 110, held: 199 + 99, times: 3 });
+  assert.deepEqual(clientTimes([]), { first: null, held: 0, times: 0 });
 });

@@ -8,7 +8,7 @@ import test from "node:test";
 const root = new URL("../../", import.meta.url);
 const core = (name) => import(new URL(`viz/static/core/${name}`, root));
 const { TraceStore } = await core("store.js");
-const { findEvent, fromAddress, lineOf, samePick, srcsOf, stepsOf, targetOf, toAddress } = await core("selection.js");
+const { findEvent, fromAddress, notHere, lineOf, samePick, srcsOf, stepsOf, targetOf, toAddress } = await core("selection.js");
 const { passesOf } = await core("tokens.js");
 const { formatHash, parseHash } = await core("url.js");
 const { whyCard } = await core("why.js");
@@ -208,4 +208,11 @@ test("a recording that is here whole has no more to come, whether it was shut do
 test("the card of a line shows the whole statement", () => {
   const event = tiny.eventsOf(12).find(({ kind }) => kind === "kv.miss");
   assert.match(card(12, { line: lineOf(tiny, event) }).now, /^self\.trace\.emit\(KvMiss, request\.req_id, at_block=.*\)$/);
+});
+
+test("what an address names and the run has not is said, with what there is", () => {
+  assert.deepEqual(notHere(tiny, 99, null), ["There is no step 99.", "The steps here are 0 to 17."]);
+  assert.deepEqual(notHere(tiny, 9, { req: "zzz" }), ["There is no request “zzz” in what is here.", "There are: r1, r2, r3, r4 and r5."]);
+  for (const block of [0, 99]) assert.deepEqual(notHere(tiny, 9, { block }), [`There is no block ${block}.`, "The pool has blocks 1 to 15."]);
+  for (const chosen of [null, { req: "r4" }, { block: 15 }, { unused: true }]) assert.equal(notHere(tiny, 17, chosen), null);
 });

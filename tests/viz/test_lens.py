@@ -375,7 +375,12 @@ def test_a_coming_step_is_armed_called_back_and_read_from_the_page(
             assert "The next step that runs tokens will be recorded" in page.inner_text(".armed")
             page.click("text=Cancel")
             page.wait_for_selector("text=Record the next step’s arrays")
+            for wrong in ("abc", "12.7", "1", "99999999"):
+                page.fill(".arm-step input", wrong)
+                page.click("text=Record it")
+                page.wait_for_selector(f".notice >> text=“{wrong}” is no step to come")
             page.fill(".arm-step input", "3")
+            page.wait_for_selector(".view.lens .notice", state="detached")  # it was of another
             page.click("text=Record it")
             page.wait_for_selector(".armed >> text=Step 3 will be recorded")
             page.keyboard.press("ArrowRight")
@@ -396,7 +401,7 @@ def test_a_coming_step_is_armed_called_back_and_read_from_the_page(
             page.keyboard.press("ArrowRight")
             at_step(page, 4)
             page.wait_for_selector(".lens-missing >> text=This step was not recorded; others were.")
-            page.click(".lens-head .recorded a")
+            page.click("text=Step 3 is recorded: look at it")
             at_step(page, 3)
             steps = [event.step for event in engine_events(engine) if event.kind == "exec.tensors"]
             assert steps == [3]

@@ -205,7 +205,7 @@ test("what is lit: a block and who holds it; a request, what it left, and what i
   assert.deepEqual([[...block.blocks], [...block.requests]], [[10], ["r4"]]);
   assert.deepEqual([...lights(scene, { req: "r1" }).blocks].sort(), [1, 2, 3, 4]); // left by it
   assert.deepEqual([...lights(scene, { req: "r5" }).blocks].sort(), [1, 2, 3, 4]); // would be hit
-  assert.deepEqual(scene.running.map((row) => ranWords(row, scene.facts)), ["29 runs", "1–4 reused, 5–11 run"]);
+  assert.deepEqual(scene.running.map((row) => ranWords(row, scene.facts)), ["token 29 runs", "1–4 reused, 5–11 run"]);
 });
 
 test("block tables: whole while they fit, then a line each, then bars; a cell is found again", () => {

@@ -11,7 +11,7 @@ import { TraceStore } from "#core/store.js";
 import { story } from "#core/story.js";
 import { applyToFront, endOfLife, frontFrom, newFront } from "#core/front.js";
 import { engineStreams, livesOf, newestOf } from "#core/lives.js";
-import { fromAddress, stepsOf, toAddress } from "#core/selection.js";
+import { fromAddress, notHere, stepsOf, toAddress } from "#core/selection.js";
 import { passesOf } from "#core/tokens.js";
 import { formatHash } from "#core/url.js";
 import { eventWords, subjectOf } from "#core/words.js";
@@ -250,6 +250,9 @@ export class Board {
     const { wanted, player } = this;
     if (!wanted || !this.store?.config) return;
     const { step, event } = wanted;
+    const chosen = fromAddress(wanted);
+    const missing = this.isLive || this.horizon.on ? null : notHere(this.store, step, chosen);
+    if (missing && !complete) return; // it may come yet
     if (step !== null && step !== undefined) {
       if (step > this.lastStep && !complete) return;
       if (!this.isLive || step <= this.lastStep) {
@@ -257,9 +260,9 @@ export class Board {
         player.place(step, event ?? null);
       }
     }
-    const chosen = fromAddress(wanted);
-    if (chosen) this.focus.chosen = chosen;
+    if (chosen && (this.isLive || !notHere(this.store, 0, chosen))) this.focus.chosen = chosen;
     this.wanted = null;
+    if (missing) this.frame.astray(...missing);
   }
 
   // The state that is shown: at the head of a live run, with those who have come in since the step.

@@ -89,6 +89,13 @@ export class EngineLink {
     }
   }
 
+  // What was refused has been changed.
+  clearNotice() {
+    if (!this.notice) return;
+    this.notice = "";
+    this.board.changed();
+  }
+
   async sendPrompt(event) {
     event.preventDefault();
     const field = event.target.closest("form").elements.prompt;

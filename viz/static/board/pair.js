@@ -155,6 +155,7 @@ export class Pair {
   }
 
   set(knob, text) {
+    this.notice = ""; // it was about what stood there before
     delete this.changes[knob.name];
     const value = parseKnob(knob, text);
     if (value !== this.valueOf(knob)) this.changes[knob.name] = value;
@@ -163,6 +164,7 @@ export class Pair {
 
   setFromStart(on) {
     this.fromStart = on;
+    this.notice = "";
     if (!on) for (const { name, live } of this.offers.knobs) if (!live) delete this.changes[name];
     this.board.changed();
   }

@@ -60,6 +60,7 @@ function newLife({ req, step, t_ns, data }) {
     parent: data.parent ?? null,
     arrived: step,
     arrived_ns: t_ns,
+    admitted_ns: null,
     cut: false, // its beginning is not here
     numPrompt: data.prompt_token_ids.length,
     maxTokens: data.max_tokens,
@@ -104,7 +105,10 @@ function admit(life, { hit }, { step }) {
 }
 
 const OWN = {
-  "req.admit": admit,
+  "req.admit"(life, data, event) {
+    admit(life, data, event);
+    life.admitted_ns ??= event.t_ns;
+  },
   "req.resume"(life, data, event) {
     admit(life, data, event);
     life.again = true;

@@ -125,7 +125,7 @@ export function tableAt(layout, x, y) {
 export function ranWords(row, facts) {
   const grant = facts.grants.find((each) => each.req === row.req);
   if (!grant) return "did not run";
-  const span = (first, last) => (first === last ? `${first}` : `${first}–${last}`);
+  const span = (first, last) => (first === last ? `token ${first}` : `${first}–${last}`);
   const hit = facts.admitted.get(row.req)?.hit ?? 0;
   const reused = hit ? `${span(1, hit)} reused, ` : "";
   return `${reused}${span(grant.start + 1, grant.start + grant.n)} ${grant.n === 1 ? "runs" : "run"}`;

@@ -6,6 +6,7 @@
 // In the address: /req/r4 · /req/r4/token/9 (the first is 1) · /block/6 · /told/engine0.1042 · /line/FILE:212 · /gap/running · /gap/budget
 
 import { indexOver } from "#core/indexed.js";
+import { listed } from "#core/reasons.js";
 import { stepsOfLine } from "#core/sources.js";
 
 const GAPS = ["waiting", "running", "done"];
@@ -43,6 +44,18 @@ export function fromAddress({ req, token, block, told, line, gap }) {
   if (place) return { line: { file: place[1], line: Number(place[2]) } };
   if (gap === UNUSED) return { unused: true };
   return GAPS.includes(gap) ? { gap } : null;
+}
+
+// What an address names and the run has not: [what, what there is], or null.
+export function notHere({ config, head, firstStep, lastStep }, step, chosen) {
+  if (step > lastStep) return [`There is no step ${step}.`, `The steps here are ${firstStep} to ${lastStep}.`];
+  if (chosen?.req && !(chosen.req in head.requests)) {
+    const names = Object.keys(head.requests);
+    return [`There is no request “${chosen.req}” in what is here.`, names.length ? `There are: ${listed(names, 12)}.` : "None has come."];
+  }
+  const last = config.num_kv_blocks - 1; // 0 is the null block
+  if (chosen?.block > last || chosen?.block === 0) return [`There is no block ${chosen.block}.`, `The pool has blocks 1 to ${last}.`];
+  return null;
 }
 
 // --- events ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 import { explain } from "#core/reasons.js";
 
+const FULL = "the budget is full";
 const MAX_HEADLINE = 140; // characters that two sentences may take together
 
 // `before`: the state when the step begins to take its inputs; `events`: all of the step's.
@@ -16,7 +17,8 @@ export function story(before, events) {
   if (!told.length) return { headline: "Nothing runs.", also: also(facts, true) };
   let headline = told[0][1];
   for (const [tell, sentence] of told.slice(1)) {
-    const both = `${headline} ${sentence}`;
+    const full = headline.toLowerCase().includes(FULL); // said once
+    const both = `${headline} ${full ? sentence.replace(`; ${FULL}`, "") : sentence}`;
     if (!LAST_TWO.includes(tell) && [...both].length <= MAX_HEADLINE) {
       headline = both;
       break;
@@ -304,7 +306,7 @@ const numDrafts = (facts) => sum(facts.decodes, (req) => granted(facts, req) - 1
 // Said of whoever took the last of the budget.
 function full(facts, joined = false) {
   if (!facts.budgetFull) return "";
-  return joined ? "; the budget is full" : " The budget is full.";
+  return joined ? `; ${FULL}` : ` T${FULL.slice(1)}.`;
 }
 
 // The blocks of a request's hit.

@@ -42,6 +42,7 @@ export class Frame {
     this.drawerId = null;
     this.params = {};
     this.hosts = new Map(); // view or drawer → its element, once it was shown
+    this.strayed = false; // an address named what is not here, and that is being said
     this.moved = false; // by the reader, so that "back" leads here
   }
 
@@ -79,6 +80,7 @@ export class Frame {
   show(id, params = {}) {
     if (id === this.id || !views.has(id)) return;
     [this.id, this.params, this.moved] = [id, params, true];
+    this.#found();
     this.board.focus.hover = null;
     this.board.focus.cells = false;
     this.board.changed();
@@ -91,6 +93,7 @@ export class Frame {
     if (!drawers.has(id)) return;
     this.drawerId = this.drawerId === id ? null : id;
     this.moved = true;
+    this.#found();
     this.board.changed();
     this.board.say(this.drawer ? this.drawer.title : "closed");
   }
@@ -120,11 +123,20 @@ export class Frame {
     this.params = params ?? {};
     if (changed) this.board.resized();
     if (known && (!drawer || this.drawerId)) return;
-    const there = this.named.map((item) => item.title).join(", ");
-    this.board.fail(`There is no view “${known ? drawer : view}”.`, `There are: ${there}.`, false, {
-      text: "Go on",
-      run: () => this.board.settle(),
-    });
+    const [what, list] = known ? [`drawer “${drawer}”`, this.drawers] : [`view “${view}”`, [...this.named, ...this.unnamed]];
+    this.astray(`There is no ${what}.`, `There are: ${list.map(({ id, title }) => (id === title.toLowerCase() ? title : `${title} (${id})`)).join(", ")}.`);
+  }
+
+  // An address that is wrong in part: what there is instead, until the reader goes on.
+  astray(what, cause) {
+    this.board.fail(what, cause, false, { text: "Go on", run: () => this.board.settle() });
+    this.strayed = true;
+  }
+
+  #found() {
+    if (!this.strayed) return;
+    this.strayed = false;
+    this.board.settle();
   }
 
   // The Why card that is open.
