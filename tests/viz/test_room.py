@@ -83,3 +83,25 @@ def test_a_selected_token_takes_no_more_room_than_another(page: Page) -> None:
     assert chosen.get_attribute("data-token") == "9" and before
     box = chosen.bounding_box()
     assert box and box["height"] == before["height"]
+
+
+INSIDE = """([inner, outer]) => {
+    const box = document.querySelector(outer).getBoundingClientRect();
+    return [...document.querySelectorAll(inner)].every((element) => {
+        const { top, bottom } = element.getBoundingClientRect();
+        return top >= box.top - 1 && bottom <= box.bottom + 1;
+    });
+}"""
+
+
+def test_the_projector_shows_the_whole_board_at_1440_by_900(browser: Browser, url: str) -> None:
+    with open_page(browser) as page:
+        page.add_init_script("localStorage.setItem('minivllm.theme', '2')")
+        page.goto(f"{url}#/run/tiny-pressure/step/5")
+        still(page)
+        for step in (5, 8, 13):
+            page.evaluate("step => __viz.board.travel.seek(step)", step)
+            at_step(page, step)
+            assert page.evaluate(INSIDE, ["vz-pool, .free, .queued", "main"]), step
+            assert page.evaluate(INSIDE, ["vz-pool", ".pool"]), step
+            assert page.evaluate(INSIDE, [".rows li", ".rows"]), step

@@ -40,8 +40,12 @@ export function tokenAt(x, count, blockSize, { cell, gap }) {
 export const FULL_ROWS = 8;
 export const COMPACT_ROWS = 20;
 
-export function rowMode(count) {
-  return count <= FULL_ROWS ? "full" : count <= COMPACT_ROWS ? "compact" : "bars";
+export const FULL_ROW = 48; // px, with its text
+const SEEN = 3; // rows that are in sight: where their texts take that from them, there are none
+
+export function rowMode(count, height = Infinity) {
+  const room = Math.min(count, SEEN) * FULL_ROW <= height;
+  return count <= FULL_ROWS && room ? "full" : count <= COMPACT_ROWS ? "compact" : "bars";
 }
 
 // Bars are many: those with an event in this step first, as many as fit, and a count of the rest.
@@ -111,7 +115,7 @@ const BLOCK_SIZES = [
 // Blocks as large as they all fit: {detail, size, pitch, columns, rows, width, height}.
 // `large`: what to try first (60 on a phone) instead of 72.
 export function poolLayout(count, width, height, large = 72) {
-  const first = { size: large, gap: large < 72 ? 6 : 8, detail: "slots" };
+  const first = { size: large, gap: large < 60 ? 4 : large < 72 ? 6 : 8, detail: "slots" };
   for (const { size, gap, detail } of [first, ...BLOCK_SIZES.filter((spec) => spec.size < large)]) {
     const columns = Math.max(Math.floor((width + gap) / (size + gap)), 1);
     const rows = Math.ceil(count / columns);

@@ -18,11 +18,12 @@ export function poolRegion(board, scene) {
   </section>`;
 }
 
-const SIZES = { narrow: 60, usual: 72 };
+const SIZES = { lowest: 46, low: 60, narrow: 60 };
+const USUAL = 72;
 
 function grid(board, scene) {
   const { pool } = scene;
-  const large = SIZES[board.narrow || board.low ? "narrow" : "usual"];
+  const large = SIZES[board.narrow ? "narrow" : board.low] ?? USUAL;
   const data = board.memo("pool", () => ({
     faces: pool.faces,
     layout: poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, large),

@@ -21,7 +21,7 @@ export function runningRegion(board, scene) {
     <h2 id="running-title">Running <b>${rows.length}</b>${limit ? html`<span>, at most ${limit}</span>` : nothing}
       <span class="aside">${fcfs ? "the lowest row is the next to be preempted (fcfs)" : ""}</span></h2>
     ${scene ? budgetBar(board, scene) : nothing}
-    <div class="rows ${rowMode(rows.length)}">${scene ? rowList(board, scene, rows) : nothing}${scene && !rows.length ? html`<p class="quiet">${gapButton(board, "running", "nobody")}</p>` : nothing}${endCard(board)}</div>
+    <div class="rows ${modeOf(board, rows)}">${scene ? rowList(board, scene, rows) : nothing}${scene && !rows.length ? html`<p class="quiet">${gapButton(board, "running", "nobody")}</p>` : nothing}${endCard(board)}</div>
   </section>`;
 }
 
@@ -48,8 +48,10 @@ function budgetBar(board, { budget, step }) {
   </div>`;
 }
 
+const modeOf = ({ low, sizes }, rows) => rowMode(rows.length, low ? sizes.rowsHeight : Infinity);
+
 function rowList(board, scene, rows) {
-  const mode = rowMode(rows.length);
+  const mode = modeOf(board, rows);
   const size = scene.config.block_size;
   // Rounded up, so that growing rows do not change the scale at every step.
   const longest = Math.ceil(Math.max(1, ...rows.map((row) => row.known)) / SCALE_STEP) * SCALE_STEP;

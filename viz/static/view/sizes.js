@@ -12,6 +12,7 @@ const NARROW = 700;
 const WIDE = 1280;
 const RAIL = 376; // as in style/rail.css
 const LOW = 640; // below this height the pool's blocks are as small as on a phone
+const LOWEST = 480; // and below this one smaller: a projector's theme on a small screen
 
 export const FONT_SCALES = [0.8, 0.9, 1, 1.15, 1.3, 1.5, 1.75, 2];
 const PROJECTOR = 1.4; // for the back row
@@ -35,9 +36,10 @@ export function measure(board, root, draw) {
   const pool = root.querySelector(".pool");
   if (!rows) return draw(); // another view than the Board
   const middle = document.documentElement.dataset.width === "middle";
-  board.low = middle && pool.parentElement.clientHeight / scale < LOW;
+  const height = pool.parentElement.clientHeight / scale;
+  board.low = !middle || height >= LOW ? "" : height < LOWEST ? "lowest" : "low";
   const own = pool.clientHeight / scale - 168;
-  const below = pool.parentElement.clientHeight / scale / 2 - 96; // half the Board, with its queue
+  const below = height / 2 - 96; // half the Board, with its queue
   const tall = board.narrow ? 320 : middle ? below : own;
   board.sizes = {
     rows: (rows.clientWidth - 12) / scale,
