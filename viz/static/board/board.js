@@ -1,20 +1,14 @@
 // The Board's state: the run, its store, the place in it, and the scene made of them. Views read
 // it; keys, buttons and the network change it; each change ends in one render (`changed`).
 
-import { REST } from "#core/clock.js";
-import { stepFacts } from "#core/facts.js";
 import { Player } from "#core/player.js";
 import { plural } from "#core/reasons.js";
-import { NO_MODEL } from "#core/say.js";
-import { buildScene } from "#core/scene.js";
 import { TraceStore } from "#core/store.js";
-import { story } from "#core/story.js";
 import { applyToFront, endOfLife, frontFrom, newFront } from "#core/front.js";
-import { engineStreams, livesOf, newestOf } from "#core/lives.js";
-import { fromAddress, notHere, stepsOf, toAddress } from "#core/selection.js";
+import { engineStreams, newestOf } from "#core/lives.js";
+import { fromAddress, notHere, stepsOf } from "#core/selection.js";
 import { passesOf } from "#core/tokens.js";
-import { formatHash } from "#core/url.js";
-import { eventWords, subjectOf } from "#core/words.js";
+import { Address } from "#board/address.js";
 import { Breaks } from "#board/breaks.js";
 import { Chat } from "#board/chat.js";
 import { EngineLink } from "#board/engine.js";
@@ -27,13 +21,12 @@ import { Pair } from "#board/pair.js";
 import { Printing } from "#board/printing.js";
 import { Focus } from "#board/focus.js";
 import { Predict } from "#board/predict.js";
+import { Scenes } from "#board/scenes.js";
 import { Travel } from "#board/travel.js";
+import { Words } from "#board/words.js";
 import { Frame } from "#views/frame.js";
 
-const TITLES = { "smollm2-135m": "SmolLM2-135M" }; // the alias, as its makers write it
-const PLACEHOLDER = "·"; // the text of a token that nobody said
 const FRONT_KEPT = 100_000; // events
-const BEAT_OF = { schedule: 1, blocks: 2, run: 3, output: 4 };
 
 export class Board {
   constructor(clock) {
@@ -53,6 +46,9 @@ export class Board {
     this.own = new Own(this);
     this.printing = new Printing(this);
     this.lessons = new Lessons(this);
+    this.address = new Address(this);
+    this.scenes = new Scenes(this);
+    this.words = new Words(this);
     this.runs = [];
     this.run = null; // its row in the list of runs
     this.lives = []; // of the run: {stream, life, first, head}
@@ -274,130 +270,23 @@ export class Board {
     return store.stateAfter(player.step);
   }
 
-  // Of a run out of an exported file: which file it was, and when and by what it was recorded.
-  get origin() {
-    if (!this.run?.file) return "";
-    const { name, made, version } = this.run.file;
-    return `${name} · ${made.slice(0, 10)} · minivllm ${version}`;
-  }
-
-  get pill() {
-    if (!this.isLive) {
-      const { model, device, fidelity } = this.run.header ?? {};
-      const known = (name) => name && name !== "none";
-      if (this.placeholders) return { live: false, text: NO_MODEL, origin: this.origin, behind: 0 };
-      const who = known(model) ? (TITLES[model] ?? model) : "no model";
-      const how = fidelity === "given" ? " · given tokens" : known(device) ? ` · ${device.toUpperCase()}` : "";
-      return { live: false, text: `RECORDED · ${who}${how}`, origin: this.origin, behind: 0 };
-    }
-    const { gate } = this.engine;
-    if (this.engine.lost) return { live: true, text: `LIVE · lost at step ${this.lastStep}`, behind: 0 };
-    const rate = gate?.rate ? `${Math.round(gate.rate * 10) / 10} steps/s` : "full speed";
-    const how = gate?.mode === "pause" ? "paused" : this.idle ? "idle" : rate;
-    if (this.engine.lag) return { live: true, text: `LIVE · catching up, ${this.engine.lag} events`, behind: 0 };
-    return { live: true, text: `LIVE · ${how}`, behind: this.player.following ? 0 : this.lastStep - this.step };
-  }
-
-  // Did no model and no file say anything: are all its texts made up?
-  get placeholders() {
-    if (this.isLive || this.run?.header?.fidelity !== "given" || !this.store) return false;
-    const { seq } = this.store.head;
-    if (this.#made?.store !== this.store || this.#made.seq !== seq) {
-      const requests = Object.values(this.store.head.requests);
-      const madeUp = requests.length > 0 && requests.every(({ texts }) => texts.every((text) => text === PLACEHOLDER));
-      this.#made = { store: this.store, seq, madeUp };
-    }
-    return this.#made.madeUp;
-  }
-
-  #made = null;
-
   place() {
-    if (!this.run) return "";
-    const { step, event, following } = this.player;
-    return this.#address({ step: this.isLive && following ? null : step, event, ...toAddress(this.focus.chosen) });
+    return this.address.here;
   }
 
-  // `view`: another than the one that is shown, by its id.
   linkTo(step, chosen = this.focus.chosen, view = undefined) {
-    const there = view === undefined ? {} : { view: view === "board" ? null : view, params: {} };
-    return this.#address({ step, ...toAddress(chosen), ...there });
+    return this.address.of(step, chosen, view);
   }
 
-  // Engine and life stand in it where there is a choice.
-  #address(place) {
-    const { run, at, lives, front } = this.pair.a; // B stands beside it
-    const { stream, life } = at;
-    const engine = engineStreams(lives, front).length > 1 ? Number(stream.slice("engine".length)) : null;
-    const numbers = livesOf(lives, stream);
-    const which = numbers.length > 1 && life !== null && life !== numbers.at(-1) ? life : null;
-    const whole = { run: run.id, engine, life: which, ...this.frame.place, ...place };
-    const { with: _with, side: _side, by: _by, own: _own, lesson: _lesson, ...rest } = whole.params ?? {}; // these are known better
-    const params = { ...rest, ...this.own.paramsOf(run), ...this.pair.params, ...this.lessons.params };
-    return formatHash({ ...whole, params });
-  }
-
-  // Is this address one of the life that is shown?
-  isAt({ run, engine, life, request }) {
-    const { run: own, at, lives, front } = this.pair.a;
-    if (request || (run && run !== own?.id)) return false;
-    const stream = engine === null ? engineStreams(lives, front)[0] : `engine${engine}`;
-    return (stream ?? at.stream) === at.stream && (life ?? newestOf(lives, at.stream) ?? at.life) === at.life;
+  isAt(place) {
+    return this.address.isHere(place);
   }
 
   // --- the picture -----------------------------------------------------------------------------
 
-  // What the page shows now, built once for each place and beat.
-  scene() {
-    if (!this.store?.config) return null;
-    const { step, event, beat } = this.player;
-    return this.memo("scene", () => (beat < REST ? this.#sceneAt(beat) : this.#sceneAtRest(step, event)), "");
-  }
+  scene = () => this.scenes.now();
 
-  #sceneAtRest(step, event) {
-    const events = this.store.eventsOf(step);
-    const seen = event === null ? events : events.slice(0, event);
-    return buildScene(this.state(), stepFacts(seen), this.hueOf);
-  }
-
-  // Before the output beat: the state in which nothing sampled has been taken in yet.
-  #sceneAt(beat) {
-    const { step } = this.player;
-    const events = this.store.eventsOf(step);
-    if (beat >= BEAT_OF.output) return buildScene(this.store.stateAfter(step), stepFacts(events), this.hueOf, beat);
-    const end = beat === 0 ? "step.begin" : "exec.forward";
-    const at = events.findIndex((event) => event.kind === end) + 1 || events.length;
-    const scene = buildScene(this.store.stateWithin(step, at), stepFacts(events.slice(0, at)), this.hueOf, beat);
-    // The pool stands as it was until its own beat.
-    if (beat < BEAT_OF.blocks) scene.pool = this.#poolBefore();
-    return scene;
-  }
-
-  #poolBefore() {
-    return buildScene(this.store.stateAfter(this.step - 1), stepFacts([]), this.hueOf).pool;
-  }
-
-  // The pool as it stood before this beat, where the beat changes it.
-  poolBeforeBeat() {
-    const { beat, motion } = this.player;
-    if (!motion || motion.plan.kind === "tween" || this.step <= this.firstStep) return null;
-    if (beat === BEAT_OF.blocks) return this.#poolBefore();
-    return beat === BEAT_OF.output ? this.#sceneAt(BEAT_OF.run).pool : null;
-  }
-
-  // The faces that cross-fade into those of this beat.
-  facesBefore() {
-    return this.poolBeforeBeat()?.faces ?? null;
-  }
-
-  // 0…1 through a beat that a view animates: 0 before it, 1 after it.
-  progressOf(beat) {
-    const { motion, beat: now, progress } = this.player;
-    if (!motion) return 1;
-    if (motion.plan.kind === "tween") return progress;
-    const at = BEAT_OF[beat];
-    return now < at ? 0 : now > at ? 1 : progress;
-  }
+  progressOf = (beat) => this.scenes.progressOf(beat);
 
   // The same object as before while nothing it was made of has changed, so that canvases rest.
   memo(name, make, about = this.focus.key) {
@@ -425,39 +314,16 @@ export class Board {
 
   // --- words -----------------------------------------------------------------------------------
 
-  // Headline and second line of the step, and whom the Why button is about.
-  told() {
-    const { step, event } = this.player;
-    if (!this.store?.config) return { headline: this.#emptyWords(), also: "", subject: null };
-    if (step <= this.firstStep) return { headline: this.#openingWords(), also: "", subject: null };
-    return this.memo("told", () => {
-      const events = this.store.eventsOf(step);
-      const told = story(this.store.stateAfter(step - 1), events);
-      const at = event === null ? "" : eventWords(events[event - 1], event, events.length);
-      const walked = event === null ? null : { stream: events[event - 1].stream, seq: events[event - 1].seq };
-      return { ...told, subject: walked ? { event: walked } : subjectOf(told.headline, (req) => this.knows(req)), event: at, at: walked };
-    }, "");
+  told = () => this.words.told();
+
+  headlineOf = (step) => this.words.headlineOf(step);
+
+  get pill() {
+    return this.words.pill;
   }
 
-  headlineOf(step) {
-    if (step <= this.firstStep) return "";
-    return story(this.store.stateAfter(step - 1), this.store.eventsOf(step)).headline;
-  }
-
-  #emptyWords() {
-    if (this.problem) return this.problem.what;
-    if (!this.run) return this.runs.length ? "Opening the run …" : "No run is open.";
-    return this.isLive ? "The engine is up; nothing has run yet." : "Opening the run …";
-  }
-
-  #openingWords() {
-    if (this.firstStep > 0 && !this.store.base) return "The trace begins here; earlier steps were not kept.";
-    if (this.firstStep > 0) return `The steps up to ${this.firstStep} are being fetched.`;
-    const { num_kv_blocks: blocks, block_size: size, max_num_batched_tokens: budget } = this.store.config;
-    return (
-      this.tour?.script.intro ??
-      `The pool has ${plural(blocks - 1, "block")} of ${plural(size, "token")}. A step may run ${plural(budget, "token")}.`
-    );
+  get placeholders() {
+    return this.words.placeholders;
   }
 
   // --- panels ----------------------------------------------------------------------------------

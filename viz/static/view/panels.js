@@ -178,7 +178,7 @@ export function helpPanel(board) {
       <button class="tool" @click=${() => board.open("tables")}>Show the ${board.frame.view.title} as tables</button>
       <button class="tool" @click=${() => board.open("runs")}>All runs</button>
       ${exportLink(board)}</p>
-      ${board.origin ? html`<p class="quiet">${NO_SERVER} ${board.origin}</p>` : nothing}</section>
+      ${board.words.origin ? html`<p class="quiet">${NO_SERVER} ${board.words.origin}</p>` : nothing}</section>
   </div>`);
 }
 

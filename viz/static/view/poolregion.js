@@ -27,7 +27,7 @@ function grid(board, scene) {
   const data = board.memo("pool", () => ({
     faces: pool.faces,
     layout: poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, large),
-    before: board.facesBefore(),
+    before: board.scenes.facesBefore(),
     dim: board.focus.target ? (face) => board.focus.dims({ face }) : null,
     faded: board.focus.faded,
     cursor: board.focus.cell,

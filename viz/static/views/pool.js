@@ -134,7 +134,7 @@ function physical(board, scene, lit) {
     return {
       faces: pool.faces,
       layout: physicalLayout(pool.total, room.width, room.height, board.narrow ? 60 : 72),
-      before: board.facesBefore(),
+      before: board.scenes.facesBefore(),
       dim: lit ? (face) => !lit.blocks.has(face.id) : null,
       faded: board.focus.faded,
       cursor: board.focus.target?.block ?? null,
@@ -154,7 +154,7 @@ const tall = (board, rows, row) => (board.narrow ? `height:${Math.min(rows * row
 
 // The queue before this beat, where it was another one.
 function queueBefore(board) {
-  const before = board.poolBeforeBeat();
+  const before = board.scenes.poolBeforeBeat();
   const now = board.scene().pool.free;
   return before && !sameQueue(before.free, now) ? before.free : null;
 }
