@@ -18,7 +18,7 @@ import typer
 from minivllm.cli.admin import ApiKey
 from minivllm.cli.options import engine_flags
 from minivllm.cli.sampling import sampling_flags
-from minivllm.cli.trace_show import EngineNumber, LifeNumber
+from minivllm.cli.trace_show import LifeNumber
 from minivllm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +54,14 @@ def step(
         ),
     ] = None,
     api_key: ApiKey = None,
-    number: EngineNumber = None,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--engine",
+            metavar="N",
+            help="Of a trace or a server with several engines: which. Default: the first.",
+        ),
+    ] = None,
     life: LifeNumber = None,
     command: Annotated[
         list[str] | None,
@@ -109,7 +116,7 @@ def step(
         raise ConfigError("--with-model", True, "only for a scenario")
     for option, value in (("--engine", number), ("--life", life)):
         if prompt and value is not None:
-            raise ConfigError(option, value, "only for a recorded trace")
+            raise ConfigError(option, value, "only for a recorded trace, or a server")
     if as_json and not (command or commands):
         raise ConfigError("--json", True, "with -c or --commands: it tells what they answer")
     lines = _lines(command or [], commands)
