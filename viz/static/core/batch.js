@@ -12,16 +12,18 @@ export const ARRAYS = {
   block_table: "logical → physical block of each request; 0, the null block, where it has none",
 };
 
-// Null where nothing ran in the step.
-export function batchOf(store, step) {
+// {batch, state}: the batch, and the state when it is laid out: tables have grown, drafts are not yet
+// judged. Null where nothing ran in the step.
+export function laidOut(store, step) {
   const events = store.eventsOf(step);
   const composed = events.find((event) => event.kind === "batch.compose");
   if (!composed || step <= store.firstStep) return null;
-  // As they stand when the batch is laid out: tables have grown, drafts are not yet judged.
   const at = events.findIndex((event) => event.kind === "sched.ledger");
   const state = store.stateWithin(step, at < 0 ? events.indexOf(composed) : at);
-  return layOut(state, composed.data);
+  return { batch: layOut(state, composed.data), state };
 }
+
+export const batchOf = (store, step) => laidOut(store, step)?.batch ?? null;
 
 function layOut(state, { rows, padding }) {
   const size = state.config.block_size;

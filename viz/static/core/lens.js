@@ -3,7 +3,7 @@
 // The weights themselves come from the server (minivllm/trace/lens.py), or from arrays that the page has
 // (attention.js). Pure.
 
-import { batchOf } from "#core/batch.js";
+import { laidOut } from "#core/batch.js";
 import { blockHistory } from "#core/biography.js";
 import { indexOver } from "#core/indexed.js";
 import { explain, listed, plural } from "#core/reasons.js";
@@ -18,13 +18,11 @@ const TAKEN = ["kv.alloc", "kv.reserve"];
 //     how: "now" (computed in this step) | "own" (before, by itself) | "hit" (taken over from the cache)
 //     by: {req, step} who took the block and computed what is in it, null where that was not kept
 //     readers: others whose tokens of this step read the same block; holders: others that have it
-export function placesOf(store, step, req) {
-  const batch = batchOf(store, step);
+// `laid`: what laidOut(store, step) answers, where it is known.
+export function placesOf(store, step, req, laid = laidOut(store, step)) {
+  const { batch, state } = laid ?? {};
   const row = batch?.requests.indexOf(req) ?? -1;
   if (row < 0) return null;
-  const events = store.eventsOf(step);
-  const at = events.findIndex((event) => event.kind === "sched.ledger");
-  const state = store.stateWithin(step, at < 0 ? events.findIndex(({ kind }) => kind === "batch.compose") : at);
   const { block_size: size } = state.config;
   const r = state.requests[req];
   const keys = batch.seq_lens[row];
@@ -39,12 +37,14 @@ export function placesOf(store, step, req) {
     hit: position < cached,
   }));
   const blocks = [];
+  const table = batch.block_table[row].slice(0, Math.ceil(keys / size));
+  const readersOf = sharersOf(table, batch.requests, (_, i) => batch.block_table[i], req);
+  const holdersOf = sharersOf(table, [...state.running, ...state.waiting], (other) => state.requests[other].table, req);
   for (let from = 0; from < keys; from += size) {
     const logical = from / size;
-    const id = batch.block_table[row][logical];
-    const taken = blockHistory(store, id).filter((entry) => TAKEN.includes(entry.kind) && entry.step <= step).at(-1);
-    const holds = (other) => other !== req && state.requests[other].table.includes(id);
-    const readers = batch.requests.filter((other, i) => other !== req && batch.block_table[i].includes(id));
+    const id = table[logical];
+    const taken = blockHistory(store, id).findLast((entry) => TAKEN.includes(entry.kind) && entry.step <= step);
+    const readers = readersOf.get(id);
     blocks.push({
       logical,
       id,
@@ -53,10 +53,19 @@ export function placesOf(store, step, req) {
       how: from < cached ? "hit" : from < start ? "own" : "now",
       by: taken ? { req: taken.req, step: taken.step } : null,
       readers,
-      holders: [...state.running, ...state.waiting].filter((other) => holds(other) && !readers.includes(other)),
+      holders: holdersOf.get(id).filter((other) => !readers.includes(other)),
     });
   }
   return { req, step, size, start, queries, keys, cached, tokens, blocks };
+}
+
+// Block of `table` → those others whose own table has it; each table is gone over once.
+function sharersOf(table, requests, tableOf, own) {
+  const sharers = new Map(table.map((id) => [id, []]));
+  requests.forEach((req, i) => {
+    if (req !== own) for (const id of tableOf(req, i)) sharers.get(id)?.push(req);
+  });
+  return sharers;
 }
 
 // Where a block's content comes from, in words.

@@ -4,7 +4,7 @@
 
 import { html, nothing, render } from "lit-html";
 
-import { batchOf } from "#core/batch.js";
+import { laidOut } from "#core/batch.js";
 import { blockOrigin, isSink, kvHeadOf, missingWords, placesOf, readersWords, shades, weightText } from "#core/lens.js";
 import { plural } from "#core/reasons.js";
 import { loadLens } from "#net/history.js";
@@ -35,9 +35,13 @@ class LensView {
 
   // --- what is shown, made of the shared state and the address ------------------------------------
 
-  get batch() {
+  get laid() {
     const { board } = this;
-    return board.memo("lens-batch", () => batchOf(board.store, board.step), "");
+    return board.memo("lens-batch", () => laidOut(board.store, board.step), "");
+  }
+
+  get batch() {
+    return this.laid?.batch ?? null;
   }
 
   get req() {
@@ -50,7 +54,7 @@ class LensView {
 
   get places() {
     const { board, req } = this;
-    return board.memo("lens-places", () => placesOf(board.store, board.step, req), req);
+    return board.memo("lens-places", () => placesOf(board.store, board.step, req, this.laid), req);
   }
 
   // Of the address; null: the mean of all.
