@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import struct
+import weakref
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,24 +64,26 @@ def encode(arrays: Sequence[TensorArray], about: dict[str, str]) -> bytes:
 
 
 class Artifact:
-    """One step's arrays, to be read by name. Nothing is unpacked before it is asked for."""
+    """One step's arrays, to be read by name. Of a file only what is asked for is read."""
 
-    def __init__(self, raw: bytes, told: ExecTensors, name: str) -> None:
+    def __init__(self, raw: bytes | _File, told: ExecTensors, name: str) -> None:
         """``told`` is the event; ``name`` stands in error messages. Raises ArtifactError."""
         self.name = name
         self.requests = told.requests
-        if len(raw) < told.bytes:
+        source = raw if isinstance(raw, _File) else _Memory(raw)
+        if source.size < told.bytes:
             raise ArtifactError(
-                f"{name} is cut: {len(raw)} bytes, {told.bytes} were written; record the run again"
+                f"{name} is cut: {source.size} bytes, {told.bytes} were written; record the run "
+                "again"
             )
-        if len(raw) > told.bytes or zlib.crc32(raw) != told.crc32:
+        if source.size > told.bytes or source.crc32() != told.crc32:
             raise ArtifactError(
                 f"{name} is not the file that the trace tells of (its checksum is another one): it "
                 "was altered, or belongs to another run; record the run again"
             )
         self.arrays = {info.name: info for info in told.arrays}
-        self._places = _places(raw, self.arrays, name)
-        self._raw = memoryview(raw)
+        self._places = _places(source, self.arrays, name)
+        self._source = source
 
     def info(self, name: str) -> ArrayInfo:
         """Raises MissingArtifactError for a name that is not in it."""
@@ -91,8 +95,7 @@ class Artifact:
     def raw(self, name: str) -> memoryview:
         """The bytes of an array as they stand in the file."""
         self.info(name)
-        begin, end = self._places[name]
-        return self._raw[begin:end]
+        return self._source.read(*self._places[name])
 
     def part(self, name: str, at: Sequence[int] = ()) -> Part:
         """``array[at[0], at[1], …]``: what is left of an array when its first axes are fixed.
@@ -112,8 +115,62 @@ class Artifact:
             rest //= size
             offset += (index % size) * rest
         item = ITEM_BYTES[info.dtype]
-        data = self.raw(name)[offset * item : (offset + rest) * item]
+        begin = self._places[name][0] + offset * item
+        data = self._source.read(begin, begin + rest * item)
         return Part(info.dtype, info.shape[len(at) :], data)
+
+
+class _Memory:
+    """Where an artifact's bytes come from: here, memory."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.size = len(raw)
+        self._raw = memoryview(raw)
+
+    def crc32(self) -> int:
+        return zlib.crc32(self._raw)
+
+    def read(self, begin: int, end: int) -> memoryview:
+        return self._raw[begin:end]
+
+
+class _File:
+    """An open file, closed with its last user. The step of a long prompt takes 165 MB and a lens
+    asks for a row at a time, so the whole is read once, for its checksum; then as often as it is
+    opened, while it stays the same file, only the parts that are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._fd)
+        about = os.fstat(self._fd)
+        self.size = about.st_size
+        self._is = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+    def crc32(self) -> int:
+        if self._is not in _CHECKED:
+            value = 0
+            for begin in range(0, self.size, _CHUNK):
+                value = zlib.crc32(self.read(begin, min(begin + _CHUNK, self.size)), value)
+            if len(_CHECKED) >= _MOST_CHECKED:
+                _CHECKED.clear()
+            _CHECKED[self._is] = value
+        return _CHECKED[self._is]
+
+    def read(self, begin: int, end: int) -> memoryview:
+        try:
+            data = os.pread(self._fd, end - begin, begin)
+        except OSError as error:
+            raise ArtifactError(f"cannot read {self._path}: {error.strerror}") from error
+        if len(data) < end - begin:
+            raise ArtifactError(f"{self._path} was cut while it was read; record the run again")
+        return memoryview(data)
+
+
+_CHUNK = 2**20
+_MOST_CHECKED = 1024
+_CHECKED: dict[tuple[int, ...], int] = {}
+"""Which file, as it was changed last → its checksum."""
 
 
 class Part:
@@ -155,17 +212,19 @@ class Part:
                 yield struct.unpack(f"<{count}{_FORMATS[self.dtype]}", data)
 
 
-def _places(raw: bytes, arrays: dict[str, ArrayInfo], name: str) -> dict[str, tuple[int, int]]:
+def _places(
+    source: _Memory | _File, arrays: dict[str, ArrayInfo], name: str
+) -> dict[str, tuple[int, int]]:
     """Where each array that the event tells of lies in the file."""
     broken = f"{name} is no safetensors file with the arrays that the trace tells of"
     try:
-        (length,) = struct.unpack_from("<Q", raw)
-        header = json.loads(raw[8 : 8 + length])
+        (length,) = struct.unpack_from("<Q", source.read(0, min(8, source.size)))
+        header = json.loads(bytes(source.read(8, min(8 + length, source.size))))
         places = {}
         for one, info in arrays.items():
             begin, end = (8 + length + offset for offset in header[one]["data_offsets"])
             size = math.prod(info.shape) * ITEM_BYTES[info.dtype]
-            if not 8 + length <= begin <= end <= len(raw) or end - begin != size:
+            if not 8 + length <= begin <= end <= source.size or end - begin != size:
                 raise ValueError(f"{one} has {end - begin} bytes, {size} are due")
             places[one] = (begin, end)
     except (struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -182,7 +241,7 @@ def read_file(folder: Path, told: ExecTensors) -> Artifact:
         )
     path = folder / told.file
     try:
-        raw = path.read_bytes()
+        return Artifact(_File(path), told, str(path))
     except FileNotFoundError as error:
         raise MissingArtifactError(
             f"{path} is not there: it was deleted, or the trace was moved without its folder "
@@ -190,7 +249,6 @@ def read_file(folder: Path, told: ExecTensors) -> Artifact:
         ) from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-    return Artifact(raw, told, str(path))
 
 
 def open_artifact(trace: str | Path, event: Event) -> Artifact:

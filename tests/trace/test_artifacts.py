@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,37 @@ def test_altered_file_is_a_named_error(path: Path, at: int) -> None:
     raw[at] ^= 1
     file.write_bytes(raw)
     with pytest.raises(ArtifactError, match="altered"):
+        opened(path)
+
+
+def test_of_a_file_that_was_checked_only_what_is_asked_for_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(path)
+    read = []
+    pread = os.pread
+
+    def counted(fd: int, size: int, at: int) -> bytes:
+        read.append(size)
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", counted)
+    artifact = opened(path)
+    header = sum(read)
+    artifact.part("attention.r1", (1, 2, 0))  # 4 keys in float16
+    assert sum(read) == header + 8 < Path(artifact.name).stat().st_size
+
+
+def test_file_that_is_changed_after_it_was_checked_is_a_named_error(path: Path) -> None:
+    artifact = opened(path)
+    file = Path(artifact.name)
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-20])
+    with pytest.raises(ArtifactError, match="was cut while it was read"):
+        [artifact.part(name) for name in artifact.arrays]
+    file.unlink()
+    file.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match="its checksum is another one"):
         opened(path)
 
 
