@@ -7,17 +7,17 @@ import { html, nothing, render } from "lit-html";
 import { laidOut } from "#core/batch.js";
 import { blockOrigin, isSink, kvHeadOf, missingWords, placesOf, readersWords, shades, weightText } from "#core/lens.js";
 import { plural } from "#core/reasons.js";
-import { loadLens } from "#net/history.js";
 import { recordedSteps } from "#view/arming.js";
 import { chip, hueClass, visible } from "#view/parts.js";
 import { register } from "#views/frame.js";
+import { Answers } from "#views/lens/answers.js";
 import { cacheSection } from "#views/lens/cache.js";
+import { LensCursor } from "#views/lens/cursor.js";
 import { headsSection } from "#views/lens/heads.js";
 import { matrixSection } from "#views/lens/matrix.js";
 import { notHere, nothingRan } from "#views/lens/missing.js";
 import { lensTables } from "#views/lens/tables.js";
 
-const KEPT = 200; // answers of the server
 const number = (text) => (/^\d{1,5}$/.test(text ?? "") ? Number(text) : null);
 
 class LensView {
@@ -26,11 +26,8 @@ class LensView {
   metric = "where"; // of the small multiples: where | keys | back
   why = false; // is the Why card open?
   words = ""; // for the detail line
-  cursor = null; // tokens | heads: what the arrow keys move over
-  at = 0; // the token under that cursor
-  answers = new Map();
-  last = {}; // row | heads | matrix → the latest answer: {of, value}
-  answersOf = null; // the store they belong to
+  cursor = new LensCursor(this);
+  answers = null; // the numbers, as they are asked for
   followed = null; // the request that is read, while something else is chosen
 
   // --- what is shown, made of the shared state and the address ------------------------------------
@@ -88,43 +85,16 @@ class LensView {
 
   // --- the numbers ---------------------------------------------------------------------------------
 
-  // {state: asked | here | failed, value, words}. While it is asked, `value` is the one before of the
-  // same step and request, so that nothing jumps; it is drawn dimmed.
-  ask(what, asked) {
-    const { board, req } = this;
-    const { store, step } = board;
-    if (this.answersOf !== store) {
-      this.answers.clear();
-      this.last = {};
-      this.answersOf = store;
-    }
-    const key = JSON.stringify([step, req, what, asked]);
-    const known = this.answers.get(key);
-    if (known) return known;
-    const last = this.last[what];
-    const mine = { state: "asked", value: last?.of === `${step} ${req}` ? last.value : null, words: "" };
-    this.answers.set(key, mine);
-    if (this.answers.size > KEPT) this.answers.delete(this.answers.keys().next().value);
-    loadLens(board.run, board.at, step, req, what, asked)
-      .then((value) => {
-        Object.assign(mine, { state: "here", value });
-        this.last[what] = { of: `${step} ${req}`, value };
-      })
-      .catch((error) => Object.assign(mine, { state: "failed", value: null, words: error.message }))
-      .finally(() => this.answersOf === store && board.changed());
-    return mine;
-  }
-
   get row() {
-    return this.ask("row", { layer: this.layer, head: this.head, query: this.query });
+    return this.answers.ask(this.req, "row", { layer: this.layer, head: this.head, query: this.query });
   }
 
   get overview() {
-    return this.ask("heads", { query: this.query, block: this.places.size });
+    return this.answers.ask(this.req, "heads", { query: this.query, block: this.places.size });
   }
 
   get matrix() {
-    return this.ask("matrix", { layer: this.layer, head: this.head, block: this.places.size });
+    return this.answers.ask(this.req, "matrix", { layer: this.layer, head: this.head, block: this.places.size });
   }
 
   // --- what the reader does --------------------------------------------------------------------
@@ -245,45 +215,6 @@ class LensView {
     </p>`;
   }
 
-  // --- keys ----------------------------------------------------------------------------------------
-
-  keys(event) {
-    const { key } = event;
-    const inside = (name) => event.target.closest?.(`[data-cells="${name}"]`);
-    if (this.cursor && inside(this.cursor)) return this.#move(key);
-    if (key !== "Enter" || !event.target.matches?.("[data-cells]")) return false;
-    this.cursor = event.target.dataset.cells;
-    if (this.cursor === "tokens") this.#moveTo(Math.min(this.at, this.places.keys - 1), "Cursor on tokens. ");
-    else this.#headTo(this.layer ?? 0, this.head ?? 0, "Cursor on heads. ");
-    return true;
-  }
-
-  #move(key) {
-    const by = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[key];
-    if (this.cursor === "tokens") {
-      if (key === "Enter") this.board.focus.choose({ req: this.places.req, position: this.at });
-      else if (by) this.#moveTo(Math.min(Math.max(this.at + by[0] + by[1] * this.places.size, 0), this.places.keys - 1));
-      return Boolean(by) || key === "Enter";
-    }
-    if (!by) return false;
-    const { layers, heads } = this.row.value ?? {};
-    if (!layers) return true;
-    this.#headTo(Math.min(Math.max((this.layer ?? 0) + by[1], 0), layers - 1), Math.min(Math.max((this.head ?? 0) + by[0], 0), heads - 1));
-    return true;
-  }
-
-  #moveTo(position, prefix = "") {
-    this.at = position;
-    this.point(position);
-    this.board.say(prefix + this.words);
-  }
-
-  #headTo(layer, head, prefix = "") {
-    this.words = this.headWords(layer, head);
-    this.set({ layer: String(layer), head: String(head) });
-    this.board.say(prefix + this.words);
-  }
-
   headWords(layer, head) {
     const { value } = this.overview;
     if (!value) return `layer ${layer}, head ${head}`;
@@ -293,11 +224,9 @@ class LensView {
   }
 
   escape() {
-    if (!this.cursor && this.why) return this.closeCard() ?? true;
-    if (!this.cursor) return false;
-    this.cursor = null;
-    this.point(null);
-    this.board.say("Arrows step again.");
+    if (this.cursor.escape()) return true;
+    if (!this.why) return false;
+    this.closeCard();
     return true;
   }
 
@@ -316,15 +245,15 @@ register({
   named: false,
 
   mount(el, board) {
-    Object.assign(view, { main: el, board });
+    Object.assign(view, { main: el, board, answers: new Answers(board) });
     el.addEventListener("pointerleave", () => view.words && view.point(null));
     el.addEventListener("pointerover", (event) => event.target.closest(".key") && (view.words = ""));
-    el.addEventListener("focusout", (event) => event.target.matches("[data-cells]") && view.cursor && view.escape());
+    el.addEventListener("focusout", (event) => event.target.matches("[data-cells]") && view.cursor.escape());
   },
 
   update: () => view.update(),
   resized: () => view.board.changed(),
-  keys: (event) => view.keys(event),
+  keys: (event) => view.cursor.keys(event),
   escape: () => view.escape(),
   detail: () => view.detail(),
   says: () => (view.req && view.board.store?.config ? view.main.querySelector(".reads-what")?.textContent.trim() ?? "" : ""),

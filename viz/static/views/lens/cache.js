@@ -74,7 +74,7 @@ function keyCell(view, { position, text, query }, block, weight, share) {
   const own = target?.req === places.req && target.position === position;
   const looks = position === view.position;
   const later = position > view.position;
-  const classes = [query ? "ran" : "", share === null ? "out" : "", own ? "looked" : "", looks ? "query" : "", later ? "later" : "", view.cursor === "tokens" && view.at === position ? "cell" : ""];
+  const classes = [query ? "ran" : "", share === null ? "out" : "", own ? "looked" : "", looks ? "query" : "", later ? "later" : "", view.cursor.isAt(position) ? "cell" : ""];
   return html`<button class="key ${classes.filter(Boolean).join(" ")}" tabindex="-1" data-req=${places.req} data-position=${position} data-block=${block}
     data-weight=${weight.toFixed(4)}
     @click=${() => board.focus.choose({ req: places.req, position })}
