@@ -64,7 +64,8 @@ def demo(
 ) -> None:
     """Open the dashboard on a recorded run, and run the engine live behind it.
 
-    The recording, tiny-pressure, is five requests that share 15 blocks. Meanwhile torch and the
+    The recording, tiny-pressure, is five requests that share 15 blocks; the others of the gallery
+    stand beside it in the page (R). Meanwhile torch and the
     model are installed, if they are not there yet, and the engine is started: eight prompts that
     share a prefix then run in the page at 2 steps a second, its Playground chats with the model,
     and /v1 answers any client on this machine. Ctrl-C ends everything.
@@ -88,7 +89,7 @@ def demo(
     board = StatusBoard(EngineStatus.loading() if installed else EngineStatus.installing())
     lessons = find_lessons()
     app = create_app(
-        [RECORDING],
+        recordings(),
         status=board if live else None,
         access=room.access,
         workbench=ScenarioBench(lessons),
@@ -117,6 +118,13 @@ def demo(
     if not ended:
         sys.stderr.flush()
         os._exit(0)  # a model that is being loaded cannot be called back; nothing of it is open
+
+
+def recordings() -> list[Path]:
+    """The gallery, as ``view`` shows it; the tour's first, since the page opens on the first."""
+    from minivllm.trace.gallery import gallery
+
+    return [RECORDING, *(path for path in gallery().values() if path != RECORDING)]
 
 
 class Background:

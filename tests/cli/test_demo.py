@@ -6,8 +6,10 @@ import errno
 
 import pytest
 
-from minivllm.cli.demo import told
+from minivllm.cli.demo import recordings, told
 from minivllm.errors import ConfigError, ModelFileError
+from minivllm.trace.gallery import gallery
+from viz.server import create_app
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,13 @@ def test_the_remedy_fits_the_cause(error: Exception, what: str, remedy: str) -> 
     assert what in said and "what to do" not in said
     assert remedy in to_do
     assert ("delete .venv" in to_do) == (type(error) is ImportError)
+
+
+def test_the_page_opens_on_the_tours_run_and_offers_the_whole_gallery() -> None:
+    listed = (
+        create_app(recordings())
+        .test_client()
+        .get("/api/runs", environ_base={"REMOTE_ADDR": "127.0.0.1"})
+    )
+    names = [run["id"] for run in listed.json]
+    assert names[0] == "tiny-pressure" and sorted(names) == sorted(gallery())
