@@ -121,7 +121,8 @@ def test_a_walk_can_be_played_and_what_it_points_at_is_there(
         assert f"{right} of {questions} predicted" in page.inner_text(".rail")
 
 
-ANSWER = """of => { const e = __viz.board.wholeStore.eventsOf(of.step).find((e) => e.kind === of.kind);
+ANSWER = """of => {
+    const e = __viz.board.wholeStore.eventsOf(of.step).find((e) => e.kind === of.kind);
     return of.read === 'req' ? e.req : e.data[of.read]; }"""
 
 
