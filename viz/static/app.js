@@ -14,7 +14,7 @@ import { drawLinks, page } from "#view/page.js";
 import { picture } from "#view/picture/compose.js";
 import { printsPictures, savePng, saveSvg } from "#view/picture/save.js";
 import { poolProgress } from "#view/poolregion.js";
-import { FONT_SCALES, THEMES, applyTheme, measure } from "#view/sizes.js";
+import { FONT_SCALES, THEMES, applyTheme, fitBar, measure, nextScale } from "#view/sizes.js";
 import "#views/all.js";
 
 const PLACE_MS = 200;
@@ -41,6 +41,7 @@ function draw() {
   const sliding = board.player.motion && board.player.beat === 1 && !clock.manual;
   const before = sliding ? chipPlaces(root) : null;
   render(page(board), root);
+  fitBar(root);
   board.frame.update();
   if (before) slideChips(root, before);
   drawLinks(board, root);
@@ -226,8 +227,7 @@ board.nextTheme = () => {
 };
 
 board.scaleFont = (direction) => {
-  const at = FONT_SCALES.indexOf(board.fontScale) + direction;
-  board.fontScale = FONT_SCALES[Math.min(Math.max(at, 0), FONT_SCALES.length - 1)];
+  board.fontScale = nextScale(board.fontScale, direction, THEMES[themeAt]);
   board.remember("font", board.fontScale);
   themed();
 };

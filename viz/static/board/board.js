@@ -66,7 +66,6 @@ export class Board {
     this.keysOff = false;
     this.fontScale = 1;
     this.narrow = false;
-    this.low = ""; // low or lowest: the Board has little height
     this.sizes = { rows: 640, rowsHeight: 440, poolWidth: 440, pool: 400 };
     this.memos = new Map();
     // Set by the page.

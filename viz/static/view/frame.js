@@ -107,7 +107,7 @@ function enginePill(board) {
   const text = `engine: ${status.text}`;
   if (status.state === "ready") {
     return html`<button class="pill engine ready" @click=${() => board.openRun("live")}
-      ><i></i><span class="long">engine: ready —</span> watch live</button>`;
+      ><i></i><span class="long">engine: ready —</span> <span class="verb">watch</span> live</button>`;
   }
   const failed = status.state === "failed";
   return html`<span class="pill engine ${status.state}" title=${status.remedy ?? ""} tabindex=${failed ? 0 : nothing}

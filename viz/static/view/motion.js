@@ -37,11 +37,14 @@ export function linkPath(root, req, table, scale) {
   const strip = root.querySelector(`vz-strip[data-req="${CSS.escape(req)}"]`);
   const pool = root.querySelector("vz-pool");
   if (!strip?.data || !pool?.layout || pool.layout.detail === "pixel") return "";
+  const card = root.querySelector(".why")?.getBoundingClientRect();
+  const hidden = ({ x, y }) => card && x > card.left && x < card.right && y > card.top && y < card.bottom;
   return table
     .slice(0, MOST_LINES)
     .map((id, logical) => {
       const from = strip.groupAnchor(logical, scale);
       const to = pool.anchor(id, scale);
+      if (hidden(from) || hidden(to)) return "";
       const bend = Math.max((to.x - from.x) / 2, 24);
       return `M${from.x} ${from.y + 8 * scale} C${from.x + bend} ${from.y + 24 * scale} ${to.x - bend} ${to.y} ${to.x - 24} ${to.y}`;
     })

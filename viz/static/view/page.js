@@ -26,7 +26,6 @@ export function page(board) {
     ${topBar(board)}
     ${board.narrow ? html`${viewsNav(board)}${enginesNav(board)}` : nothing}
     ${sentenceRegion(board, told)}
-    <div class="notices">${classStrip(board)}${problemPanel(board)}</div>
     ${rail(board)}
     <div class="stage ${dimmed}">
       ${railTab(board)}
@@ -34,7 +33,7 @@ export function page(board) {
       ${drawerRegion(board)}
       ${whyPanel(board, board.frame.card)}
     </div>
-    ${detailLine(board)}
+    <div class="footline">${detailLine(board)}<div class="notices">${classStrip(board)}${problemPanel(board)}</div></div>
     ${transport(board)}
     ${board.panel === "help" ? helpPanel(board) : nothing}
     ${board.panel === "class" ? classPanel(board) : nothing}

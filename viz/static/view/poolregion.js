@@ -14,19 +14,17 @@ export function poolRegion(board, scene) {
       ${keyButton("the pool by itself, larger", "P", () => board.frame.show("pool"), { text: "larger" })}
       <span class="aside">${pool ? `${plural(scene.config.block_size, "token")} a block` : ""}</span></h2>
     ${pool ? grid(board, scene) : nothing}
-    ${pool ? freeQueue(board, pool) : nothing}
+    ${pool ? freeQueue(board, pool, board.low ? FREE_SHOWN / 2 : FREE_SHOWN) : nothing}
   </section>`;
 }
 
-const SIZES = { lowest: 46, low: 60, narrow: 60 };
-const USUAL = 72;
+const SIZES = { narrow: [60, 52], low: [72, 60, 52], usual: [72] }; // of blocks that show their slots
 
 function grid(board, scene) {
   const { pool } = scene;
-  const large = SIZES[board.narrow ? "narrow" : board.low] ?? USUAL;
   const data = board.memo("pool", () => ({
     faces: pool.faces,
-    layout: poolLayout(pool.total, board.sizes.poolWidth, board.sizes.pool, large),
+    layout: largest(board, pool.total),
     before: board.scenes.facesBefore(),
     dim: board.focus.target ? (face) => board.focus.dims({ face }) : null,
     faded: board.focus.faded,
@@ -43,19 +41,25 @@ function grid(board, scene) {
     @focus=${() => board.say(`${label} ${sayBlock(pool.faces[0])}`)}></vz-pool>`;
 }
 
+// The blocks shrink before they vanish.
+function largest({ narrow, low, sizes }, count) {
+  const tried = SIZES[narrow || sizes.shallow ? "narrow" : low ? "low" : "usual"].map((large) => poolLayout(count, sizes.poolWidth, sizes.pool, large));
+  return tried.find(({ detail }) => detail === "slots") ?? tried[0];
+}
+
 // The pool moves in three beats: blocks change hands, slots fill, blocks come back.
 export function poolProgress(board) {
   const { beat } = board.player;
   return board.progressOf(beat === 3 ? "run" : beat === 4 ? "output" : "blocks");
 }
 
-function freeQueue(board, { free, faces, used, total }) {
-  const shown = free.slice(0, FREE_SHOWN);
-  const last = free.length > FREE_SHOWN ? free[free.length - 1] : null;
+function freeQueue(board, { free, faces, used, total }, most) {
+  const shown = free.slice(0, most);
+  const last = free.length > most ? free[free.length - 1] : null;
   return html`<div class="free">
     <span>free ${free.length}, next to be taken →</span>
     <ol>${shown.map((id) => queued(board, id, faces[id - 1]))}
-      ${last !== null ? html`<li class="more">… ${free.length - FREE_SHOWN} more, last</li>${queued(board, last, faces[last - 1])}` : nothing}
+      ${last !== null ? html`<li class="more">… ${free.length - most} more, last</li>${queued(board, last, faces[last - 1])}` : nothing}
       ${free.length ? nothing : html`<li class="quiet">none: ${used} of ${total} are in use</li>`}</ol>
     <span class="null-block" title="padding points here; it is never taken and not counted">0 null</span>
   </div>`;

@@ -55,7 +55,7 @@ function rowList(board, scene, rows) {
   const size = scene.config.block_size;
   // Rounded up, so that growing rows do not change the scale at every step.
   const longest = Math.ceil(Math.max(1, ...rows.map((row) => row.known)) / SCALE_STEP) * SCALE_STEP;
-  const room = board.sizes.rows - (mode === "bars" ? 44 : 60) - (board.narrow ? 36 : 92);
+  const room = board.sizes.rows - (mode === "bars" ? 44 : 60) - (isShort(board) ? 44 : 92);
   const cells = tokenCells(longest, size, Math.max(room, 80));
   if (mode === "bars") return barList(board, scene, rows, cells, size);
   const height = mode === "full" ? 16 : 14;
@@ -69,11 +69,14 @@ function rowList(board, scene, rows) {
         @token-point=${(event) => board.focus.point(event.detail ?? { req: row.req })}
         @token-pick=${(event) => board.focus.choose(event.detail)}
         @token-leave=${() => board.focus.point(null)}></vz-strip>
-      <span class="count">${board.narrow ? row.known : plural(row.known, "token")}</span>
+      <span class="count">${isShort(board) ? row.known : plural(row.known, "token")}</span>
       ${mode === "full" && !board.narrow ? (board.placeholders ? html`<p class="tail quiet">${NO_MODEL}</p>` : textTail(row.text)) : nothing}
     </li>`)}
   </ol>`;
 }
+
+// Is there no room for the word behind a row's number of tokens?
+const isShort = ({ narrow, low, sizes }) => narrow || (low && sizes.rows < 400);
 
 // The token of this row that is selected: what is under the pointer needs no ring.
 const markOf = ({ focus: { chosen } }, { req }) => (chosen?.req === req ? chosen.position ?? null : null);
