@@ -56,7 +56,8 @@ SEEN = """() => {
     if (narrow) {
       element.scrollIntoView({ block: "end" }); // above the transport, if the page can be
       scrollBy(0, innerHeight - end);
-      if (element.getBoundingClientRect().bottom > end + 1) out.push(`${what} is under the transport`);
+      const { bottom } = element.getBoundingClientRect();
+      if (bottom > end + 1) out.push(`${what} is under the transport`);
       return;
     }
     const hit = document.elementFromPoint(x, y);
