@@ -163,6 +163,16 @@ def gates_json(engine: LiveEngine) -> dict[str, Any]:
 GATE_OPS = ("pause", "resume", "step", "phase", "event", "until", "rate", "gate")
 
 
+AIMS = ("pause", "resume", "step", "phase", "event", "until")
+"""What gives the gate another goal, or none."""
+
+
+def _goal(command: dict[str, Any]) -> dict[str, Any] | None:
+    if command["op"] != "until":
+        return None
+    return {"words": command["value"], "engine": command.get("engine")}
+
+
 def _steer(gate: GateControl, op: object, value: Any) -> Any:
     if op == "gate":
         held = gate.held
@@ -219,9 +229,12 @@ class CommandThread:
         engine: Callable[[], LiveEngine | None],
         without_engine: Mapping[str, Callable[[Any], Any]],
         answer: Callable[[str, dict[str, Any]], None],
+        aimed: Callable[[dict[str, Any] | None], None] = lambda goal: None,
     ) -> None:
-        """``without_engine``: the commands that need no engine, each with what carries it out."""
+        """``without_engine``: the commands that need no engine, each with what carries it out.
+        ``aimed``: hears where the gate was asked to hold; None: no longer anywhere."""
         self._engine, self._without_engine, self._answer = engine, without_engine, answer
+        self._aimed = aimed
         self._queue: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=256)
         self._thread: threading.Thread | None = None
 
@@ -254,6 +267,8 @@ class CommandThread:
                 value = alone(command.get("value"))
             elif engine is not None:
                 value = perform(engine, command)
+                if command.get("op") in AIMS:
+                    self._aimed(_goal(command))
         except MiniVLLMError as error:
             self._refuse(sid, command, str(error))
         except Exception as error:  # the thread must live to carry out the next command

@@ -81,7 +81,9 @@ class BoardApp(Flask):
             lambda: self.engine,
             {"simulate": self.simulate, "fork": self.fork},
             lambda sid, result: self.hub.send("result", result, to=sid),
+            self.aimed,
         )
+        self.goal: dict[str, Any] | None = None
         self._detach_all: list[Callable[[], None]] = []
         self._detach_log: list[Callable[[], None]] = []
 
@@ -90,6 +92,7 @@ class BoardApp(Flask):
         for detach in self._detach_log:
             detach()
         self.engine = engine
+        self.aimed(None)
         self.catalogue.put_live(LiveRun(LIVE_RUN, engine.log))
         self._detach_log = [engine.log.subscribe(self.hub.wake)]
         engine.gate.on_change(lambda mode, rate: self.tell_gate())
@@ -131,6 +134,11 @@ class BoardApp(Flask):
         """Whether the live engine runs or is held, and its pace; of several, each."""
         if self.engine is not None:
             self.hub.send("gate", gates_json(self.engine), to=to)
+
+    def aimed(self, goal: dict[str, Any] | None) -> None:
+        """Somebody has asked the gate to run until ``{"words", "engine"}``: every page is told."""
+        self.goal = goal
+        self.hub.send("goal", goal)
 
     def tell_status(self, status: EngineStatus) -> None:
         self.hub.send("status", status_json(status))
@@ -213,6 +221,7 @@ def add_socket(app: BoardApp) -> None:
         join = join_link(app.access, app.listens_on, request.host) if driver else None
         app.hub.send("role", {"driver": driver, "join": join}, to=sid)
         app.tell_gate(to=sid)
+        app.hub.send("goal", app.goal, to=sid)
         return None
 
     @socketio.on("disconnect")

@@ -166,3 +166,48 @@ def test_the_drivers_engine_is_held_at_a_breakpoint_inside_its_step(
         page.keyboard.press(".")  # runs until the next one: nothing comes
         page.wait_for_function("() => __viz.board.idle")
         assert page.evaluate("__viz.board.lastStep") == 4
+
+
+def test_a_step_is_passed_once_and_where_one_driver_holds_the_engine_the_other_sees(
+    browser: Browser, serve: Callable[[BoardApp], Server], make_engine: MakeEngine
+) -> None:
+    app, engine = create_app(), make_engine(paused=True)
+    server = serve(app)
+    app.attach_engine(engine)
+    engine.submit("one two three four five", max_tokens=12)
+    with open_page(browser) as page, open_page(browser) as other:
+        for each in (page, other):
+            each.goto(f"{server.url}#/run/live")
+            each.wait_for_selector(".waiting .chip >> text=r1")
+            each.wait_for_function("() => __viz.board.engine.driver && __viz.board.travel.steers")
+            still(each)
+        page.evaluate("__viz.board.breaks.toggle('step 3')")
+        page.keyboard.press("Space")
+        page.wait_for_selector("text=held inside step 3")
+        assert "another page" not in page.inner_text(".also")
+        other.wait_for_selector(".also >> text=stopped by another page at “step 3”")
+        other.keyboard.press("w")
+        assert "stopped by another page at “step 3”" in other.inner_text("[data-others]")
+        page.keyboard.press("Space")  # that step is behind it: on to the end
+        page.wait_for_function("() => __viz.board.idle && __viz.board.lastStep > 5")
+        other.wait_for_function("() => !__viz.board.breaks.ofOthers")
+
+
+def test_an_engine_that_does_not_keep_the_pace_it_was_asked_says_its_own(
+    browser: Browser, serve: Callable[[BoardApp], Server], make_engine: MakeEngine
+) -> None:
+    app, engine = create_app(), make_engine()
+    engine.gate.rate = 100.0
+    server = serve(app)
+    app.attach_engine(engine)
+    with open_page(browser) as page:
+        page.goto(f"{server.url}#/run/live")
+        page.wait_for_function("() => __viz.board.engine.driver && __viz.board.store?.config")
+        words = """rate => {
+          const { board } = __viz;
+          board.idle = false;
+          board.pace.begun = [0, 1, 2, 3].map((k) => (k * 1e9) / rate);
+          return board.pill.text;
+        }"""
+        assert page.evaluate(words, 12.5) == "LIVE · 12.5 of 100 steps/s"
+        assert page.evaluate(words, 99) == "LIVE · 100 steps/s"

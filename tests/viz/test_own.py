@@ -189,7 +189,7 @@ def test_a_form_is_filled_in_run_shared_and_worked_out(
         page.keyboard.press("ArrowRight")
     at_step(page, 8)
     assert headline(page).startswith("r4 is preempted: r3 needs 1 block")
-    assert page.inner_text(".pill") == "NO MODEL · tokens are placeholders"
+    assert page.inner_text(".pill") == "RECORDED · NO MODEL · tokens are placeholders"
     assert page.locator(".rows .tail").first.inner_text() == "NO MODEL · tokens are placeholders"
     page.wait_for_function("() => location.hash.includes('/step/8?own=1.17.0.10_2.8.3.4')")
 

@@ -9,7 +9,7 @@ const root = new URL("../../", import.meta.url);
 const core = (name) => import(new URL(`viz/static/core/${name}`, root));
 const { TraceStore } = await core("store.js");
 const { batchOf, firstDisagreement, tokenPlace } = await core("batch.js");
-const { breakAt, findStop, stopIn } = await core("breaks.js");
+const { ahead, breakAt, findStop, stopIn } = await core("breaks.js");
 const { unknownWords } = await core("words.js");
 const { blockHistory, lostWords, whoMissed } = await core("biography.js");
 const { originsOf, pathOf, prefixText, prefixTree } = await core("prefixes.js");
@@ -55,7 +55,7 @@ for (const [name, { batches, prefixes, blocks, stops }] of Object.entries(views)
   test(`${name}: a recording stops at the events at which the engine's gate holds`, () => {
     const events = eventsOf(name);
     for (const [words, expected] of Object.entries(stops)) {
-      const { matches } = breakAt(words);
+      const { matches } = breakAt(words, true);
       const held = events.filter((event) => matches(event, store.sources.get(event.src))).map(({ seq }) => seq);
       assert.deepEqual(held, expected, words);
     }
@@ -264,6 +264,18 @@ test("stops are found forward and backward, event by event, and each is found bo
   assert.equal(store.eventsOf(6)[event - 1].kind, "kv.evict");
   assert.equal(stopIn(store, breaks, 6, event), 0);
   assert.equal(findStop(store, [], { step: 0, event: null }, 1), null);
+});
+
+test("a breakpoint at a step is one stop, and the gate is asked only for steps that lie ahead", () => {
+  const store = tiny();
+  const breaks = [breakAt("step 5"), breakAt("preemption or step 9")];
+  const steps = [];
+  for (let at = { step: 0, event: null }; (at = findStop(store, breaks, at, 1)); ) steps.push(at.step);
+  assert.deepEqual(steps, [5, 8, 9]);
+  assert.equal(ahead(breaks, 4), "step 5 or preemption or step 9");
+  assert.equal(ahead(breaks, 5), "preemption or step 9");
+  assert.equal(ahead(breaks, 12), "preemption");
+  assert.equal(ahead([breakAt("step 5")], 5), "");
 });
 
 test("words that name nothing are refused with those that are allowed", () => {

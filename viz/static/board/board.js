@@ -1,6 +1,7 @@
 // The Board's state: the run, its store, the place in it, and the scene made of them. Views read
 // it; keys, buttons and the network change it; each change ends in one render (`changed`).
 
+import { Pace } from "#core/pace.js";
 import { Player } from "#core/player.js";
 import { plural } from "#core/reasons.js";
 import { TraceStore } from "#core/store.js";
@@ -62,6 +63,7 @@ export class Board {
     this.query = "";
     this.problem = null; // {what, cause, red, action}
     this.idle = false;
+    this.pace = new Pace(); // of a live engine, as it is
     this.lastError = "";
     this.keysOff = false;
     this.fontScale = 1;
@@ -111,6 +113,7 @@ export class Board {
     this.problem = null;
     this.engine.notice = "";
     this.idle = false;
+    this.pace = new Pace();
   }
 
   forgetFront() {
@@ -139,7 +142,9 @@ export class Board {
       this.problem.stale = true; // what is shown is the last that was good
       return;
     }
-    for (const { kind, data } of events) {
+    for (const event of events) {
+      const { kind, data } = event;
+      this.pace.take(event);
       if (kind === "run.idle") this.idle = true;
       if (kind === "step.begin") this.idle = false;
       if (kind === "run.error") this.lastError = `${data.error}: ${data.message}`;

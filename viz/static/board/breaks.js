@@ -1,7 +1,7 @@
 // Breakpoints: where play stops, and where the driver's engine is held. A recording stops at the event
 // itself, as the engine's gate does; both know the same words (core/breaks.js, trace/until.py).
 
-import { breakAt, findStop, stopIn, stopsAt } from "#core/breaks.js";
+import { ahead, breakAt, findStop, stopIn, stopsAt } from "#core/breaks.js";
 import { eventWords } from "#core/words.js";
 
 export class Breaks {
@@ -54,8 +54,10 @@ export class Breaks {
 
   // The engine goes on: to the next breakpoint, if there is one.
   letGo() {
-    const { engine } = this.board;
-    return this.list.length ? engine.ask("until", this.words) : engine.ask("resume");
+    const { engine, store, lastStep } = this.board;
+    const under = store?.pending.find(({ kind }) => kind === "step.begin")?.step ?? lastStep;
+    const words = ahead(this.list, under);
+    return words ? engine.ask("until", words) : engine.ask("resume");
   }
 
   // To the next (+1) or the previous (−1) stop. At the head of a live run the engine runs until there.
@@ -95,7 +97,16 @@ export class Breaks {
     const begun = store.pending.findIndex(({ kind }) => kind === "step.begin");
     if (begun < 0) return "";
     const last = store.pending.at(-1);
-    return `held inside step ${last.step}, ${eventWords(last, store.pending.length, "…")}`;
+    return `held inside step ${last.step}, ${eventWords(last, store.pending.length, "…")}${this.ofOthers ? ` · ${this.ofOthers}` : ""}`;
+  }
+
+  // What another driver's page has asked of the engine's gate, in words; "" where nobody has.
+  get ofOthers() {
+    const { isLive, engine } = this.board;
+    const { words, engine: of } = engine.goal ?? {};
+    if (!isLive || !words || (of !== null && of !== engine.shown)) return "";
+    if (words.split(" or ").every((part) => this.words.split(" or ").includes(part))) return "";
+    return engine.gate?.mode === "pause" ? `stopped by another page at “${words}”` : `runs until “${words}”, for another page`;
   }
 
   // The steps that have one, for the scrubber.

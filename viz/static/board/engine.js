@@ -16,11 +16,16 @@ export class EngineLink {
     this.driver = false; // may this page steer?
     this.gates = null; // {mode: run | pause, rate, engines: number → {mode, rate}, of several}
     this.alone = false; // of several engines, is only the one that is shown steered?
+    this.goal = null; // {words, engine}: where the gate was asked to hold, by whichever page
     this.linked = true; // is the connection up?
     this.refused = false; // is there a server, which no longer lets this page in?
     this.lag = 0; // events that this page is behind and fetches
     this.notice = "";
     this.armed = null; // {store, after: step, words}: asked for, and not yet told of by the engine
+  }
+
+  get shown() {
+    return Number(this.board.at.stream.slice("engine".length));
   }
 
   // What keeps this page from what is going on, and passes by itself: {what, cause, red, action}, or null.
@@ -39,13 +44,9 @@ export class EngineLink {
     return { what: "The engine of this run is no longer there.", cause: `What you see is from step ${lastStep}; the page follows the next one as soon as it is ready.`, red: true, action };
   }
 
-  get #shown() {
-    return Number(this.board.at.stream.slice("engine".length));
-  }
-
   // The gate of the engine that is shown: what the page tells of and what space goes by.
   get gate() {
-    return this.gates?.engines?.[this.#shown] ?? this.gates;
+    return this.gates?.engines?.[this.shown] ?? this.gates;
   }
 
   // Of any of several engines: {mode, rate}; null where there is one, or that one does not live.
@@ -60,7 +61,7 @@ export class EngineLink {
 
   steerAlone(on) {
     this.alone = on;
-    this.board.say(on ? `Pause, step, pace and stops are for engine ${this.#shown} alone now.` : "Pause, step, pace and stops are for all engines now.");
+    this.board.say(on ? `Pause, step, pace and stops are for engine ${this.shown} alone now.` : "Pause, step, pace and stops are for all engines now.");
     this.board.changed();
   }
 
@@ -77,7 +78,7 @@ export class EngineLink {
   // Ask the engine; null when it refused, and the prompt box says why.
   async ask(op, value) {
     try {
-      const one = this.several && this.alone && OF_THE_GATE.includes(op) ? this.#shown : null;
+      const one = this.several && this.alone && OF_THE_GATE.includes(op) ? this.shown : null;
       const answer = await this.channel.command(op, value, one);
       this.notice = "";
       return { answer };

@@ -325,6 +325,7 @@ export class Runs {
       }),
       ofClass: (name, message) => board.classroom.hear(name, message),
       gate: set((gates) => (engine.gates = gates)),
+      goal: set((goal) => (engine.goal = goal)),
       runs: () => this.refresh(),
       link: set((up) => this.#link(up)),
       gone: set(() => {}), // board.lost tells it, until the run is there again

@@ -1,5 +1,6 @@
 // What the Board says of itself: the step's sentence, and the pill that tells live from recorded.
 
+import { paceWords } from "#core/pace.js";
 import { plural } from "#core/reasons.js";
 import { NO_MODEL } from "#core/say.js";
 import { story } from "#core/story.js";
@@ -26,14 +27,14 @@ export class Words {
     if (!board.isLive) {
       const { model, device, fidelity } = board.run.header ?? {};
       const known = (name) => name && name !== "none";
-      if (this.placeholders) return { live: false, text: NO_MODEL, origin: this.origin, behind: 0 };
+      if (this.placeholders) return { live: false, text: `RECORDED · ${NO_MODEL}`, short: NO_MODEL.split(" · ")[0], origin: this.origin, behind: 0 };
       const who = known(model) ? (TITLES[model] ?? model) : "no model";
       const how = fidelity === "given" ? " · given tokens" : known(device) ? ` · ${device.toUpperCase()}` : "";
       return { live: false, text: `RECORDED · ${who}${how}`, origin: this.origin, behind: 0 };
     }
     const { gate } = board.engine;
     if (board.engine.lost) return { live: true, text: `LIVE · lost at step ${board.lastStep}`, behind: 0 };
-    const rate = gate?.rate ? `${Math.round(gate.rate * 10) / 10} steps/s` : "full speed";
+    const rate = gate?.rate ? `${paceWords(gate.rate, board.pace.rate)} steps/s` : "full speed";
     const how = gate?.mode === "pause" ? "paused" : board.idle ? "idle" : rate;
     if (board.engine.lag) return { live: true, text: `LIVE · catching up, ${board.engine.lag} events`, behind: 0 };
     return { live: true, text: `LIVE · ${how}`, behind: board.player.following ? 0 : board.lastStep - board.step };

@@ -1,5 +1,7 @@
 // Where to stop, in a few words, as a test of single events. Twin of minivllm/trace/until.py, so that
 // a recording stops where the live engine's gate would hold: at the event itself, inside its step.
+// Words that stay (a breakpoint) mean “step 30” alone; the gate, asked to run until there, holds at the
+// first from 30 on and is done, so it is asked only for steps that lie ahead (`ahead`).
 
 import { KINDS } from "#core/kinds.js";
 import { REASONS } from "#core/reasons.js";
@@ -22,24 +24,31 @@ const NO_DECISION = new Set(["run.start", "run.source", "run.idle", "run.end", "
 
 const ALLOWED = `${Object.keys(NAMED).join(", ")}, skip REASON, step N, a kind or group of events, a reason, FILE:LINE; a request (r4) alone or behind it; several joined by “or”`;
 
-// {words, matches(event, source)}; `source`: {file, line} of what emitted it. Throws for words that name nothing.
-export function breakAt(words) {
-  const tests = words.trim().split(/\s+or\s+/).map((part) => single(part.trim().split(/\s+/).join(" "), words));
+// {words, matches(event, source)}; `source`: {file, line} of what emitted it. Throws for words that name
+// nothing. `until`: as the gate takes them.
+export function breakAt(words, until = false) {
+  const tests = words.trim().split(/\s+or\s+/).map((part) => single(part.trim().split(/\s+/).join(" "), words, until));
   const matches = (event, source) => !NO_DECISION.has(event.kind) && tests.some((each) => each(event, source));
   return { words: words.trim().split(/\s+/).join(" "), matches };
 }
 
-function single(part, words) {
+// Of several words what the gate may be asked for, from this step on; "" where nothing is left.
+export function ahead(list, step) {
+  const passed = (part) => Number(/^step (\d+)$/.exec(part.trim())?.[1] ?? Infinity) <= step;
+  return list.flatMap(({ words }) => words.split(" or ")).filter((part) => !passed(part)).join(" or ");
+}
+
+function single(part, words, until) {
   const [, before, req] = /^(?:(.*) )?(r[1-9]\d*)$/.exec(part) ?? [null, part, null];
   if (!before && !req) throw new Error(`“${words}” names nothing. Allowed: ${ALLOWED}.`);
-  const what = before ? testOf(before, words) : () => true;
+  const what = before ? testOf(before, words, until) : () => true;
   return req ? (event, source) => event.req === req && what(event, source) : what;
 }
 
 // For who types. As in Python.
 const SHORT = { preempt: "preemption", evict: "eviction", hit: "prefix hit" };
 
-function testOf(given, words) {
+function testOf(given, words, until) {
   const what = Object.hasOwn(SHORT, given) ? SHORT[given] : given;
   if (what in NAMED) return NAMED[what];
   if (what in KINDS) return ({ kind }) => kind === what;
@@ -48,7 +57,7 @@ function testOf(given, words) {
   const [, reason] = /^skip[ :](\w+)$/.exec(what) ?? [];
   if (reason in REASONS) return ({ kind, data }) => kind === "sched.skip" && gives(data, reason);
   const [, step] = /^step (\d{1,9})$/.exec(what) ?? [];
-  if (step) return (event) => event.kind === "step.begin" && event.step >= Number(step);
+  if (step) return (event) => event.kind === "step.begin" && (until ? event.step >= Number(step) : event.step === Number(step));
   const [, file, line] = /^(?:line )?(\S+\.py):(\d{1,9})$/.exec(what) ?? [];
   if (file) return (_event, source) => source?.line === Number(line) && `/${source.file}`.endsWith(`/${file}`);
   throw new Error(`“${words}” names nothing. Allowed: ${ALLOWED}.`);

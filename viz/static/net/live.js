@@ -50,6 +50,7 @@ export class LiveChannel {
     socket.on("status", (status) => on.status(status));
     socket.on("role", (role) => on.role(role));
     socket.on("gate", (gate) => on.gate(gate));
+    socket.on("goal", (goal) => on.goal(goal));
     socket.on("runs", () => {
       on.runs();
       if (this.gone && this.run) this.#hello(); // perhaps it is there now

@@ -23,6 +23,7 @@ export function breaksPanel(board) {
     </form>
     ${own.length ? html`<ul>${own.map((words) => html`<li><code>${words}</code>
       <button class="tool" aria-label="remove ${words}" @click=${() => breaks.toggle(words)}>✕</button></li>`)}</ul>` : nothing}
+    ${breaks.ofOthers ? html`<p class="notice" data-others>The engine ${breaks.ofOthers.replace("stopped", "was stopped")}.</p>` : nothing}
     <div class="foot">
       <span class="notice" role="status">${breaks.notice || count(board)}</span>
       ${travel.steers ? html`

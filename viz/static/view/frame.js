@@ -93,11 +93,11 @@ const called = (run) => run?.label || run?.id || "";
 
 function runPill(board) {
   if (!board.run) return nothing;
-  const { text, behind, live, origin } = board.pill;
+  const { text, behind, live, origin, short = text.split(" · ")[0] } = board.pill;
   if (behind) {
     return html`<button class="pill live" @click=${() => board.travel.end()}><i></i>LIVE · ${behind} ahead <span class="long">— go there</span></button>`;
   }
-  return html`<span class="pill ${live ? "live" : ""}" title=${origin || nothing}><i></i>${board.narrow ? text.split(" · ")[0] : origin ? html`<span class="origin">${text}<small>${origin}</small></span>` : text}</span>`;
+  return html`<span class="pill ${live ? "live" : ""}" title=${origin || nothing}><i></i>${board.narrow ? short : origin ? html`<span class="origin">${text}<small>${origin}</small></span>` : text}</span>`;
 }
 
 function enginePill(board) {
