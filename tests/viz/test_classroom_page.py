@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from minivllm.cli.workbench import ScenarioBench
+from minivllm.learn.lessons import find_lessons
 from tests.viz.browser import at_step, headline, open_page, state, still
 from tests.viz.conftest import MakeEngine
 from tests.viz.scripted import SAYS
@@ -119,7 +121,7 @@ def test_a_question_hides_what_comes_from_all_and_its_tally_is_shown_at_the_end(
     students[1].click("[data-choice=r4]")  # changed
     students[1].click("[data-choice=r1]")
     teacher.wait_for_selector(".votes >> text=2 of 2 have answered")
-    assert teacher.inner_text(".votes [data-choice=r4]") == "r4 1"
+    teacher.wait_for_selector(".votes [data-choice=r4] >> text=/^r4 1$/")
     teacher.keyboard.press("Space")
     for page in (teacher, *students):
         page.wait_for_selector("[data-tally] >> text=It is: r4.")
@@ -132,6 +134,50 @@ def test_a_question_hides_what_comes_from_all_and_its_tally_is_shown_at_the_end(
     teacher.keyboard.press("Escape")
     students[0].wait_for_function("() => __viz.board.lastStep === 17")
     assert students[0].locator("[data-tally]").count() == 0
+
+
+def test_what_the_leader_builds_reads_and_is_asked_by_a_tour_is_the_classes(
+    serve: Serve, pages: Callable[..., Page]
+) -> None:
+    lessons = find_lessons()
+    app = create_app([GALLERY], workbench=ScenarioBench(), lessons=lessons)
+    url = serve(app).url
+    teacher = pages(f"{url}?lead#/run/tiny-pressure/step/7")
+    leads(teacher)
+    student = pages(url)
+    at_step(student, 7)
+
+    teacher.evaluate("__viz.board.tour.start(false); __viz.board.travel.seek(7)")
+    teacher.evaluate("__viz.board.tour.next()")
+    teacher.wait_for_selector(".choices >> text=0 of 1 have answered")
+    student.wait_for_selector("[data-choice=r4]")
+    assert student.evaluate("__viz.board.lastStep") == 7
+    student.click("[data-choice=r4]")
+    teacher.wait_for_selector(".choices >> text=1 of 1 have answered")
+    teacher.keyboard.press("Space")  # skips: and is told what it was
+    student.wait_for_selector("[data-tally] >> text=It is: r4. You were right.")
+    at_step(teacher, 8)
+    assert teacher.evaluate("__viz.board.tour.told") == "It is r4: it came last."
+    at_step(student, 8)
+    teacher.keyboard.press("ArrowRight")
+    at_step(student, 9)
+    for page in (teacher, student):
+        page.wait_for_selector("[data-tally]", state="detached")
+    teacher.keyboard.press("Escape")
+
+    slug = lessons.all()[0].slug
+    teacher.evaluate("slug => __viz.board.lessons.open(slug)", slug)
+    student.wait_for_function("slug => __viz.board.lessons.params.lesson === slug", arg=slug)
+    teacher.evaluate("__viz.board.lessons.close()")
+    student.wait_for_function("() => !__viz.board.lessons.shown")
+
+    teacher.evaluate("__viz.board.own.run()")
+    teacher.wait_for_function("() => __viz.board.run.id.startsWith('own-')")
+    run = teacher.evaluate("__viz.board.run.id")
+    student.wait_for_function("id => __viz.board.run.id === id", arg=run)
+    teacher.evaluate("__viz.board.travel.seek(2)")
+    at_step(student, 2)
+    strip(student, "This page follows the teacher’s.")
 
 
 def test_predict_asks_before_each_decision_and_grades_by_the_events(

@@ -2,7 +2,10 @@
 // the leader's cursor is this page's, until its reader moves. Every place goes as an address.
 
 import { Grip, heardOfClass, nobody } from "#core/following.js";
+import { answerOf, grade } from "#core/tour.js";
 import { parseHash } from "#core/url.js";
+
+const OWN = /^own-[0-9a-f]{8}$/; // stands in nobody's list: its address makes it again
 
 const TELL_MS = 100; // the server hands on no more
 
@@ -16,6 +19,8 @@ export class Classroom {
     this.cursor = null; // the leader's, as it came last
     this.ready = false; // has the page opened what its own address says?
     this.applying = 0;
+    this.lesson = null; // the one that the leader has opened here
+    this.touring = null; // {tour, at}: the stop of the leader's tour that asks the class
     this.question = null; // {id, ask, choices, yours}, as the leader asks all
     this.result = null; // {ask, choices, answer, told, tally, yours}: of the last one
     this.told = "";
@@ -103,14 +108,23 @@ export class Classroom {
   #asked(question) {
     [this.question, this.result] = [question, question ? null : this.result];
     // This page was reloaded while it asked: what is right went with it.
-    if (question && this.is.leads && !this.board.predict.on) this.tell({ op: "close" });
+    if (question && this.is.leads && !this.board.predict.on && !this.touring) this.tell({ op: "close" });
   }
 
   #revealed({ id, answer, told, tally }) {
     if (this.question?.id !== id) return;
-    const { ask, choices, yours } = this.question;
-    this.result = { ask, choices, answer, told, tally, yours };
+    const { ask, choices, yours, place } = this.question;
+    this.result = { ask, choices, answer, told, tally, yours, asked: parseHash(place).step };
     this.question = null;
+  }
+
+  // What was answered stands at the step that answered it, until the class goes on from there.
+  #goneOn(step, open) {
+    const { result } = this;
+    if (!result || step === result.asked) return;
+    result.upto ??= step;
+    result.open ??= open;
+    if (result.upto !== step || result.open !== open) this.result = null;
   }
 
   // The teacher's page is away, and its question with it: this reader does not wait.
@@ -130,12 +144,23 @@ export class Classroom {
 
   // After each drawing.
   drawn() {
-    if (this.is.leads) this.#tellCursor();
-    else if (this.follows && !this.applying && this.grip.hasLetGo(this.#place, performance.now())) {
+    if (this.is.leads) {
+      if (this.result) {
+        this.#goneOn(this.board.step, !this.board.predict.on);
+        if (!this.result) this.board.changed();
+      }
+      this.#tellTour();
+      this.#tellCursor();
+    } else if (this.follows && !this.applying && this.grip.hasLetGo(this.#place, performance.now())) {
       this.#set({ follows: false });
       this.tell({ op: "follow", on: false });
       this.board.say("You have let go of the teacher’s page. F follows again.");
     }
+  }
+
+  get votes() {
+    const { votes = 0, following = 0, free = 0 } = this.is.crowd ?? {};
+    return `${votes} of ${following + free} have answered`;
   }
 
   get #place() {
@@ -143,11 +168,33 @@ export class Classroom {
     return `${board.place()} ${board.player.playing}`;
   }
 
+  // A question of the leader's tour is asked of all, and answered to all when the leader goes on.
+  #tellTour() {
+    const { tour } = this.board;
+    const asks = tour?.asking && tour.question.choices ? { tour, at: tour.at } : null;
+    const { touring } = this;
+    if (touring?.tour === asks?.tour && touring?.at === asks?.at) return;
+    this.touring = asks;
+    if (touring) this.#endTour(touring);
+    if (asks) {
+      const { words, choices } = tour.question;
+      this.tell({ op: "ask", ask: words, choices: choices.map((text) => ({ id: text, text })), place: this.board.place() });
+    }
+  }
+
+  #endTour({ tour, at }) {
+    if (!tour.asked.has(at) || !this.board.store?.config) return this.tell({ op: "close" }); // it was left
+    const { ask } = tour.script.stops[at];
+    const truth = answerOf(this.board.wholeStore.eventsOf(ask.of.step), ask.of);
+    const answer = ask.choices.filter((choice) => grade(ask, choice, truth).right);
+    return this.tell({ op: "reveal", answer, told: grade(ask, null, truth).words });
+  }
+
   #tellCursor() {
     const { board } = this;
     if (board.wanted || !board.run || board.pair.wanted) return;
     const { moving, pace } = board.travel;
-    const cursor = { place: board.place(), playing: moving, speed: pace, upto: board.horizon.step };
+    const cursor = { place: board.place(), playing: moving, speed: pace, upto: board.horizon.step ?? (this.touring ? board.step : null) };
     const words = JSON.stringify(cursor);
     if (words === this.told || this.timer) return;
     const wait = this.toldAt + TELL_MS - performance.now();
@@ -164,11 +211,7 @@ export class Classroom {
 
   async #follow(cursor) {
     this.cursor = cursor;
-    const { result } = this;
-    if (result) {
-      result.upto ??= cursor.upto;
-      if (result.upto !== cursor.upto) this.result = null; // the class has gone on
-    }
+    this.#goneOn(cursor.upto ?? parseHash(cursor.place).step, cursor.upto === null);
     if (!this.ready) return;
     this.applying += 1;
     try {
@@ -185,9 +228,13 @@ export class Classroom {
   async #go(cursor) {
     const { board } = this;
     const place = parseHash(cursor.place);
-    if (!board.runs.some((run) => run.id === place.run)) await board.refreshRuns();
+    const here = () => board.runs.some((run) => run.id === place.run);
+    if (!here() && !OWN.test(place.run)) await board.refreshRuns();
+    if (!here() && OWN.test(place.run)) await board.openRun(place.run, place);
     if (this.cursor !== cursor) return; // a later one is on its way
-    const missing = board.runs.some((run) => run.id === place.run) ? null : place.run;
+    await this.#goLesson(place.params?.lesson ?? null);
+    if (this.cursor !== cursor) return;
+    const missing = here() ? null : place.run;
     if (missing !== this.is.missing) this.#set({ missing });
     if (missing) return;
     board.tour?.finish();
@@ -200,6 +247,19 @@ export class Classroom {
     }
     await board.pair.take(place.params ?? {});
     if (this.cursor === cursor) this.#move(place, cursor);
+  }
+
+  // The lesson that the leader has open, in this page's rail; one that the reader has opened stays.
+  async #goLesson(slug) {
+    const { lessons } = this.board;
+    const { lesson } = lessons.params;
+    if (slug && slug !== lesson) {
+      this.lesson = slug;
+      await lessons.open(slug);
+    } else if (!slug && lesson && lesson === this.lesson) {
+      this.lesson = null;
+      lessons.close();
+    }
   }
 
   #move(place, { speed, upto }) {

@@ -159,7 +159,7 @@ export class Tour {
     this.#enter("stopped"); // what comes may be seen
     if (choice !== null) this.graded?.(this.at, choice, truth);
     const next = this.#next;
-    this.verdict = choice === null ? null : { words: grade(ask, choice, truth).words, step: ask.of.step };
+    this.verdict = { words: grade(ask, choice, truth).words, step: ask.of.step };
     if (next === null) return this.#end();
     return this.#playTo(next);
   }

@@ -7,7 +7,7 @@ import { tallyWords } from "#core/following.js";
 
 export function predictQuestion(board) {
   const { predict, classroom } = board;
-  if (predict.asking) return classroom.is.leads ? askedOfAll(predict.question, classroom.is.crowd) : asked(predict.question, null, (id) => predict.answer(id));
+  if (predict.asking) return classroom.is.leads ? askedOfAll(predict.question, classroom) : asked(predict.question, null, (id) => predict.answer(id));
   if (!classroom.question || classroom.is.leads) return null;
   return asked(classroom.question, classroom.question.yours, (id) => classroom.vote(id), board.engine.linked);
 }
@@ -21,11 +21,11 @@ function asked({ ask, choices }, yours, take, linked = true) {
 }
 
 // The leader does not vote: it sees what comes in.
-function askedOfAll({ ask, choices }, crowd) {
+function askedOfAll({ ask, choices }, { is: { crowd }, votes }) {
   const tally = crowd?.tally ?? {};
   return html`<p class="headline">${ask}</p>
     <p class="choices votes">${choices.map(({ id, text }) => html`<span data-choice=${id}>${text} <b>${tally[id] ?? 0}</b></span>`)}
-      <small>${crowd?.votes ?? 0} of ${(crowd?.following ?? 0) + (crowd?.free ?? 0)} have answered</small></p>`;
+      <small>${votes}</small></p>`;
 }
 
 export function predictButton(board) {

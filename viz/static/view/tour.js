@@ -20,7 +20,7 @@ export function tourButton(board) {
 
 // In place of the sentence, before the step that answers it: with choices, or a field.
 export function tourQuestion(board) {
-  const { tour } = board;
+  const { tour, classroom } = board;
   const { words, choices } = tour?.question ?? {};
   if (!words) return null;
   const form = html`<form class="choices" @submit=${(event) => {
@@ -30,7 +30,8 @@ export function tourQuestion(board) {
   }}><input name="answer" autocomplete="off" aria-label="your prediction" size="6"><button class="tool">Predict</button></form>`;
   return html`<p class="headline">${words}</p>
     ${choices ? html`<p class="choices">${choices.map((choice) => html`<button class="tool" data-choice=${choice}
-      @click=${() => tour.answer(choice)}>${choice}</button>`)}</p>` : form}`;
+      @click=${() => tour.answer(choice)}>${choice}${classroom.touring ? html` <b>${classroom.is.crowd?.tally?.[choice] ?? 0}</b>` : nothing}</button>`)}
+      ${classroom.touring ? html`<small>${classroom.votes}; what you choose, or skip, shows all what it was</small>` : nothing}</p>` : form}`;
 }
 
 export function endCard(board) {
