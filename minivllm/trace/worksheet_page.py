@@ -41,7 +41,8 @@ p { margin: 0.4em 0; }
 table { border-collapse: collapse; width: 100%; table-layout: fixed; margin: 0.5em 0; }
 th, td { border: 0.75pt solid #555; padding: 0.1em 0.5em; text-align: left; vertical-align: top;
   overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-thead th { background: #e8e8e8; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+thead th { overflow-wrap: normal; background: #e8e8e8;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 tbody th { font-weight: 600; }
 .scenario { width: auto; table-layout: auto; }
 .scenario td, .scenario th { border-width: 0 0 0.75pt; }
@@ -151,10 +152,15 @@ def fitted(sheet: Sheet) -> Fit:
     )
 
 
+def _as_bold(heading: str) -> str:
+    """A heading's words, each as long as its bold letters are wide: none is to be broken."""
+    return " ".join(word + "m" * (1 + math.ceil(len(word) / 4)) for word in heading.split())
+
+
 def _widths(table: list[list[str]], size: float) -> list[float]:
     """Of each column, in points: its longest word, and of the rest a share by what stands in it."""
     letter = LETTER * size
-    bold = [heading + "m" * math.ceil(len(heading) / 4) for heading in table[0]]
+    bold = [_as_bold(heading) for heading in table[0]]
     columns = list(zip(bold, *table[1:], strict=True))
     least = [max(len(word) for cell in c for word in cell.split() or [""]) for c in columns]
     whole = [max(map(len, c)) for c in columns]
