@@ -206,3 +206,18 @@ def test_an_address_typed_right_after_a_step_is_followed(
             page.wait_for_timeout(250)
             assert page.evaluate("__viz.board.step") == step
             assert page.url.endswith(f"/step/{step}")
+
+
+def test_a_trace_with_a_gap_is_dimmed_and_can_be_read_anew(
+    browser: Browser, serve: Serve, tiny_pressure: Path
+) -> None:
+    server = serve(create_app([tiny_pressure]))
+    with open_page(browser) as page:
+        page.goto(f"{server.url}#/run/tiny-pressure/step/6")
+        at_step(page, 6)
+        page.evaluate("__viz.board.take([{ ...__viz.board.store.last, seq: 9999 }])")
+        page.wait_for_selector(".problem >> text=This trace cannot be read further.")
+        assert page.locator(".stage.stale").count() == 1
+        page.click("text=Read the run anew")
+        page.wait_for_selector(".problem", state="detached")
+        assert page.locator(".stage.stale").count() == 0

@@ -18,6 +18,15 @@ from viz.access import Access
 from viz.server import BoardApp, Server, create_app
 
 
+BROKEN = """() => [...document.querySelectorAll('thead th')].filter((th) => {
+  const range = document.createRange();
+  range.selectNodeContents(th);
+  const lines = range.getClientRects().length;
+  return lines > th.textContent.split(' ').length || th.scrollWidth > th.clientWidth;
+}).map((th) => th.textContent)"""
+"""Headings that are broken inside a word, or stick out."""
+
+
 def answer(app: BoardApp, **query: str) -> tuple[int, str, str]:
     got = app.test_client().get(f"/api/runs/tiny-pressure/worksheet?{urlencode(query)}")
     return got.status_code, got.get_data(as_text=True), got.headers["Content-Security-Policy"]
@@ -70,6 +79,7 @@ def test_a_sheet_is_one_page_whatever_the_run(browser: Browser) -> None:
             page.set_content(sheet_page(make_sheet(trace, 1, last), [True, False]))
             pages = pages_of(page.pdf(prefer_css_page_size=True))
             assert len(pages) == 2, scenario
+            assert page.evaluate(BROKEN) == [], scenario
             assert all(w > h for w, h in pages)
 
 
