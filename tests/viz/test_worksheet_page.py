@@ -17,7 +17,6 @@ from tests.viz.test_picture import pages_of
 from viz.access import Access
 from viz.server import BoardApp, Server, create_app
 
-
 BROKEN = """() => [...document.querySelectorAll('thead th')].filter((th) => {
   const range = document.createRange();
   range.selectNodeContents(th);
