@@ -243,6 +243,8 @@ class RunSnapshot(Data):
     traces of an earlier version, which had no state of that stream."""
     sources: list[RunSource]
     """What ``run.source`` events had told."""
+    hues: dict[str, int] = {}
+    """Request → hue, as the whole run gives it (``hues.py``)."""
 
 
 class RunConfig(Data):

@@ -7,6 +7,7 @@ stays grey. It keeps its hue after it has finished, though another may take it t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from minivllm.trace.events import Event
 
@@ -25,13 +26,24 @@ class Hues:
     def see(self, events: Iterable[Event]) -> None:
         for event in events:
             if event.kind == "run.snapshot" and event.data.state is not None:
-                state = event.data.state
-                for req in [*state["running"], *state["waiting"]]:
-                    self._arrive(req)
+                self._begin(event.data.hues, event.data.state)
             elif event.req is not None and event.kind == "req.arrive":
                 self._arrive(event.req)
             elif event.req is not None and event.kind == "req.finish":
                 self._held.pop(event.req, None)
+
+    def keep(self, requests: Iterable[str]) -> None:
+        """Forget all others, of those that have finished."""
+        wanted = self._held.keys() | set(requests)
+        self.of = {req: hue for req, hue in self.of.items() if req in wanted}
+
+    def _begin(self, told: dict[str, int], state: dict[str, Any]) -> None:
+        living = [*state.get("running", ()), *state.get("waiting", ())]
+        self.of = dict(told)
+        self._held = {req: told[req] for req in living if told.get(req, GREY) != GREY}
+        for req in living:
+            if req not in told:
+                self._arrive(req)
 
     def _arrive(self, req: str) -> None:
         taken = set(self._held.values())

@@ -25,6 +25,7 @@ from minivllm.trace.file import decode_event
 from minivllm.trace.fold import State, apply, forget_finished, new_state
 from minivllm.trace.front import Front
 from minivllm.trace.front import apply as apply_to_front
+from minivllm.trace.hues import Hues
 
 FINISHED_KEPT = 64
 """Finished requests that a beginning remembers, besides those whose tokens a block still holds."""
@@ -44,22 +45,31 @@ class Beginning:
     last: Event | None = None
     epoch: int = 1
     sources: list[RunSource] = field(default_factory=list)
+    hues: Hues = field(default_factory=Hues)
 
     def take(self, line: bytes) -> None:
         event = self.last = decode_event(line)
         if event.kind == "run.source":
             self.sources.append(event.data)
         elif event.kind == "run.start":  # of an engine that was started anew: no word of the old
-            self.epoch, self.sources = event.data.epoch, []
+            self.epoch, self.sources, self.hues = event.data.epoch, [], Hues()
         if isinstance(self.state, State):
             apply(self.state, event)
+            self.hues.see([event])
         else:
             apply_to_front(self.state, event)
 
     def line(self) -> bytes:
         assert self.last is not None
         # The state is encoded as it stands: plain dicts of 10,000 blocks would be made in vain.
-        data = RunSnapshot(epoch=self.epoch, state=self.state, sources=self.sources)  # type: ignore[arg-type]
+        if isinstance(self.state, State):
+            self.hues.keep(self.state.requests)
+        data = RunSnapshot(
+            epoch=self.epoch,
+            state=self.state,  # type: ignore[arg-type]
+            sources=self.sources,
+            hues=self.hues.of,
+        )
         snapshot = {"kind": data.KIND, "phase": "idle", "src": 0, "req": None, "data": data}
         return _encoder.encode(msgspec.structs.replace(self.last, **snapshot))
 
@@ -158,6 +168,7 @@ class StepRing:
         state = beginning.state
         if isinstance(state, State) and state.step % 64 == 0:
             forget_finished(state, FINISHED_KEPT)
+            beginning.hues.keep(state.requests)
         return count
 
     @property

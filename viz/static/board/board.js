@@ -159,6 +159,7 @@ export class Board {
       const action = broken.told ? there : anew;
       this.fail(`Step ${broken.step} breaks an invariant:`, `${broken.message}.`, true, action);
     }
+    if (this.step < this.firstStep) this.player.place(this.firstStep); // of a run that was cut
     this.arrive();
     this.player.grown(this.clock.now());
   }

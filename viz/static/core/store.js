@@ -75,9 +75,9 @@ export class TraceStore {
     this.last = event;
     this.firstStep = this.lastStep = event.step;
     for (const source of event.data.sources) this.sources.set(source.src, source);
-    for (const req of [...this.head.running, ...this.head.waiting]) {
-      this.hues.see({ kind: "req.arrive", req });
-    }
+    const living = [...this.head.running, ...this.head.waiting];
+    this.hues = new HueAssigner(event.data.hues, living);
+    for (const req of living) if (!(req in this.hues.of)) this.hues.see({ kind: "req.arrive", req });
     this.snapshots = new Map([[event.step, clone(this.head)]]);
     this.steps.set(event.step, { events: [], summary: null });
   }

@@ -162,9 +162,9 @@ const ICONS = {
 
 const icon = (name) => html`<svg class="icon" viewBox="0 0 20 20" aria-hidden="true">${svg`<path d=${ICONS[name]}/>`}</svg>`;
 
-function scrubData({ lastStep, step, store, breaks, marked }) {
+function scrubData({ firstStep, lastStep, step, store, breaks, marked }) {
   const summaries = (k) => store?.steps.get(k)?.summary ?? null;
-  return { steps: Math.max(lastStep, 1), step, summaries, stops: breaks.steps, hits: marked };
+  return { steps: Math.max(lastStep, 1), first: firstStep, step, summaries, stops: breaks.steps, hits: marked };
 }
 
 export function transport(board) {

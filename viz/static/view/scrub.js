@@ -21,7 +21,7 @@ class Scrub extends CanvasElement {
     });
   }
 
-  // data: {summaries: step → summary, steps, step, stops: steps with a breakpoint | null, hits: steps of
+  // data: {summaries: step → summary, first: the earliest step, steps, step, stops: steps with a breakpoint | null, hits: steps of
   // the selection | null}
   paint(context, width, height) {
     const { summaries, steps, step, stops } = this.data;
@@ -35,6 +35,7 @@ class Scrub extends CanvasElement {
         const summary = summaries(k);
         if (summary) group.push(summary);
       }
+      if (!group.length && (bin + 1) * layout.perBin <= (this.data.first ?? 0)) continue; // cut off
       const x = bin * layout.pitch;
       const w = Math.max(layout.pitch - (layout.pitch > 4 ? 2 : layout.pitch > 2 ? 1 : 0), 1);
       const share = Math.max(0, ...group.map((s) => (s.budget ? s.used / s.budget : 0)));
