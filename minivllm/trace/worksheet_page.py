@@ -92,12 +92,12 @@ def _section(sheet: Sheet, blank: bool, asked: Sequence[str]) -> str:
     before = "".join(
         f"<p>Before step {sheet.rows[0].step}, {escape(line)}</p>" for line in sheet.before
     )
-    head, rows = scenario_table(sheet.arrivals)
+    arrived = _table("scenario", *scenario_table(sheet.arrivals)) if sheet.arrivals else ""
     filled = [cells(row) for row in sheet.rows]
     shown = [["" if blank and c in asked else row[c] for c in COLUMNS] for row in filled]
     return (
         f"<section><header><h1>{escape(heading(sheet, blank))}</h1><p>{field}</p></header>\n"
-        f"<p>{escape(knobs)}.</p>\n{_table('scenario', head, rows)}\n{before}"
+        f"<p>{escape(knobs)}.</p>\n{arrived}\n{before}"
         f"{_table('steps blank' if blank else 'steps', list(COLUMNS.values()), shown)}\n"
         f"<p>{escape(LEGEND)}</p></section>"
     )
@@ -195,6 +195,8 @@ def _above(sheet: Sheet, size: float) -> float:
 
 def _scenario_height(sheet: Sheet, size: float) -> float:
     """As wide as it needs to be; where the page is narrower, the longest columns break."""
+    if not sheet.arrivals:
+        return 0.0
     head, rows = scenario_table(sheet.arrivals)
     table = [[name + "m" * math.ceil(len(name) / 4) for name in head], *rows]
     natural = [
