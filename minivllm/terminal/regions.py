@@ -53,7 +53,8 @@ def waiting(scene: Scene, width: int, height: int) -> list[Text]:
 def _why_it_waits(scene: Scene, req: str, request: RequestState) -> str:
     for event in scene.view.of("sched.victim"):
         if event.req == req:
-            return f"preempted for {event.data.for_req} in this step"
+            who = "itself" if event.data.for_req == req else event.data.for_req
+            return f"preempted for {who} in this step"
     wait = request.wait
     if wait is None:
         return "has just arrived"

@@ -88,7 +88,8 @@ def why_budget(record: Record, state: State, step: int) -> Answer:
                 why.append(f"{e.req} waits: it needs {e.data.need}, {have}.")
             elif e.kind == "sched.victim" and data.unused_reason == Reason.PREEMPTED_THIS_STEP:
                 event = e
-                why.append(f"{e.req} was preempted for {e.data.for_req}.")
+                who = "itself" if e.data.for_req == e.req else e.data.for_req
+                why.append(f"{e.req} was preempted for {who}.")
     elif data.unused_reason is None:
         why.append("Nothing is left over.")
     for row in data.rows:

@@ -152,9 +152,8 @@ def _waits(of: Any) -> list[str]:
         freed = [e.data for e in of("kv.free") if e.req == event.req]
         gives = f"; gives {_numbers(freed[0].blocks[::-1])}" if freed and freed[0].blocks else ""
         data = event.data
-        waits.append(
-            f"{event.req} preempted for {data.for_req} (need {data.need}, have {data.have}{gives})"
-        )
+        who = "itself" if data.for_req == event.req else data.for_req
+        waits.append(f"{event.req} preempted for {who} (need {data.need}, have {data.have}{gives})")
         told.add(event.req)
     skipped = set()
     for event in of("sched.skip"):

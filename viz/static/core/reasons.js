@@ -60,7 +60,7 @@ export function listed(names, most = 6) {
 // Why a waiting request waits, short, with its numbers: what stands under its chip.
 export function waitText(req, wait, config, facts) {
   const victim = facts.preempted.get(req);
-  if (victim) return `preempted for ${victim.for} in this step`;
+  if (victim) return `preempted for ${victim.for === req ? "itself" : victim.for} in this step`;
   if (!wait) return "not looked at yet";
   if (wait.behind) return `behind ${wait.behind} (${config.policy})`;
   switch (wait.reason) {

@@ -19,7 +19,7 @@ export function cellWords(store, req, step) {
   const parts = [CELLS[cell.code]];
   if (grant) parts.push(`${plural(grant.n, "token")} ${grant.n === 1 ? "runs" : "run"}`);
   if (hit) parts.push(`${hit} reused`);
-  if (victim) parts.push(`for ${victim.for}, which needed ${plural(victim.need, "block")} and had ${victim.have}`);
+  if (victim) parts.push(`for ${victim.for === req ? "itself" : victim.for}, which needed ${plural(victim.need, "block")} and had ${victim.have}`);
   else if (cell.behind) parts.push(`behind ${cell.behind}, for whom ${explain(cell.reason)}`);
   else if (skip?.need) parts.push(`${explain(skip.reason)}: ${skip.need} needed, ${skip.have} free`);
   else if (cell.reason) parts.push(explain(cell.reason));
