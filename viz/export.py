@@ -25,10 +25,12 @@ from typing import Any
 import msgspec
 
 from minivllm.errors import ArtifactError, ExportError
+from minivllm.learn.lessons import Lessons, find_lessons
 from minivllm.trace.artifacts import ITEM_BYTES, Artifact
 from minivllm.trace.cut import cut_steps, cut_time
 from minivllm.trace.events import ArrayInfo
 from minivllm.trace.words import join
+from viz.export_extras import lessons_inside, worksheet_inside
 from viz.page_parts import STATIC, take_apart
 from viz.runs import Run
 
@@ -59,8 +61,10 @@ class Export:
         runs: Sequence[Run],
         steps: Steps | None = None,
         max_bytes: int = MAX_TRACE_BYTES,
+        lessons: Lessons | None = None,
     ) -> None:
-        """With two runs the file opens with the second beside the first, in Compare.
+        """With two runs the file opens with the second beside the first, in Compare. ``lessons``:
+        those whose texts go along, unless they are the project's own.
 
         Raises TraceError for a run that cannot be read, ExportError for one that is too large, or
         whose beginning is no longer kept.
@@ -70,7 +74,9 @@ class Export:
         ids = [pack.run.id for pack in self._packs]
         self.title = " and ".join(ids)
         beside = {"start": f"#/run/{ids[0]}?view=compare&with={ids[1]}"} if len(ids) == 2 else {}
-        self._about = {"runs": [self._row(i) for i in range(len(ids))], **beside}
+        told = lessons_inside(lessons or find_lessons(), runs)
+        rows = [self._row(i) for i in range(len(ids))]
+        self._about = {"runs": rows, "lessons": told, **beside}
 
     def _row(self, number: int) -> dict[str, Any]:
         pack = self._packs[number]
@@ -81,6 +87,7 @@ class Export:
             "script": pack.run.tour() if self._steps is None else None,  # it leads to all steps
             "trace": f"trace-{number}",
             "gallery": pack.run.gallery,
+            "worksheet": pack.worksheet,
             "file": {
                 "name": pack.run.file,
                 "made": header["created"],
@@ -118,7 +125,7 @@ class Export:
             f"<title>minivllm · {escape(self.title)}</title>\n"
             f'<link rel="icon" href="{page.icon}">\n<style>{page.style}</style>\n</head>\n'
         ).encode()
-        yield page.body.encode()
+        yield _waiting(page.body).encode()
         packed = {"modules": page.modules, "resources": page.resources, "about": self._about}
         yield from _block("page", [json.dumps(packed, ensure_ascii=False).encode()])
         for number, pack in enumerate(self._packs):
@@ -154,6 +161,10 @@ class _Pack:
         self.lines = [msgspec.json.encode(self.header) + b"\n"]
         self.lines += (line + b"\n" for lines in streams.values() for line in lines)
         self.arrays = _Arrays(run, ran)
+        first = min(ran)  # of the first engine the newest life
+        self.worksheet = worksheet_inside(
+            run, streams[first[0], max(e for s, e in ran if s == first[0])]
+        )
 
 
 def _none_of(steps: Steps | None) -> str:
@@ -243,6 +254,19 @@ def _rank(info: ArrayInfo) -> int:
     if _bytes(info) <= SMALL_ARRAY_BYTES:
         return 0
     return 1 if info.name.startswith("attention.") else 2
+
+
+def _waiting(body: str) -> str:
+    """Words that stand in the page until it is unpacked: for ever, where the download broke off."""
+    found = body.find("</noscript>")
+    if found < 0:
+        raise ExportError("index.html has no place for words before the page is there")
+    at = found + len("</noscript>")
+    words = (
+        "Unpacking the page … If this stays, the file is not whole: copy it anew from where it "
+        "came."
+    )
+    return f"{body[:at]}<p>{words}</p>{body[at:]}"
 
 
 def _hash(text: str) -> str:

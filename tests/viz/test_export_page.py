@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
+from minivllm.learn.lessons import find_lessons
 from minivllm.scenario import load_scenario, start
 from tests.viz.browser import at_step, headline, open_page, still
 from tests.viz.test_board import with_tour
@@ -256,11 +257,20 @@ def test_a_file_that_is_cut_or_altered_says_so(
     write(whole, tiny_pressure)
     text = whole.read_text()
     at = text.index('id="page">') + 200
-    broken = tmp_path / "broken.html"
-    broken.write_text(text[:at] + "AAAA" + text[at + 4 :])
-    with from_disk(browser) as page:
-        page.goto(broken.as_uri())
-        page.wait_for_function("() => document.querySelector('#app').innerText.includes('damaged')")
+    trace = text.index('id="trace-0">') + 200
+    half = text.index('id="page">') + 50_000
+    for broken, says in (
+        (text[:at] + "AAAA" + text[at + 4 :], "damaged"),
+        (text[:trace] + "AAAA" + text[trace + 4 :], "tiny-pressure cannot be unpacked"),
+        (text[:half], "the file is not whole"),
+    ):
+        file = tmp_path / "broken.html"
+        file.write_text(broken)
+        with from_disk(browser) as page:
+            page.goto(file.as_uri())
+            page.wait_for_function(
+                "says => document.querySelector('#app').innerText.includes(says)", arg=says
+            )
 
 
 def test_page_offers_the_run_that_is_open_as_a_file(
@@ -312,3 +322,62 @@ console.log(JSON.stringify([...parts, widen(bytes, longs, "y").values]));
         -2,
         [-1, 2**40],
     ]
+
+
+def test_a_cut_run_opens_at_its_beginning_in_the_colours_of_the_whole(
+    browser: Browser, tiny_pressure: Path, tmp_path: Path
+) -> None:
+    hues = "() => ({ ...__viz.board.store.hues.of })"
+    with from_disk(browser) as page:
+        page.goto(write(tmp_path / "whole.html", tiny_pressure))
+        at_step(page, 0)
+        whole = page.evaluate(hues)
+        page.goto(write(tmp_path / "part.html", tiny_pressure, steps=(6, 9)))
+        at_step(page, 5)
+        assert "The trace begins here" in headline(page)
+        part = page.evaluate(hues)
+        assert len(part) >= 4 and part == {req: whole[req] for req in part}
+
+
+def test_lessons_worksheet_and_playground_without_a_server(
+    browser: Browser, file: str, tmp_path: Path
+) -> None:
+    """What can be made beforehand is in the file; the rest says that there is no server."""
+    with from_disk(browser, accept_downloads=True) as page:
+        page.goto(f"{file}#/run/tiny-pressure/step/8")
+        at_step(page, 8)
+        page.keyboard.press("n")
+        page.click(".lessons li:first-child button")
+        page.wait_for_selector(".rail [role=tabpanel] h3")
+        page.click("[data-tab=walk]")
+        assert "is not in this file" in page.inner_text(".rail")
+        page.keyboard.press("Escape")
+        page.evaluate("__viz.board.lessons.close()")
+        page.evaluate("__viz.board.own.open()")
+        page.wait_for_function("() => document.querySelector('.own .notice').textContent.length")
+        assert "without a server or an engine" in page.inner_text(".own .notice")
+        assert page.locator(".own .foot button").is_disabled()
+        assert page.locator(".own legend").count() == 0
+        page.keyboard.press("Escape")
+        page.evaluate("__viz.board.printing.open()")
+        with page.expect_download() as download:
+            page.click("text=Save the worksheet")
+        download.value.save_as(tmp_path / "sheet.html")
+        sheet = (tmp_path / "sheet.html").read_text()
+        assert sheet.count("<section") == 2 and "r4 preempted for r3" in sheet
+        page.keyboard.press("Escape")
+        page.evaluate("__viz.board.frame.show('play')")
+        page.wait_for_selector(".chat")
+        page.wait_for_timeout(300)  # it froze here
+        assert "without a server or an engine" in page.inner_text(".chat")
+
+
+def test_a_lesson_whose_run_is_in_the_file_can_be_walked(browser: Browser, tmp_path: Path) -> None:
+    (lesson, *_) = [each for each in find_lessons().all() if each.recording is not None]
+    assert lesson.recording is not None
+    with from_disk(browser) as page:
+        page.goto(write(tmp_path / "lesson.html", lesson.recording))
+        at_step(page, 0)
+        page.evaluate("slug => __viz.board.lessons.open(slug)", lesson.slug)
+        page.click("text=Walk through it")
+        page.wait_for_function("() => __viz.board.lessons.tour !== null")

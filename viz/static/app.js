@@ -169,9 +169,21 @@ board.recall = (key) => {
   }
 };
 
-board.classroom.keep = (key, value) => sessionStorage.setItem(`minivllm.${key}`, value);
+board.classroom.keep = (key, value) => {
+  try {
+    sessionStorage.setItem(`minivllm.${key}`, value);
+  } catch {
+    // as above
+  }
+};
 
-board.classroom.kept = (key) => sessionStorage.getItem(`minivllm.${key}`);
+board.classroom.kept = (key) => {
+  try {
+    return sessionStorage.getItem(`minivllm.${key}`);
+  } catch {
+    return null;
+  }
+};
 
 board.refreshRuns = () => runs.refresh();
 
@@ -276,7 +288,7 @@ async function start() {
   const first = place.run ?? own ?? board.runs.find((run) => !run.lesson)?.id;
   if (first) await runs.open(first, place);
   if (first) await board.pair.take(place.params ?? {});
-  else board.fail("There is no run to show.", "Start with a trace file, or wait for the engine.");
+  else if (!board.problem) board.fail("There is no run to show.", "Start with a trace file, or wait for the engine.");
   board.classroom.begin();
 }
 

@@ -5,6 +5,7 @@
 
 import { BROKEN_OFF, NO_CONNECTION, lifeLink, newTurn, pack, readParams, refusal, requestBody, takeChunk, unpack, withoutFirst } from "#core/chat.js";
 import { plural } from "#core/reasons.js";
+import { NO_SERVER, hasServer } from "#net/home.js";
 import { Refused, loadOffers, streamChat } from "#net/chat.js";
 
 const KEPT = "minivllm.chat";
@@ -27,6 +28,7 @@ export class Chat {
   // Why nothing can be sent: {what, todo}; null if it can.
   get obstacle() {
     const { engine, runs } = this.board;
+    if (!hasServer) return { what: NO_SERVER, todo: "minivllm demo brings one, or minivllm serve; open the page that they name." };
     if (runs.some((run) => run.kind === "live")) {
       return engine.linked ? null : { what: "There is no connection to the server.", todo: "It is looked for; this page need not be reloaded." };
     }
@@ -177,12 +179,18 @@ export class Chat {
   async fetchOffers() {
     if (this.offers) return;
     this.offers = { scenarios: [], about: {} };
+    if (!hasServer) return;
     try {
       this.offers = await loadOffers();
     } catch (error) {
-      this.notice = error.message;
+      this.offers.missing = error.message; // asked once more by a button, not by each rendering
     }
     this.board.changed();
+  }
+
+  offersAnew() {
+    this.offers = null;
+    return this.fetchOffers();
   }
 
   async runWorkload(name) {

@@ -1,6 +1,5 @@
 // What is taken away from the page: a picture of what is shown, and a run's worksheet.
 
-import { NO_SERVER, hasServer } from "#net/home.js";
 import { worksheetAt } from "#net/worksheet.js";
 
 export const ASKED = [["runs", "runs"], ["waits", "waits, with the reason"], ["budget", "budget"], ["taken", "blocks taken"], ["free", "free queue"], ["ends", "ends"]];
@@ -35,8 +34,14 @@ export class Printing {
   get sheetMissing() {
     const { run } = this.board;
     if (!run) return "no run is open";
-    if (!hasServer) return NO_SERVER;
+    if (run.worksheet) return "";
+    if (run.inside) return `there was no room for it in this file: minivllm trace worksheet ${run.file.name} makes it`;
     return run.lives ? "this run is not on the server: minivllm trace worksheet FILE makes it from the file" : "";
+  }
+
+  // In an exported file lies the sheet of the whole run, blank and filled: nothing about it can be chosen.
+  get sheetInside() {
+    return this.board.run?.worksheet ?? null;
   }
 
   async savePicture(kind) {

@@ -2,7 +2,7 @@
 
 import { answerOf } from "#core/attention.js";
 import { findLife } from "#core/lives.js";
-import { ask, hasServer, runsInside } from "#net/home.js";
+import { ask, hasServer, lessonInside, lessonsInside, runsInside } from "#net/home.js";
 
 const CHUNK = 5000; // what the server gives at once
 
@@ -14,8 +14,8 @@ async function getJson(path) {
 }
 
 export const loadWorkbench = () => getJson("/api/workbench");
-export const loadLessons = () => getJson("/api/lessons");
-export const loadLesson = (slug) => getJson(`/api/lessons/${encodeURIComponent(slug)}`);
+export const loadLessons = () => (hasServer ? getJson("/api/lessons") : lessonsInside());
+export const loadLesson = (slug) => (hasServer ? getJson(`/api/lessons/${encodeURIComponent(slug)}`) : lessonInside(slug));
 export const listRuns = () => (hasServer ? getJson("/api/runs") : runsInside());
 export const loadRun = (run) => getJson(`/api/runs/${encodeURIComponent(run)}`);
 export const loadTour = (run) => getJson(`/api/runs/${encodeURIComponent(run)}/tour`);

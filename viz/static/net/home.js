@@ -4,7 +4,7 @@
 import { parseTrace } from "#core/file.js";
 import { StepArrays } from "#core/numbers.js";
 
-const inside = globalThis.minivllmInside ?? null; // {resources, runs, start, unpack(id) → ArrayBuffer}
+const inside = globalThis.minivllmInside ?? null; // {resources, runs, lessons, start, unpack(id) → ArrayBuffer}
 
 export const hasServer = inside === null;
 
@@ -29,11 +29,24 @@ let runs = null;
 // The runs in the file, each whole: rows as the server gives them, and `lives` with all events.
 export async function runsInside() {
   runs ??= await Promise.all(inside.runs.map(async (about) => {
-    const text = new TextDecoder().decode(await inside.unpack(about.trace));
-    const arrays = new ArraysInside(about.arrays);
-    return { ...about, ...parseTrace(text), arrays, kind: "recorded", inside: true, tour: about.script !== null };
+    try {
+      const text = new TextDecoder().decode(await inside.unpack(about.trace));
+      const arrays = new ArraysInside(about.arrays);
+      return { ...about, ...parseTrace(text), arrays, kind: "recorded", inside: true, tour: about.script !== null };
+    } catch (error) {
+      throw new Error(`${about.id} cannot be unpacked, this file is damaged: ${error.message}. Copy it anew from where it came.`);
+    }
   }));
   return runs;
+}
+
+// The lessons' texts, as the server gives them.
+export const lessonsInside = async () => ({ lessons: inside.lessons.lessons, trouble: "" });
+
+export async function lessonInside(slug) {
+  const lesson = inside.lessons.texts[slug];
+  if (!lesson) throw new Error(`There is no lesson ${slug} in this file.`);
+  return lesson;
 }
 
 // The arrays of a run's captured steps that viz/export.py took along.

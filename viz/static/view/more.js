@@ -21,7 +21,6 @@ export function tools(board) {
     ["find a request, a block, a reason", "/", "find", () => board.open("find")],
     ["a scenario of your own", "V", "own scenario", () => board.own.open()],
     ["picture and worksheet", "I", "print", () => board.printing.open()],
-    ["predict: what will the next step do?", "Q", "predict", () => board.predict.toggle()],
     ["lessons", "N", "lessons", () => board.lessons.toggle()],
     ["the runs that are here", "R", "runs", () => board.open("runs")],
     ["open a trace file", "O", "open a file", () => board.chooseFile()],

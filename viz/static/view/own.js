@@ -3,6 +3,7 @@
 import { html, nothing } from "lit-html";
 
 import { FIELDS, namesOf } from "#core/own.js";
+import { hasServer } from "#net/home.js";
 import { dialog } from "#view/panels.js";
 import { download } from "#view/picture/save.js";
 
@@ -12,20 +13,20 @@ export function ownPanel(board) {
   const { own } = board;
   return dialog(board, "A scenario of your own", html`<form class="knobs own" novalidate @submit=${(event) => {
       event.preventDefault();
-      if (!own.busy) own.run();
+      if (!own.busy && hasServer) own.run();
     }}>
     <p>The real scheduler and pool run it; in the model’s place stand made-up tokens. Lengths are in tokens; the shared prefix is the same in all rows, as far as it goes.</p>
     <p class="choices-of">${own.offers ? html`<label>begin with <select @change=${(event) => own.preset(event.target.value)}>
         <option value="">…</option>${Object.keys(own.offers.presets).map((name) => html`<option value=${name}>${name}</option>`)}</select></label>` : nothing}
-      <label class="tool file">open a .toml file<input type="file" class="hidden" accept=".toml" @change=${(event) => {
+      ${hasServer ? html`<label class="tool file">open a .toml file<input type="file" class="hidden" accept=".toml" @change=${(event) => {
         if (event.target.files[0]) own.readFile(event.target.files[0]);
         event.target.value = "";
-      }}></label>
+      }}></label>` : nothing}
       <button class="tool" type="button" @click=${() => download("own.toml", new Blob([own.fileText], { type: "application/toml" }))}>save as .toml</button></p>
     ${rows(own)}
-    ${knobs(own)}
+    ${own.knobs.length ? knobs(own) : nothing}
     <div class="foot"><span class="notice" role="alert">${own.notice}</span>
-      <button class="primary" type="submit" ?disabled=${own.busy || !own.rows.length}>${own.busy ? "It runs …" : "Run"}</button></div>
+      <button class="primary" type="submit" ?disabled=${own.busy || !own.rows.length || !hasServer}>${own.busy ? "It runs …" : "Run"}</button></div>
   </form>`);
 }
 

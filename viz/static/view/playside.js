@@ -53,10 +53,11 @@ function paramRow(chat, { name, kind, min, max, step, says }, error) {
 // All scenarios that the server offers; each is sent whole, at once.
 export function workloads(board) {
   const { chat, engine } = board;
-  const { scenarios = [], about = {} } = chat.offers ?? {};
+  const { scenarios = [], about = {}, missing = "" } = chat.offers ?? {};
   const { ready, reason } = engine.canSend;
   return html`<section class="workloads"><h2>Workloads <span>all requests at once</span></h2>
     <p class="quiet">${ready ? "The running engine’s own knobs hold, not the scenario’s." : `${reason[0].toUpperCase()}${reason.slice(1)}.`}</p>
+    ${missing ? html`<p class="notice" role="alert">They could not be read: ${missing}. <button class="tool" @click=${() => chat.offersAnew()}>Try again</button></p>` : nothing}
     <ul>${scenarios.map((name) => html`<li><div><b>${name}</b>
         <button class="tool" ?disabled=${!ready} aria-label=${`send ${name}`} @click=${() => chat.runWorkload(name)}>Send</button></div>
       <p>${about[name]?.note || about[name]?.title || ""}</p>

@@ -4,6 +4,7 @@ import { html } from "lit-html";
 
 import { ASKED } from "#board/printing.js";
 import { dialog } from "#view/panels.js";
+import { download } from "#view/picture/save.js";
 
 export function printingPanel(board) {
   const { printing, frame } = board;
@@ -33,12 +34,20 @@ function worksheet(board, radio) {
   return html`<section aria-label="Worksheet">
     <h3>The worksheet of this run</h3>
     <p>A row a step, each sheet on one page of A4: who runs, who waits and why, which blocks go where.</p>
+    ${printing.sheetInside ? sheetInside(board) : html`
     <p class="choices-of">${radio("sheets", "both", "blank and filled")} ${radio("sheets", "blank", "blank")} ${radio("sheets", "filled", "filled")}</p>
     <fieldset ?disabled=${printing.sheets === "filled"}><legend>The blank one asks for</legend>
       <p class="choices-of">${ASKED.map(([name, words]) => html`<label><input type="checkbox" .checked=${printing.ask.includes(name)}
         @change=${() => printing.toggle(name)}> ${words}</label>`)}</p></fieldset>
     <p class="choices-of">${step("from", "from step")} ${step("to", "to step")}</p>
     <p><button class="tool" ?disabled=${printing.busy || Boolean(printing.sheetMissing)} @click=${() => printing.openSheet()}>Open the worksheet</button>
-      <span class="quiet">${printing.sheetMissing}</span></p>
+      <span class="quiet">${printing.sheetMissing}</span></p>`}
   </section>`;
+}
+
+// Saved, not opened: a page that this one opened would be bound by its policy.
+function sheetInside({ run, printing }) {
+  const save = () => download(`${run.id}-worksheet.html`, new Blob([printing.sheetInside], { type: "text/html" }));
+  return html`<p><button class="tool" @click=${save}>Save the worksheet</button>
+    <span class="quiet">blank and filled, of all steps; with a choice of them: minivllm trace worksheet ${run.file.name}</span></p>`;
 }

@@ -5,6 +5,7 @@ import { html, nothing } from "lit-html";
 import { TABS } from "#board/lessons.js";
 import { checkWords, questionsOf, score } from "#core/lesson.js";
 import { plural } from "#core/reasons.js";
+import { NO_SERVER, hasServer } from "#net/home.js";
 import { prose } from "#view/prose.js";
 
 export function rail(board) {
@@ -59,12 +60,12 @@ function opened(board, lesson) {
 
 function read({ lessons }, lesson) {
   return html`${prose(lesson.text)}
-    ${lesson.tour ? html`<p><button class="tool primary" @click=${() => lessons.walk()}>Walk through it</button></p>` : nothing}`;
+    ${lesson.tour && lesson.run ? html`<p><button class="tool primary" @click=${() => lessons.walk()}>Walk through it</button></p>` : nothing}`;
 }
 
 function walk(board, lesson) {
   const { lessons } = board;
-  if (!lesson.tour || !lesson.run) return html`<p class="quiet">This lesson has no walk.</p>`;
+  if (!lesson.tour || !lesson.run) return html`<p class="quiet">${hasServer ? "This lesson has no walk." : "Its walk is made on its own run, which is not in this file."}</p>`;
   const { tour } = lessons;
   const { stops } = lesson.tour;
   if (!tour) return html`<p>${plural(stops.length, "stop")} on the lesson’s own run, ${plural(questionsOf(lesson.tour, {}).length, "question")} on the way: predict, then see.</p>
@@ -82,7 +83,7 @@ function walk(board, lesson) {
 function change(board, lesson) {
   const { lessons, engine } = board;
   const { words } = lesson.tour?.change ?? {};
-  if (!words || !lesson.scenario || !lessons.knobs.length) return html`<p class="quiet">There is nothing to turn in this lesson.</p>`;
+  if (!words || !lesson.scenario || !lessons.knobs.length) return html`<p class="quiet">${hasServer ? "There is nothing to turn in this lesson." : NO_SERVER}</p>`;
   const allowed = engine.driver && engine.linked;
   return html`<p>${words}</p>
     <form @submit=${(event) => {
