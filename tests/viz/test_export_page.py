@@ -132,8 +132,8 @@ def test_it_says_what_it_is_and_where_it_is_from(page: Page, file: str) -> None:
 def test_what_needs_a_server_says_so(page: Page, file: str) -> None:
     page.goto(f"{file}#/run/honest/step/2")
     at_step(page, 2)
-    assert page.locator(".prompt textarea").is_disabled()
-    assert page.get_attribute(".prompt textarea", "placeholder") == "a file has no engine"
+    assert page.locator(".prompt textarea").count() == 0, "it takes no room"
+    assert "a file has no engine" in page.inner_text(".prompt")
     page.keyboard.press("x")
     assert "minivllm view honest.jsonl" in page.inner_text(".dialog")
     page.keyboard.press("Escape")

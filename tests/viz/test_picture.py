@@ -23,6 +23,7 @@ pytestmark = pytest.mark.browser
 
 SVG = "{http://www.w3.org/2000/svg}"
 DRAWN = {
+    "tspan",
     *("svg", "title", "defs", "g", "pattern", "clipPath", "linearGradient", "stop"),
     *("rect", "path", "text", "circle", "line"),
 }
@@ -54,7 +55,7 @@ def picture(page: Page, paper: bool = True) -> ElementTree.Element:
 
 
 def words(drawn: ElementTree.Element) -> str:
-    return " ".join(t.text or "" for t in drawn.iter(f"{SVG}text"))
+    return " ".join("".join(t.itertext()) for t in drawn.iter(f"{SVG}text"))
 
 
 def says(drawn: ElementTree.Element, text: str) -> bool:
@@ -121,6 +122,19 @@ def test_what_is_scrolled_out_of_sight_is_in_it(browser: Browser, url: str) -> N
         assert float(drawn.get("height") or 0) > 768
         shown = words(drawn)
         assert all(re.search(rf"\b{block}\b", shown) for block in free)
+
+
+def test_a_line_of_text_is_one_element_and_no_control_of_the_page_is_in_it(
+    browser: Browser, url: str
+) -> None:
+    """Programs differ in how wide a text is: what follows it must not be written over it."""
+    with open_page(browser) as page:
+        go(page, url, "tiny-pressure/step/8/req/r4", 8)
+        drawn = picture(page)
+        shown = words(drawn)
+        assert "Lessons" not in shown and "✕" not in shown
+        lines = [text for text in drawn.iter(f"{SVG}text") if len(text) > 1]
+        assert lines and all(not span.get("x") for line in lines for span in line)
 
 
 GREY = """async ({svg, places, size}) => {

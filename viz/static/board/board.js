@@ -68,7 +68,7 @@ export class Board {
     this.keysOff = false;
     this.fontScale = 1;
     this.narrow = false;
-    this.sizes = { rows: 640, rowsHeight: 440, poolWidth: 440, pool: 400 };
+    this.sizes = { waiting: 7, rows: 640, rowsHeight: 440, poolWidth: 440, pool: 400 };
     this.memos = new Map();
     // Set by the page.
     this.changed = () => {};

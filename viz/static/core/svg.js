@@ -40,6 +40,7 @@ export class SvgDocument {
     this.pieces = []; // {clip: id | null, text}
     this.right = 0;
     this.bottom = 0;
+    this.line = null; // of the last text, which another may follow
   }
 
   // The id of a definition, which is made once however often it is used. `make(id)` → its element.
@@ -80,6 +81,25 @@ export class SvgDocument {
   element(name, given, { clip = null, content = "" } = {}) {
     const text = `<${name}${attributes(given)}${content ? `>${content}</${name}>` : "/>"}`;
     this.pieces.push({ clip, text });
+  }
+
+  // Does a text at x stand right behind the last one, in the same line? (Where two of them are
+  // written from right to left, the later begins within the earlier.)
+  follows(wanted, x) {
+    const { line } = this;
+    return Boolean(line) && x > line.place.x && x < line.right + 1 && Math.abs(line.y - wanted.y) < 1
+      && ["alpha", "clip", "matrix"].every((name) => line[name] === wanted[name]);
+  }
+
+  // It goes into the element of the last one. Each part keeps its own direction.
+  goOn(given, text, right) {
+    const { line } = this;
+    line.right = Math.max(line.right, right);
+    line.spans.push([given, text]);
+    const parts = line.spans.map(([own, words]) => `<tspan${attributes({ ...own, "unicode-bidi": "isolate" })}>${escape(words)}</tspan>`).join("");
+    const transform = line.piece.text.match(/ transform="[^"]*"/)?.[0] ?? "";
+    const opacity = line.piece.text.match(/ opacity="[^"]*"/)?.[0] ?? "";
+    line.piece.text = `<text${attributes({ ...line.place, "xml:space": "preserve" })}${opacity}${transform}>${parts}</text>`;
   }
 
   // How far to the right and down the drawing reaches.

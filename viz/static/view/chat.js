@@ -10,7 +10,7 @@ import { chip } from "#view/parts.js";
 export function conversation(board) {
   const { chat } = board;
   if (!chat.turns.length) {
-    return html`<div class="talk empty"><p>Nothing has been said. What you ask goes the way of every client’s request, over
+    return html`<div class="talk empty" tabindex="0" role="region" aria-label="nothing said yet"><p>Nothing has been said. What you ask goes the way of every client’s request, over
       <code>/v1/chat/completions</code>; its tokens come back one step of the engine after another, and the engine’s own
       picture of it stands at the side.</p></div>`;
   }

@@ -11,7 +11,7 @@ const DONE_SHOWN = 12;
 
 export function waitingLane(board, scene) {
   const rows = scene?.waiting ?? [];
-  const { first, more, last } = shownQueue(rows, board.narrow ? 24 : 7);
+  const { first, more, last } = shownQueue(rows, board.narrow ? 24 : board.sizes.waiting);
   return html`<section class="waiting" aria-labelledby="waiting-title">
     <h2 id="waiting-title">Waiting <b>${rows.length}</b></h2>
     <ol class="queue">
@@ -48,6 +48,10 @@ function waitingRow(board, row) {
 function promptBox(board) {
   const { ready, reason } = board.engine.canSend;
   const sent = board.engine.notice;
+  if (!ready && !board.isLive) {
+    return html`<form class="prompt folded"><p class="quiet">${reason}</p>
+      <button class="term" type="button" title="Playground (H)" @click=${() => board.focusChat()}>talk with it in the Playground</button></form>`;
+  }
   return html`<form class="prompt" @submit=${(event) => board.engine.sendPrompt(event)}>
     <textarea name="prompt" rows="2" aria-label="Prompt" ?disabled=${!ready}
       placeholder=${ready ? "Type a prompt" : reason}

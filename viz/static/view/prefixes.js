@@ -16,18 +16,30 @@ const WORDS = `12px ${SANS}`;
 class Prefixes extends ScrollCanvas {
   // data: {rows, faces, text: (hash) → words, digits, row: height of one, lit, faded}
   paint(context, width, height) {
-    const { rows, row } = this.data;
+    const { row } = this.data;
+    const { rows } = this;
     this.stretch(rows.length * row, height);
     const first = Math.floor(this.top / row);
     for (let at = first; at < Math.min(rows.length, first + Math.ceil(height / row) + 1); at += 1) {
       this.#drawRow(context, rows[at], at * row - this.top, width);
     }
     this.#drawRails(context, first, height);
+    if (this.leftOut) write(context, `… ${this.count - rows.length} more`, LEFT, rows.length * row + row / 2 + 4.5, theme.colours.dim, WORDS);
+  }
+
+  get count() {
+    return this.data?.rows.length;
+  }
+
+  // Of a picture the first ones.
+  get rows() {
+    return this.leftOut ? this.data.rows.slice(0, this.leftOut.from + 1) : this.data.rows;
   }
 
   // From a node down to its children.
   #drawRails(context, first, height) {
-    const { rows, row } = this.data;
+    const { row } = this.data;
+    const { rows } = this;
     context.strokeStyle = theme.colours.faint;
     context.lineWidth = 1;
     const until = Math.min(rows.length, first + Math.ceil(height / row) + 1);

@@ -17,6 +17,7 @@ class Queue extends ScrollCanvas {
   paint(context, width, height) {
     const { free, before, row } = this.data;
     this.stretch(free.length * row, height);
+    if (this.leftOut) return void this.#shorten(context, width);
     const first = Math.floor(this.top / row);
     const last = Math.ceil((this.top + height) / row) + 1;
     for (const { id, at, alpha, shift } of queueMotion(free, before, this.progress, first, last)) {
@@ -25,6 +26,19 @@ class Queue extends ScrollCanvas {
     if (free.length * row <= height) return;
     if (this.top > 0) this.#pin(context, free[0], 0, 0, width);
     if (this.top + height < free.length * row - 1) this.#pin(context, free.at(-1), height - row, free.length - 1, width);
+  }
+
+  get count() {
+    return this.data?.free.length;
+  }
+
+  // In a picture: who goes next, how many more, who goes last.
+  #shorten(context, width) {
+    const { free, row } = this.data;
+    const { from, to } = this.leftOut;
+    for (let at = 0; at < from; at += 1) this.#drawRow(context, free[at], at * row, at, width, 1, 0);
+    write(context, `… ${to - from} more`, PLACE, from * row + row / 2 + 4.5, theme.colours.dim, WORDS);
+    this.#drawRow(context, free[to], (from + 1) * row, to, width, 1, 0);
   }
 
   // An end that is scrolled out of sight stands over the others.

@@ -5,6 +5,8 @@
 import { CanvasElement } from "#view/canvas.js";
 import { theme } from "#view/theme.js";
 
+const PICTURED = 24; // rows that a picture shows of a list; of a longer one its beginning, and how many more
+
 export class ScrollCanvas extends CanvasElement {
   connectedCallback() {
     super.connectedCallback();
@@ -24,14 +26,24 @@ export class ScrollCanvas extends CanvasElement {
     });
   }
 
-  // A picture shows the whole list.
+  // A picture shows the list from its beginning, as far as somebody reads a sheet.
   paintOn(context) {
     const { scrolled } = this;
     const { height } = this.spacer.style;
-    this.scrolled = 0;
+    [this.scrolled, this.pictured] = [0, true];
     super.paintOn(context);
-    this.scrolled = scrolled;
+    [this.scrolled, this.pictured] = [scrolled, false];
     this.spacer.style.height = height;
+  }
+
+  // How high it is in a picture. Subclasses tell `count`, the rows of the whole list.
+  get pictureHeight() {
+    return Math.min(this.count, PICTURED) * this.data.row * theme.scale;
+  }
+
+  // The rows that a picture leaves out: {from, to: behind the last}; null: none, or this is no picture.
+  get leftOut() {
+    return this.pictured && this.count > PICTURED ? { from: PICTURED - 2, to: this.count - 1 } : null;
   }
 
   // As the last scroll event told it: to ask for it while drawing would cost a layout each time.

@@ -15,6 +15,9 @@ const LOW = 700; // below this height everything but the transport gives up some
 const SHALLOW = 640; // a Board less high than this, its pool below the rows, has smaller blocks
 const FLAT = 460; // below this one there is no room for regions side by side that stay in sight
 
+const WAITS = 66; // px: a waiting request with two lines of its reason
+const MORE = 24;
+
 export const FONT_SCALES = [0.8, 0.9, 1, 1.15, 1.3, 1.5, 1.75, 2];
 const PROJECTOR = 1.4; // for the back row
 const LEAST = { width: 704, height: 500 }; // what the regions need beside one another, unscaled
@@ -80,8 +83,10 @@ export function measure(board, root, draw) {
   const own = pool.clientHeight / scale - (board.low ? 136 : 168);
   const below = pool.parentElement.clientHeight / scale / 2 - 96; // half the Board, with its queue
   const tall = board.narrow ? 320 : middle && !board.low ? below : own;
+  const queue = root.querySelector(".waiting .queue").clientHeight / scale;
   board.sizes = {
     shallow: middle && !board.low && pool.parentElement.clientHeight / scale < SHALLOW,
+    waiting: Math.max(Math.min(Math.floor((queue - MORE) / WAITS) + 1, 7), 3), // those that are seen whole, and how many more
     rows: (rows.clientWidth - 12) / scale,
     rowsHeight: (rows.clientHeight - 12) / scale,
     poolWidth: (pool.clientWidth - parseFloat(getComputedStyle(pool).paddingLeft) * 2) / scale,

@@ -204,7 +204,11 @@ register({
 
   table(board) {
     const { result } = board.pair;
-    if (!result) return nothing;
+    if (!result) {
+      const others = board.runs.filter((run) => run.id !== board.run?.id).map((run) => [run.label || run.id]);
+      return html`<p>One run is open, ${board.run?.label || board.run?.id || "none"}. Nothing stands beside it yet: choose another, or run this one again with other knobs.</p>
+        ${others.length ? table("What it can be compared with", ["run"], others) : nothing}`;
+    }
     const letters = [0, 1].map((side) => lettersTable(board, result.timelines[side], `${"AB"[side]}: ${board.pair.headline(side)}`));
     return html`<p>${board.pair.verdict}</p>
       ${table("What they come to", ["", "A", "B", "B−A", "because"], result.rows.map((row) => [row.label, row.a, row.b, row.difference, row.because]))}

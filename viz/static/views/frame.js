@@ -85,6 +85,7 @@ export class Frame {
     this.board.focus.cells = false;
     this.board.changed();
     this.board.resized();
+    if (this.board.narrow) scrollTo(0, 0); // there the page scrolls, not the view
     this.board.say(this.view.title);
   }
 

@@ -196,7 +196,7 @@ class LensView {
       <h2>${req ? chip(board, req, board.hueOf(req), { flip: false }) : nothing}
         ${token ? html`<span>what <q>${visible(token.text)}</q> (token ${this.position + 1}) reads</span>` : html`<span>Attention lens</span>`}</h2>
       ${value ? this.#choices(value) : nothing}
-      ${others.length > 1 ? html`<p class="with-it"><span class="quiet">in this step, too:</span> ${others.filter((other) => other !== req).slice(0, 8).map((other) => chip(board, other, board.hueOf(other), { flip: false }))}</p>` : nothing}
+      ${others.length > 1 ? html`<p class="with-it"><span class="quiet">in this step, too:</span> ${others.filter((other) => other !== req).slice(0, 8).map((other) => chip(board, other, board.hueOf(other), { flip: false }))}${others.length > 9 ? html` <span class="quiet">+ ${others.length - 9} more</span>` : nothing}</p>` : nothing}
       <p class="when">${recordedSteps(board)}
         ${req ? html`<button class="tool" aria-pressed=${this.why} @click=${() => (this.why ? this.closeCard() : board.frame.why({ req }))}>Why?</button>` : nothing}</p>
     </header>`;

@@ -69,7 +69,7 @@ function drawCaption(doc, ruler, words, width) {
   return CAPTION * (2 + 1.4 * (lines.length - 1)) + EDGE;
 }
 
-// Everything that scrolls as high and as wide as it is; answers how to fold it again. style/print.css
+// Everything that scrolls as high and as wide as it is, but the lists of blocks, which may be 10,000; answers how to fold it again. style/print.css
 // has what else is otherwise in a picture.
 function unfold(root) {
   const html = document.documentElement;
@@ -79,7 +79,7 @@ function unfold(root) {
     element.style.setProperty(name, value);
   };
   const lists = [...root.querySelectorAll("*")].filter((element) => element.spacer && element.paintOn);
-  const heights = lists.map((element) => element.scrollHeight);
+  const heights = lists.map((element) => (element.count === undefined ? element.scrollHeight : element.pictureHeight));
   const at = [...root.querySelectorAll("*")].filter((element) => element.scrollTop || element.scrollLeft).map((element) => [element, element.scrollLeft, element.scrollTop]);
   for (const [element] of at) element.scrollTo(0, 0);
   lists.forEach((element, i) => set(element, "height", `${heights[i]}px`));

@@ -179,25 +179,36 @@ export class Recorder {
     this.write(String(text), x, y + drop, width);
   }
 
-  // `width`: as wide as it is here, whatever fonts the program has that opens the picture.
-  write(text, x, y, width) {
-    if (!text.trim()) return;
+  // `width`: as wide as it is here, whatever fonts the program has that opens the picture. Not every
+  // program keeps to it: what follows another text of its line without a gap goes into the same
+  // element, after it wherever it ends.
+  write(text, x, y, width, underline = false) {
+    if (!text) return;
     const { value, alpha } = this.#paint(this.fillStyle);
     const [, italic, weight, size, family] = FONT.exec(this.font) ?? [null, null, null, "10", "sans-serif"];
     const several = [...text].length > 1;
-    this.#put("text", {
-      x,
-      y,
+    const style = {
       fill: value,
       "font-family": family.replaceAll('"', "'"),
       "font-size": Number(size),
       "font-weight": weight && weight !== "normal" && weight !== "400" ? weight : null,
       "font-style": italic ? "italic" : null,
-      "text-anchor": ANCHORS[this.textAlign] === "start" ? null : ANCHORS[this.textAlign],
-      textLength: several ? width : null,
-      lengthAdjust: several ? "spacingAndGlyphs" : null,
+      "text-decoration": underline ? "underline" : null,
+    };
+    const fitted = { textLength: several ? width : null, lengthAdjust: several ? "spacingAndGlyphs" : null };
+    const line = { y, alpha: alpha * this.globalAlpha * this.alpha, clip: this.bounds, matrix: this.matrix.join(" ") };
+    const starts = ANCHORS[this.textAlign] === "start";
+    if (starts && this.doc.follows(line, x)) return void this.doc.goOn({ ...style, ...fitted }, text, x + width);
+    if (!text.trim()) return;
+    this.#put("text", {
+      x,
+      y,
+      ...style,
+      "text-anchor": starts ? null : ANCHORS[this.textAlign],
+      ...fitted,
       "xml:space": /^\s|\s$|\s\s/.test(text) ? "preserve" : null,
     }, alpha, escape(text));
+    if (starts) this.doc.line = { ...line, right: x + width, piece: this.doc.pieces.at(-1), place: { x, y }, spans: [[{ ...style, ...fitted }, text]] };
   }
 
   // An image, by its data: address.

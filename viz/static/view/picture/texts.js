@@ -1,7 +1,5 @@
 // Text of the page as SVG: each line of a text node where the browser has set it.
 
-import { px } from "#view/picture/boxes.js";
-
 const CASES = {
   uppercase: (text) => text.toUpperCase(),
   lowercase: (text) => text.toLowerCase(),
@@ -53,10 +51,5 @@ export function drawLine(recorder, style, { text, left, right, top, bottom }) {
   recorder.fillStyle = style.color;
   recorder.textAlign = "left";
   recorder.textBaseline = "alphabetic";
-  recorder.write(text, left, base, right - left);
-  if (style.textDecorationLine.includes("underline")) {
-    const thick = style.textDecorationThickness === "auto" ? 1 : px(style.textDecorationThickness);
-    const offset = style.textUnderlineOffset === "auto" ? 1 : px(style.textUnderlineOffset);
-    recorder.fillRect(left, base + offset, right - left, thick);
-  }
+  recorder.write(text, left, base, right - left, style.textDecorationLine.includes("underline"));
 }
