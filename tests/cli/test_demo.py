@@ -41,5 +41,5 @@ def test_the_page_opens_on_the_tours_run_and_offers_the_whole_gallery() -> None:
         .test_client()
         .get("/api/runs", environ_base={"REMOTE_ADDR": "127.0.0.1"})
     )
-    names = [run["id"] for run in listed.json]
+    names = [run["id"] for run in listed.get_json()]
     assert names[0] == "tiny-pressure" and sorted(names) == sorted(gallery())

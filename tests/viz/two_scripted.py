@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from minivllm.config import make_config
 from minivllm.engine.engine_core import EngineCore
@@ -33,7 +34,7 @@ class TwoScripted:
         for number, gate in enumerate(self.gates):
             self.gate.add(gate)
             recorder = Recorder(self.log, f"engine{number}", lambda token, _: f" w{token}")
-            config = make_config(**KNOBS)
+            config = make_config(**dict[str, Any](KNOBS))
             core = EngineCore(config, ScriptedExecutor(config, counting_tokens), recorder)
             recorder.flush()
             self.clients.append(InprocClient(core, gate))
