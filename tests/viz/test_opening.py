@@ -28,9 +28,7 @@ def board(browser: Browser, app: BoardApp, serve: Callable[[BoardApp], Server]) 
 
 
 def choose(page: Page, path: Path) -> None:
-    with page.expect_file_chooser() as chooser:
-        page.click("header >> text=open")
-    chooser.value.set_files(path)
+    page.set_input_files("#file", path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
