@@ -18,7 +18,7 @@ export class Classroom {
     this.grip = new Grip();
     this.cursor = null; // the leader's, as it came last
     this.ready = false; // has the page opened what its own address says?
-    this.applying = 0;
+    this.applying = false;
     this.lesson = null; // the one that the leader has opened here
     this.touring = null; // {tour, at}: the stop of the leader's tour that asks the class
     this.question = null; // {id, ask, choices, yours}, as the leader asks all
@@ -213,15 +213,25 @@ export class Classroom {
     this.cursor = cursor;
     this.#goneOn(cursor.upto ?? parseHash(cursor.place).step, cursor.upto === null);
     if (!this.ready) return;
-    this.applying += 1;
+    if (this.applying) return; // whoever is on the way goes on to this one
+    this.applying = true;
     try {
+      await this.#goToNewest();
+    } finally {
+      this.applying = false;
+      this.grip.settle(this.#place);
+      this.board.changed();
+    }
+  }
+
+  // One at a time: a run that is being opened would put a later cursor back to where it was asked for.
+  async #goToNewest() {
+    let cursor;
+    while (this.cursor && this.cursor !== cursor) {
+      cursor = this.cursor;
       if (this.follows && this.board.predict.on) this.board.predict.end();
       if (this.follows) await this.#go(cursor);
       if (this.cursor === cursor) this.#hide(cursor);
-    } finally {
-      this.applying -= 1;
-      if (!this.applying) this.grip.settle(this.#place);
-      this.board.changed();
     }
   }
 
