@@ -370,8 +370,9 @@ class Catalogue:
             return self._runs.get(run_id) or self._own.get(run_id)
 
     def all(self) -> list[Run]:
+        """In the order in which they came, those of lessons last."""
         with self._lock:
-            return list(self._runs.values())
+            return sorted(self._runs.values(), key=lambda run: bool(run.lesson))
 
     def snapshots(self, run: Run, stream: str, life: int) -> Snapshots:
         with self._lock:
