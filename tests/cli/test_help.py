@@ -24,6 +24,7 @@ COMMANDS = [
     "replay",
     "fork",
     "compare",
+    "gallery",
     "trace",
     "bench",
     "admin",
@@ -42,8 +43,8 @@ def test_the_commands_are_these() -> None:
     [
         "",
         *COMMANDS,
-        *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "schema"]),
-        *(f"bench {s}" for s in ["kv-waste", "scheduler", "trace", "kernels"]),
+        *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "worksheet", "schema"]),
+        *(f"bench {s}" for s in ["kv-waste", "scheduler", "trace", "kernels", "gpu", "compare"]),
         *(f"admin {s}" for s in ["list", "drain", "resume", "restart"]),
     ],
 )

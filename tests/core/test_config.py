@@ -13,7 +13,9 @@ NAN = float("nan")
 
 BAD = {
     "model": ["", 3],
-    "dtype": ["float16", 32],
+    "dtype": ["float64", "half", 32],
+    "quantization": ["q8", "", 4],
+    "enforce_eager": ["yes", 1],
     "max_model_len": [1, 0, -5, 2.5, True, "64"],
     "seed": [-1, 2**63, 1.5, "0"],
     "served_model_name": ["", 3],
@@ -21,6 +23,7 @@ BAD = {
     "block_size": [0, -1, 1025, 4.0, True, "16"],
     "num_kv_blocks": [1, 0, -3, 1.5, True, 2**22 + 1],
     "kv_cache_memory": [0, -1, 1.5],
+    "gpu_memory_utilization": [0, -0.1, 1.01, NAN, "0.9", True],
     "enable_prefix_caching": ["no", 1, 0],
     "max_num_batched_tokens": [0, -1, 2.5, True],
     "max_num_seqs": [0, -1, "8"],
@@ -37,6 +40,7 @@ BAD = {
     "prompt_lookup_min": [0, -1, 2.5],
     "prompt_lookup_max": [0, 1, "4"],
     "data_parallel_size": [0, -1, 65, 1.5, True, "2"],
+    "data_parallel_rank": [-1, 64, 1.5, True, "0"],
     "engine_processes": ["yes", 1],
     "routing_policy": ["random", 1],
     "engine_stall_timeout": [-1, NAN, float("inf"), "60", True],
