@@ -87,8 +87,13 @@ class FleetGate:
             gate.rate = rate
 
         with self._lock:
-            self._all(set_rate)
-            self._rate = rate
+            # Before the engines': each tells of its change, and with it of this number.
+            before, self._rate = self._rate, rate
+            try:
+                self._all(set_rate)
+            except BaseException:
+                self._rate = before
+                raise
         self.tell()
 
     @property

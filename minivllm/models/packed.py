@@ -64,7 +64,8 @@ class PackedLayer(nn.Module):
     def __init__(self, layer: LlamaLayer, few: FewTokens | None) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        assert isinstance(attention, LlamaAttention) and isinstance(mlp, LlamaMLP)
+        assert isinstance(attention, LlamaAttention)  # what layers of this module are made of
+        assert isinstance(mlp, LlamaMLP)
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
         self.num_turning = attention.num_heads + attention.num_kv_heads
         self.q_norm, self.k_norm = attention.q_norm, attention.k_norm

@@ -111,7 +111,9 @@ def test_nothing_listens_everywhere_unless_asked() -> None:
             return False
         return node.value in ("0.0.0.0", "::", "*:0") or node.value.startswith("tcp://*")
 
-    assert not found(wildcard)
+    # --class asks: thirty laptops are to reach it, with a join code.
+    places = [place for place in found(wildcard) if not place.startswith("minivllm/cli/serving.py")]
+    assert not places and len(found(wildcard)) == 1
 
 
 def test_no_origin_is_let_in() -> None:
