@@ -13,8 +13,11 @@ from playwright.sync_api import Browser, Page, Route
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WAIT_MS = 15_000
 
-EXPECTED_NOISE = re.compile(r"WebSocket connection to 'ws://127\.0\.0\.1:\d+/.*' failed")
-"""Chromium's own line when a server is stopped under its page."""
+EXPECTED_NOISE = re.compile(
+    r"WebSocket connection to 'ws://127\.0\.0\.1:\d+/.*' failed"
+    r"|WebSocket is already in CLOSING or CLOSED state"
+)
+"""Chromium's own lines when a server is stopped under its page."""
 
 
 @contextmanager
