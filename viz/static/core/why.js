@@ -148,7 +148,10 @@ function requestWhy(about, req, r) {
 function waitWhy(about, req, r) {
   const { state, facts, words } = about;
   const { wait } = r;
-  if (facts.preempted.has(req)) return wait.reason === "preempted" ? [] : [{ text: `${sentence(explain(wait.reason))}.`, name: wait.reason }];
+  if (facts.preempted.has(req)) {
+    const then = wait.reason === "preempted_this_step" ? "So this step admits nobody" : sentence(explain(wait.reason));
+    return wait.reason === "preempted" ? [] : [{ text: `${then}.`, name: wait.reason }];
+  }
   if (wait.behind) {
     const head = state.requests[wait.behind];
     const its = head?.wait ? ` ${headWords(wait.behind, waitText(wait.behind, head.wait, state.config, facts))}.` : "";
