@@ -67,7 +67,7 @@ def test_step_12_is_drawn_as_the_board_says(pool: Page) -> None:
     tables = data(pool, "vz-tables", "rows.map(r => [r.req, r.table])")
     assert tables == [["r3", [7, 8, 9, 11, 12, 13, 6, 15]], ["r4", [14, 10, 5]]]
     words = "rows.map(r => document.querySelector('vz-tables').data.words(r))"
-    assert data(pool, "vz-tables", words) == ["29 runs", "1–4 reused, 5–11 run"]
+    assert data(pool, "vz-tables", words) == ["token 29 runs", "1–4 reused, 5–11 run"]
     faces = data(pool, "vz-pool", "faces.map(f => f.marks + (f.hashed ? '◆' : ''))")
     assert faces == [
         *("◆", "◆", "◆", "◆", "✕+"),
