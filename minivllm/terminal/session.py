@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.text import Text
 
-from minivllm.errors import MiniVLLMError
+from minivllm.errors import EngineDeadError, MiniVLLMError
 from minivllm.terminal.history import NOWHERE, UNTOLD, History, View
 from minivllm.terminal.runs import Run, fork_run
 from minivllm.terminal.steered import SteeredRun
@@ -73,6 +73,7 @@ class Session:
         self.on_step: Callable[[], None] = lambda: None
         """Called while a verb goes over several steps: whoever draws may show it."""
         self.interrupted = False
+        self._mourned = False  # that the engine has ended is said once
         self._view: View | None = None
         self._seen: tuple[Any, ...] = ()
         self._watch()
@@ -143,7 +144,14 @@ class Session:
         """Take in what has come meanwhile; who stands at the newest place goes along."""
         if self.steered is not None:
             was_newest = self.is_newest
-            if self.steered.take_in() and was_newest:
+            try:
+                came = self.steered.take_in()
+            except EngineDeadError:
+                if self._mourned:
+                    return  # it was said; what it has told can still be read
+                self._mourned = True
+                raise
+            if came and was_newest:
                 self.to_head()
 
     def _is_end_of_step(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 from minivllm.config import STEP_KNOBS
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
-from minivllm.errors import PromptError
+from minivllm.errors import EngineDeadError, PromptError
 from minivllm.replay.fork import ForkRun
 from minivllm.replay.recording import read_recording
 from minivllm.sampling_params import SamplingParams
@@ -100,7 +101,7 @@ class ScenarioSteps:
         lines = recorder.log.lines(recorder.stream, self._seq + 1, head)
         self._seq = head
         if error is not None and not lines:
-            raise error
+            raise EngineDeadError(_where(error)) from error
         return [decode_event(line) for line in lines]
 
     def began_anew(self) -> bool:
@@ -148,6 +149,13 @@ class ScenarioSteps:
         self._inputs.append(do)
         self._wake.set()
         self.gate.wake()
+
+
+def _where(error: BaseException) -> str:
+    """What ended the engine, and the line that raised it: mostly one of the reader's own class."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"the engine has ended: {type(error).__name__}: {error}{place}"
 
 
 def _was_steered(history: History, at_step: int) -> bool:

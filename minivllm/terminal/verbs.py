@@ -48,9 +48,16 @@ def execute(session: Session, line: str) -> Reply:
 
 
 def script(commands: str) -> list[str]:
-    """``goto 8; why r4`` → its lines. Quotes keep a semicolon; empty lines and # are left out."""
-    found = re.findall(r"""(?:"[^"\n]*"|'[^'\n]*'|[^;\n])+""", commands)
-    return [line.strip() for line in found if line.strip() and not line.strip().startswith("#")]
+    """``goto 8; why r4`` → its lines. Quotes at a word's start keep a semicolon; empty lines and
+    those that begin with # are left out."""
+    lines = [line for line in commands.splitlines() if not line.lstrip().startswith("#")]
+    pieces = (piece for line in lines for piece in _PIECES.findall(line))
+    return [
+        piece.strip() for piece in pieces if piece.strip() and not piece.lstrip().startswith("#")
+    ]
+
+
+_PIECES = re.compile(r"""(?:(?:^|(?<=[\s;]))(?:"[^"]*"|'[^']*')|[^;])+""")
 
 
 def _help(session: Session, words: list[str]) -> Reply:

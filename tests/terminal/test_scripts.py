@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from minivllm.terminal.verbs import script
 from tests.terminal.test_commands import Run, minivllm
 
 __all__ = ["minivllm"]  # a fixture
@@ -80,3 +81,37 @@ def test_json_wants_commands_and_one_source_of_steps(minivllm: Run) -> None:
     ):
         done = minivllm("step", *arguments)
         assert done.returncode == 2 and "only one" in done.stderr
+
+
+def test_a_scheduler_that_raises_is_told_in_a_line_with_its_place(
+    minivllm: Run, tmp_path: Path
+) -> None:
+    own = tmp_path / "raises.py"
+    own.write_text(
+        "from minivllm.core.scheduler import Scheduler\n"
+        "class Raises(Scheduler):\n"
+        "    def schedule(self):\n"
+        "        if self.current_step == 2:\n"
+        "            raise KeyError('boom')\n"
+        "        return super().schedule()\n"
+    )
+    flags = ["--scheduler-cls", f"{own}:Raises", "--json", "-c", "next 9"]
+    run = minivllm("step", "tiny-pressure", *flags)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    told = json.loads(run.stdout.splitlines()[-1])
+    assert told["ok"] is False
+    assert told["error"] == f"the engine has ended: KeyError: 'boom' ({own}:5)"
+
+
+def test_a_comment_runs_nothing_and_an_apostrophe_is_no_quote() -> None:
+    assert script("goto 8; why r4\n  # go; next 5\nnext # then") == [
+        "goto 8",
+        "why r4",
+        "next # then",
+    ]
+    assert script("submit don't stop; next; submit it's 2") == [
+        "submit don't stop",
+        "next",
+        "submit it's 2",
+    ]
+    assert script('submit "a; b"; next') == ['submit "a; b"', "next"]

@@ -133,7 +133,7 @@ def test_every_verb_has_help_with_an_example(session: Session) -> None:
 
 def test_scripts_split_at_semicolons_and_lines(session: Session) -> None:
     assert script("goto 8; why r4;\n\n n ;") == ["goto 8", "why r4", "n"]
-    assert script('submit "a; b" 4; n\n# a remark; n') == ['submit "a; b" 4', "n", "n"]
+    assert script('submit "a; b" 4; n\n# a remark; n') == ['submit "a; b" 4', "n"]
 
 
 def test_a_long_life_folds_its_plain_decodes() -> None:
