@@ -43,7 +43,8 @@ def c(shared: Client) -> Iterator[Client]:
     shared.mp.gate.resume()
     shared.mp.gate.rate = 0
     until(lambda: shared.mp.engines()[0].open_requests == 0)
-    until(lambda: shared.events()[-1].kind == "run.idle")  # the trace has come, too
+    # The trace has come, too; of a process that has just started, its very first event may be late.
+    until(lambda: bool(told := shared.events()) and told[-1].kind == "run.idle")
     while shared.mp.get_output(timeout=0.01) is not None:
         pass
 
