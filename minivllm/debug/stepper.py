@@ -17,7 +17,7 @@ from minivllm.terminal.stepped import ScenarioSteps
 from minivllm.terminal.verbs import VerbError
 from minivllm.trace.events import Event
 from minivllm.trace.fold import State
-from minivllm.trace.until import Until
+from minivllm.trace.until import Place, Until
 
 if TYPE_CHECKING:
     from minivllm.engine.llm import LLM
@@ -40,7 +40,7 @@ class Stepper:
     def __init__(self, what: LLM | str | Path | ScenarioRun, **engine: Any) -> None:
         """``engine``: knobs of a scenario."""
         self.session = Session(_run_of(what, engine))
-        self._next_break = 0
+        self._tests: list[_Test] = []
 
     # --- where one stands ------------------------------------------------------------------------
 
@@ -109,19 +109,24 @@ class Stepper:
 
     def until(self, where: Where) -> bool:
         """On to the event that ``where`` names, or that it is true of. False: it did not come, or
-        a break came first. Raises ConfigError for words that name nothing."""
-        reached, _ = self.session.until(_goal(where))
+        a break came first. Raises ConfigError for words that name nothing, and what the test
+        raised: the engine then stands at the event that it was asked of."""
+        reached, _ = self.session.until(self._goal(where))
+        self._raise_what_a_test_raised()
         return reached
 
     def break_at(self, where: Where) -> int:
         """Stop there, too, from now on; returns the number of the break."""
+        goal = self._goal(where)
         self.session.num_breaks += 1
-        self.session.breaks[self.session.num_breaks] = _goal(where)
+        self.session.breaks[self.session.num_breaks] = goal
         return self.session.num_breaks
 
     def go(self) -> int | None:
         """On to the next break (returns its number), or until nothing is left to run."""
-        return self.session.until(None)[1]
+        number = self.session.until(None)[1]
+        self._raise_what_a_test_raised()
+        return number
 
     # --- asking and changing ---------------------------------------------------------------------
 
@@ -168,6 +173,20 @@ class Stepper:
     def leave(self) -> None:
         self.do("leave")
 
+    def _goal(self, where: Where) -> Until:
+        if isinstance(where, str):
+            return goal_of(where)
+        if not callable(where):
+            raise ConfigError("until", where, "a place in words, or a function of an event")
+        self._tests.append(_Test(where))
+        return Until("", self._tests[-1])
+
+    def _raise_what_a_test_raised(self) -> None:
+        for test in self._tests:
+            error, test.error = test.error, None
+            if error is not None:
+                raise error
+
     def _engine(self, verb: str) -> SteeredRun:
         if self.session.steered is None:
             raise VerbError(f"{verb}: nothing runs behind a recording; fork() makes a run of it")
@@ -210,10 +229,20 @@ class Stepper:
 DEFAULT_TOKENS = 16
 
 
-def _goal(where: Where) -> Until:
-    if isinstance(where, str):
-        return goal_of(where)
-    return Until("", lambda event, place: bool(where(event)))
+class _Test:
+    """A function of the caller's, asked of each event where the engine runs. What it raises must
+    not end the engine: it holds there, and the caller gets the error."""
+
+    def __init__(self, function: Callable[[Event], object]) -> None:
+        self.function = function
+        self.error: Exception | None = None
+
+    def __call__(self, event: Event, place: Place) -> bool:
+        try:
+            return bool(self.function(event))
+        except Exception as error:
+            self.error = error
+            return True
 
 
 def _run_of(what: Any, engine: dict[str, Any]) -> Run:

@@ -164,3 +164,16 @@ def test_it_needs_no_torch(python_without: RunPython) -> None:
     )
     done = python_without(code)
     assert "True" in done.stdout and "imported []" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_test_that_raises_stops_the_call_and_not_the_engine() -> None:
+    with Stepper("tiny-pressure") as s:
+        with pytest.raises(AttributeError, match="nope"):
+            s.until(lambda event: event.nope)
+        assert s.until(lambda event: event.kind == "req.preempt")
+        assert s.step == 8
+        for where in (5, None):
+            with pytest.raises(ConfigError, match="a place in words, or a function"):
+                s.until(where)  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match="a place in words, or a function"):
+                s.break_at(where)  # type: ignore[arg-type]
