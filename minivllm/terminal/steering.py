@@ -187,6 +187,8 @@ def export(session: Session, words: list[str]) -> Reply:
     if len(given) != 1:
         raise VerbError("export: takes a file: .jsonl or .jsonl.gz, .svg, .html or .txt")
     path = Path(given[0]).expanduser()
+    if path.exists():  # the trace that is being read, say, of which this is one engine's part
+        raise VerbError(f"export {clean(given[0])}: it is there already; name a new file")
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         what = _export_trace(session, path)
     elif path.suffix in (".svg", ".html", ".txt"):

@@ -179,3 +179,11 @@ def test_the_board_is_exported_as_picture_page_and_text(session: Session, tmp_pa
         session.execute(f"export {tmp_path / name}")
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "WAITING" in text and ("<" in text) == (name != "board.txt")
+
+
+def test_export_writes_over_nothing(session: Session, tmp_path: Path) -> None:
+    there = tmp_path / "run.jsonl"
+    there.write_text("precious")
+    with pytest.raises(VerbError, match="it is there already"):
+        session.execute(f"export {there}")
+    assert there.read_text() == "precious"
