@@ -120,11 +120,11 @@ def step(
     if as_json and not (command or commands):
         raise ConfigError("--json", True, "with -c or --commands: it tells what they answer")
     lines = _lines(command or [], commands)
+    _end_in_order()
     run: Run
     if attach is not None:
         from minivllm.terminal.attached import attach_to
 
-        _end_in_order()
         if engine:
             raise ConfigError("--attach", attach, "without flags of an engine: that one runs")
         run = attach_to(attach, api_key, number or 0, life)
@@ -151,7 +151,8 @@ def step(
 
 
 def _end_in_order() -> None:
-    """SIGTERM and a terminal that goes away, too, leave the server's gate as it was found."""
+    """SIGTERM and a terminal that goes away, too, end it as quitting does: the terminal is put back
+    and a server's gate left as it was found."""
 
     def leave(signum: int, frame: object) -> None:
         raise SystemExit(128 + signum)
