@@ -18,6 +18,7 @@ from minivllm.trace.file import Trace
 from minivllm.trace.gate import MAX_RATE
 from minivllm.trace.gate_control import GateControl
 from minivllm.trace.log import TraceLog
+from viz.holds import Holds
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +109,9 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
     """
     op: object = command.get("op")
     value: Any = command.get("value")
-    number = command.get("engine")
-    if number is not None and (type(number) is not int or number < 0):
-        raise BadCommand(f"engine: got {number!r}; allowed: an engine's number")
+    _, gate = _gate(engine, command)
     if op in GATE_OPS:
-        return _steer(engine.gate if number is None else engine.gate_of(number), op, value)
+        return _steer(gate, op, value)
     if op == "submit":
         return _submit(engine, value)
     if op == "abort":
@@ -130,9 +129,17 @@ def perform(engine: LiveEngine, command: dict[str, Any]) -> Any:
     if op == "arm":
         return _arm(engine, value)
     raise BadCommand(
-        f"unknown command {op!r}; allowed: {', '.join(GATE_OPS)}, submit, abort, workload, knobs, "
-        "arm, simulate, fork"
+        f"unknown command {op!r}; allowed: {', '.join(GATE_OPS + HOLD_OPS)}, submit, abort, "
+        "workload, knobs, arm, simulate, fork"
     )
+
+
+def _gate(engine: LiveEngine, command: dict[str, Any]) -> tuple[int | None, GateControl]:
+    """The engine that is meant, None for all of them, and its gate."""
+    number = command.get("engine")
+    if number is not None and (type(number) is not int or number < 0):
+        raise BadCommand(f"engine: got {number!r}; allowed: an engine's number")
+    return number, engine.gate if number is None else engine.gate_of(number)
 
 
 def _arm(engine: LiveEngine, value: Any) -> None:
@@ -162,6 +169,9 @@ def gates_json(engine: LiveEngine) -> dict[str, Any]:
 
 GATE_OPS = ("pause", "resume", "step", "phase", "event", "until", "rate", "gate")
 
+
+HOLD_OPS = ("hold", "release")
+"""A debugger comes and goes; see ``viz/holds.py``."""
 
 AIMS = ("pause", "resume", "step", "phase", "event", "until")
 """What gives the gate another goal, or none."""
@@ -221,6 +231,13 @@ def _submit(engine: LiveEngine, value: Any) -> str:
     return engine.submit(prompt, max_tokens)
 
 
+def _is_hold(value: Any) -> bool:
+    if not isinstance(value, dict) or list(value) != ["who", "found"]:
+        return False
+    who, found = value["who"], value["found"]
+    return isinstance(who, str) and 1 <= len(who) <= 64 and found in (None, "run", "pause")
+
+
 class CommandThread:
     """Performs queued commands in order; ``answer(sid, result)`` tells how each went."""
 
@@ -235,6 +252,7 @@ class CommandThread:
         ``aimed``: hears where the gate was asked to hold; None: no longer anywhere."""
         self._engine, self._without_engine, self._answer = engine, without_engine, answer
         self._aimed = aimed
+        self.holds = Holds()
         self._queue: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(maxsize=256)
         self._thread: threading.Thread | None = None
 
@@ -265,6 +283,8 @@ class CommandThread:
         try:
             if alone is not None:
                 value = alone(command.get("value"))
+            elif engine is not None and command.get("op") in HOLD_OPS:
+                value = self._hold(sid, engine, command)
             elif engine is not None:
                 value = perform(engine, command)
                 if command.get("op") in AIMS:
@@ -276,6 +296,17 @@ class CommandThread:
             self._refuse(sid, command, f"it failed: {type(error).__name__}")
         else:
             self._answer(sid, {"id": command.get("id"), "ok": True, "value": value})
+
+    def _hold(self, sid: str, engine: LiveEngine, command: dict[str, Any]) -> str | None:
+        value: Any = command.get("value")
+        if not _is_hold(value):
+            raise BadCommand(
+                f"{command['op']}: got {value!r}; allowed: who (a name), found (run | pause | null)"
+            )
+        if command["op"] == "hold":
+            return self.holds.hold(value["who"], sid, *_gate(engine, command), value["found"])
+        self.holds.release(value["who"])
+        return None
 
     def _refuse(self, sid: str, command: dict[str, Any], message: str) -> None:
         self._answer(sid, {"id": command.get("id"), "ok": False, "error": message})

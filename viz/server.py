@@ -227,6 +227,7 @@ def add_socket(app: BoardApp) -> None:
     @socketio.on("disconnect")
     def disconnect(*_reason: object) -> None:
         app.hub.leave(request.sid)  # type: ignore[attr-defined]
+        app.commands.holds.gone(request.sid)  # type: ignore[attr-defined]
 
     @socketio.on("hello")
     def hello(message: object = None, *_more: object) -> None:

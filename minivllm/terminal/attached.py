@@ -1,9 +1,10 @@
 """Attached to a running server: one of its engines held by its gate, and stepped from here.
 
 What the page may do, this may, by the same routes and messages; it needs the driver's role. The
-gate is found in some state (mostly open) and left in it, however this ends. A connection that is
-lost heals: the events that were told meanwhile are fetched. An engine that is started anew begins a
-new history.
+gate is found in some state (mostly open), and the server sets it back so when the last debugger has
+let go, or is gone, killed even, for some seconds (``viz/holds.py``). A connection that is lost
+heals: the events that were told meanwhile are fetched. An engine that is started anew begins a new
+history.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Attached:
 
     def __init__(self, address: ServerAddress, engine: int) -> None:
         """Raises AttachError: nobody there, no key, only a viewer, no engine of that number."""
-        self.address, self.stream = address, f"engine{engine}"
+        self.address, self.engine, self.stream = address, engine, f"engine{engine}"
+        self._found = ""  # how the gate was found; empty: not held yet
         self.news = ""
         self._lock = threading.Lock()
         self._came: deque[Event] = deque()
@@ -71,9 +73,7 @@ class Attached:
             if self._refused:
                 raise AttachError(self._refused)
             self.gate = ChannelGate(self._channel, engine)
-            self.gate.ask()
-            self._found = self.gate.mode
-            self.gate.pause()
+            self._found = self.gate.hold()
             self._catch_up()
             self._greet()
         except BaseException:
@@ -109,7 +109,7 @@ class Attached:
             self._came.clear()
             self._seq, self._behind = 0, None
         self._catch_up()
-        self.gate.pause()
+        self._found = self.gate.hold()
         self._greet()
         self.news = f"{self.stream} was started anew: this is its life {self.life}"
         return True
@@ -150,10 +150,7 @@ class Attached:
     def close(self) -> None:
         """Leave the gate as it was found. Raises AttachError where that cannot be said any more."""
         try:
-            if self._found == "run":
-                self.gate.resume()
-            else:
-                self.gate.pause()
+            self.gate.release()
         except AttachError as error:
             raise AttachError(
                 f"the gate could not be set back to {self._found!r} ({error}); the page can do it, "
@@ -201,6 +198,9 @@ class Attached:
         with self._lock:
             seq = self._came[-1].seq if self._came else self._seq
         known = {self.stream: {"life": self.life, "seq": seq}}
+        if self._found:  # this connection is another one to the server
+            again = {"id": 0, "op": "hold", "value": self.gate.holding, "engine": self.engine}
+            self._channel_send("command", again)
         self._channel_send("hello", {"run": RUN, "epoch": self._run_id, "streams": known})
 
     def _channel_send(self, *message: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import Any
 
 from minivllm.terminal.channel import Channel
@@ -18,6 +19,8 @@ class ChannelGate:
 
     def __init__(self, channel: Channel, engine: int) -> None:
         self._channel, self._engine = channel, engine
+        self._who = uuid.uuid4().hex  # this debugger, whatever connection it comes over
+        self.found: str | None = None
         self._listeners: list[Any] = []
         self.mode, self._rate = "run", 0.0
         self._held: Held | None = None
@@ -47,6 +50,20 @@ class ChannelGate:
         while self.held is None and time.monotonic() < deadline:
             time.sleep(ASK_S)
         return self._held
+
+    def hold(self) -> str:
+        """The engine stands for this debugger; how its gate was found before the first one came.
+        It is set back so when the last has let go, or is gone for some seconds."""
+        self.found = str(self._channel.command("hold", self.holding, engine=self._engine))
+        return self.found
+
+    def release(self) -> None:
+        self._channel.command("release", self.holding, engine=self._engine)
+
+    @property
+    def holding(self) -> dict[str, str | None]:
+        """Who holds, and how the gate was found; None before the first answer."""
+        return {"who": self._who, "found": self.found}
 
     def pause(self) -> None:
         self._verb("pause")

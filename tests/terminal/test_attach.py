@@ -310,3 +310,42 @@ def test_an_engine_that_is_started_anew_begins_a_new_history(engine: Engine) -> 
             assert other.gate.mode == "run"
     finally:
         other.client.shutdown()
+
+
+def test_the_last_of_two_debuggers_leaves_the_gate_as_the_first_found_it(
+    engine: Engine, server: Server
+) -> None:
+    first, second = (Session(attach_to(server.url, None)) for _ in range(2))
+    first.close()
+    assert engine.gate.mode == "pause", "the second one still holds"
+    second.close()
+    assert engine.gate.mode == "run"
+
+
+def test_one_that_is_gone_without_a_word_holds_nobody_for_ever(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viz.holds.Holds.__init__.__defaults__", (0.2,))
+    with served(engine) as server:
+        killed = Session(attach_to(server.url, None))
+        assert engine.gate.mode == "pause"
+        killed.run.source._channel.close()  # type: ignore[attr-defined]
+        until(lambda: engine.gate.mode == "run", "the gate is open again")
+
+
+def test_one_that_comes_back_in_time_goes_on_holding(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viz.holds.Holds.__init__.__defaults__", (1.0,))
+    with served(engine) as server, attached(server.url) as session:
+        session.run.source._channel._socket.close()  # type: ignore[attr-defined]
+        time.sleep(2.5)  # longer than the time it has: only its return can have kept the gate
+        assert engine.gate.mode == "pause"
+    assert engine.gate.mode == "run"
+
+
+@pytest.mark.parametrize("value", [None, "me", {"who": "", "found": None}, {"who": "a"}, 7])
+def test_a_hold_that_is_none_is_refused(server: Server, value: object) -> None:
+    with attached(server.url) as session:
+        with pytest.raises(AttachError, match="allowed: who"):
+            session.run.source._channel.command("hold", value)  # type: ignore[attr-defined]
