@@ -80,9 +80,12 @@ def _preempted(
     if victim is None:
         return None
     data = victim.data
-    place = state.waiting.index(req) if req in state.waiting else 0
-    where = "at the head of" if place == 0 else f"as number {place + 1} in"
-    now = f"Preempted in this step; it waits {where} the queue, none of its tokens computed."
+    if req in state.waiting:
+        place = state.waiting.index(req)
+        where = "at the head of" if place == 0 else f"as number {place + 1} in"
+        now = f"Preempted in this step; it waits {where} the queue, none of its tokens computed."
+    else:  # looked at in the middle of the step
+        now = "Chosen to give way: it still runs, and its blocks are given back next."
     who = "It" if data.for_req == req else data.for_req
     last = "the one admitted last" if data.policy == "fcfs" else "the last by priority"
     others = f", of {join(data.candidates)}" if len(data.candidates) > 1 else ""

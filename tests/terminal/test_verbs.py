@@ -194,3 +194,19 @@ def test_where_shows_the_line_that_decided(session: Session) -> None:
     assert "block_pool.py" in text(session.execute("where kv.alloc"))
     with pytest.raises(VerbError, match=r"no such event in step 8; there are: batch\.compose"):
         session.execute("where kv.evict")
+
+
+def test_why_speaks_of_the_moment_that_is_looked_at(session: Session) -> None:
+    """Between the choice of a victim and its preemption the board shows it running."""
+    session.execute("goto 7")
+    while session.view.event is None or session.view.event.kind != "sched.victim":
+        session.execute("event")
+    assert session.view.state.requests["r4"].status == "running"
+    assert "it still runs" in _text(session, "why r4")
+    while session.view.event is None or session.view.event.kind != "req.preempt":
+        session.execute("event")
+    assert "it waits at the head of the queue" in _text(session, "why r4")
+
+
+def _text(session: Session, line: str) -> str:
+    return "\n".join(text.plain for text in session.execute(line).lines)
