@@ -146,6 +146,10 @@ _FLAGS = tuple(
 )
 
 
+SAMPLING_FLAGS = tuple(flag.name for flag in _FLAGS)
+"""The parameters that ``sampling_flags`` adds to a command."""
+
+
 def sampling_flags(max_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command all of these flags; ``max_tokens`` is the default of that one."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ import typer
 
 from minivllm.cli.admin import ApiKey
 from minivllm.cli.options import engine_flags
-from minivllm.cli.sampling import sampling_flags
+from minivllm.cli.sampling import SAMPLING_FLAGS, sampling_flags
 from minivllm.cli.trace_show import LifeNumber
 from minivllm.errors import ConfigError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @engine_flags
 @sampling_flags(max_tokens=16)
 def step(
+    context: typer.Context,
     target: Annotated[
         str | None,
         typer.Argument(
@@ -119,6 +121,12 @@ def step(
             raise ConfigError(option, value, "only for a recorded trace, or a server")
     if as_json and not (command or commands):
         raise ConfigError("--json", True, "with -c or --commands: it tells what they answer")
+    if not live and (command or commands):
+        raise ConfigError("--no-live", True, "without -c and --commands: these print their answers")
+    if not prompt:
+        _refuse(context, SAMPLING_FLAGS, "only with --prompt: others bring their own")
+    if not attach:
+        _refuse(context, ("api_key",), "only with --attach")
     lines = _lines(command or [], commands)
     _end_in_order()
     run: Run
@@ -148,6 +156,14 @@ def step(
     finally:
         session.close()
     raise typer.Exit(status)
+
+
+def _refuse(context: typer.Context, parameters: Sequence[str], allowed: str) -> None:
+    """Flags that would be passed over, if they stand on the command line."""
+    for name in parameters:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name.replace('_', '-')}", context.params[name], allowed)
 
 
 def _end_in_order() -> None:
