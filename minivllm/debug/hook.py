@@ -118,7 +118,7 @@ class CoreSource:
     """A :class:`~minivllm.terminal.steered.Source`: the engine that has called ``set_trace``."""
 
     label = "HELD"
-    news = ""
+    news = which = ""
 
     def __init__(self, core: EngineCore, gate: Gate, loop: CoreLoop | None) -> None:
         """Raises TraceError where the run's events are kept in another process."""

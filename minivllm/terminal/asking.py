@@ -18,8 +18,7 @@ from minivllm.terminal.arrays import decisive, source_lines
 from minivllm.terminal.board import board as draw_board
 from minivllm.terminal.cells import hue
 from minivllm.terminal.history import UNTOLD
-from minivllm.terminal.moves import number
-from minivllm.terminal.naming import block_named, request_named
+from minivllm.terminal.naming import block_named, no_more, number, request_named
 from minivllm.terminal.session import Reply, Session, VerbError
 from minivllm.terminal.text import clean
 from minivllm.trace.answer import Answer
@@ -38,6 +37,7 @@ PLAIN_HEIGHT = 24
 def why(session: Session, words: list[str]) -> Reply:
     view = session.view
     state, step, record = view.state, view.step, view.record
+    no_more(words, "why", "one of r4, block 6 or budget", 2 if words[:1] == ["block"] else 1)
     if not words:
         answers = why_step(record, state, step)
     elif words[0] == "budget":
@@ -82,8 +82,9 @@ def events(session: Session, words: list[str]) -> Reply:
 def _named(session: Session, words: list[str]) -> list[Event]:
     """The step's events of that kind, group or request. Raises VerbError if there is none."""
     told = [event for event in session.view.events if event.kind not in UNTOLD]
-    named = [e for e in told if not words or set(words) & {e.kind, e.kind.split(".")[0], e.req}]
-    if not named:
+    names = [{e.kind, e.kind.split(".")[0], str(e.req)} for e in told]
+    named = [e for e, of in zip(told, names, strict=True) if not words or of & set(words)]
+    if not named or set(words) - set().union(*names):
         kinds = sorted({e.kind for e in told})
         raise VerbError(
             f"no such event in step {session.step}; there are: {', '.join(kinds) or 'none'}"

@@ -57,7 +57,7 @@ class Attached:
         lives = Lives.ask(address)
         self.header, self._run_id = lives.header, lives.epoch
         self.life = lives.of(self.stream)[-1]
-        self._alone = len(lives.engines) == 1
+        self.which = lives.which(self.stream)
         handlers: dict[str, Handler] = {
             "role": self._on_role,
             "batch": self._on_batch,
@@ -122,7 +122,7 @@ class Attached:
         and stays so."""
         value = {"prompt": prompt, "max_tokens": max_tokens}
         request_id = str(self._channel.command("submit", value))
-        if self._alone:
+        if not self.which:
             return request_id
         deadline = time.monotonic() + FIND_S
         while time.monotonic() < deadline:

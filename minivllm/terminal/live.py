@@ -29,7 +29,7 @@ class LiveEngine:
     """A :class:`~minivllm.terminal.steered.Source`: an engine, from its front end's parts."""
 
     label = "LIVE"
-    news = ""
+    news = which = ""
 
     def __init__(
         self,

@@ -19,8 +19,7 @@ from minivllm.terminal.answers import (
 )
 from minivllm.terminal.arrays import batch_lines
 from minivllm.terminal.cells import hue
-from minivllm.terminal.moves import number
-from minivllm.terminal.naming import block_named, request_named, scene_of
+from minivllm.terminal.naming import block_named, number, request_named, scene_of
 from minivllm.terminal.session import MAX_STEP, Reply, Session, VerbError
 from minivllm.terminal.text import clean, columns, tail, within
 from minivllm.trace.batch import Batch, batch_of
@@ -158,10 +157,21 @@ def topk(session: Session, words: list[str]) -> Reply:
                 )
             )
     if not any(row.before for row in named):
-        lines.append(
-            Text("the candidates were not recorded: run with --trace-level sampling", style="dim")
-        )
+        lines.append(Text(_no_candidates(session), style="dim"))
     return Reply(lines, msgspec.to_builtins(named), title=f"what was drawn, step {view.step}")
+
+
+def _no_candidates(session: Session) -> str:
+    """Why there are none, and what brings them."""
+    run, fidelity = session.run, session.history.header.fidelity
+    if fidelity == "given":
+        return "these tokens were given: nothing was drawn; --with-model lets a model draw"
+    if fidelity == "recorded":
+        return "a fork says the recorded tokens again: nothing was drawn"
+    if session.steered is None:
+        return "the candidates were not recorded: that takes --trace-level sampling"
+    who = "start the server" if run.label == "ATTACHED" else "run"
+    return f"the candidates were not kept: {who} with --trace-level sampling"
 
 
 def _effect(effect: Any) -> str:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 from rich.text import Text
 
 from minivllm.errors import ConfigError
+from minivllm.terminal.naming import number
 from minivllm.terminal.session import MAX_STEP, Question, Reply, Session, VerbError, goal_of
 from minivllm.terminal.text import clean
 from minivllm.trace.until import Until
-
-
-def number(words: list[str], verb: str, low: int, high: int, default: int | None = None) -> int:
-    """The one number a verb takes."""
-    if not words and default is not None:
-        return default
-    given = " ".join(words)
-    if len(words) != 1 or not re.fullmatch(r"-?[0-9]{1,9}", given) or not low <= int(given) <= high:
-        raise VerbError(
-            f"{verb} {clean(given)}: takes one number, {low} to {high}".replace(" :", ":")
-        )
-    return int(given)
 
 
 def moved(session: Session) -> Reply:
@@ -117,8 +104,6 @@ def goto(session: Session, words: list[str]) -> Reply:
 
 
 def continue_(session: Session, words: list[str]) -> Reply:
-    if words:
-        raise VerbError("continue takes nothing; until WHERE runs to a place")
     ahead = any(session.knows(goal) for goal in session.breaks.values())
     if not ahead and (question := ask_before_going_on(session, "continue")) is not None:
         return question

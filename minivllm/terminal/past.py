@@ -43,6 +43,11 @@ class Lives:
     def engines(self) -> list[str]:
         return sorted({stream for stream, _ in self.ranges if stream.startswith("engine")})
 
+    def which(self, stream: str) -> str:
+        """``engine0 of 2 engines``; empty where there is one."""
+        num = len(self.engines)
+        return f"{stream} of {num} engines" if num > 1 else ""
+
     def of(self, stream: str) -> list[int]:
         """The numbers of its lives. Raises AttachError for a stream that there is not."""
         lives = sorted(life for name, life in self.ranges if name == stream)
@@ -113,6 +118,8 @@ class PastRun:
     def __init__(self, past: Past, lives: Lives) -> None:
         self.history = History(lives.header)
         first, head = lives.ranges[past.stream, past.life]
+        life = f"life {past.life} of {len(lives.of(past.stream))}"
+        self.which = ", ".join(filter(None, (lives.which(past.stream), life)))
         self.history.extend(past.events(first, head))
         self.history.close()
 

@@ -33,6 +33,11 @@ class Run(Protocol):
     """How to see the rest of a trace; empty where this is all."""
 
     @property
+    def which(self) -> str:
+        """``engine0 of 2 engines``: what this is of all there is; empty where it is all."""
+        ...
+
+    @property
     def label(self) -> str: ...
 
     def way(self, req: str) -> Way | None:
@@ -58,7 +63,7 @@ class RecordedRun:
         header = self.trace.header
         name = ", ".join(filter(None, (header.name or path.name, picked.which)))
         self._place = picked.stream, picked.life
-        self.others = picked.others
+        self.which, self.others = picked.which, picked.others
         self.history = History(msgspec.structs.replace(header, name=name))
         self.history.extend(picked.trace.events)
         self.history.close()

@@ -43,6 +43,8 @@ class Source(Protocol):
     """``LIVE``, ``NO MODEL``, ``FORK`` …: what the screen calls it."""
     news: str
     """What has happened to the way to the engine, for who looks; empty: nothing."""
+    which: str
+    """Of several engines, this one; empty: it is the only one."""
 
     @property
     def gate(self) -> GateControl: ...
@@ -101,6 +103,10 @@ class SteeredRun:
     @property
     def label(self) -> str:
         return self.source.label
+
+    @property
+    def which(self) -> str:
+        return self.source.which
 
     @property
     def news(self) -> str:

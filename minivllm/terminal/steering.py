@@ -18,8 +18,8 @@ from minivllm.config import STEP_KNOBS
 from minivllm.errors import ConfigError
 from minivllm.replay.fork import parse_knobs
 from minivllm.terminal.asking import PLAIN_HEIGHT
-from minivllm.terminal.moves import ask_before_going_on, moved, number
-from minivllm.terminal.naming import request_named
+from minivllm.terminal.moves import ask_before_going_on, moved
+from minivllm.terminal.naming import number, request_named
 from minivllm.terminal.session import Question, Reply, Session, VerbError
 from minivllm.terminal.text import clean
 from minivllm.trace.words import join, knob_value
@@ -152,7 +152,7 @@ def _quoted(words: list[str], verb: str) -> list[str]:
 
 def pin(session: Session, words: list[str]) -> Reply:
     """Answer a line anew at each place, below the board."""
-    from minivllm.terminal.verbs import ALIASES, PINNABLE
+    from minivllm.terminal.verbs import ALIASES, PINNABLE, check_words
 
     verb = ALIASES.get(words[0], words[0]) if words else ""
     if not words:
@@ -160,6 +160,7 @@ def pin(session: Session, words: list[str]) -> Reply:
         return Reply([Text("nothing is pinned")], {"pinned": ""})
     if verb not in PINNABLE:
         raise VerbError(f"pin {clean(words[0])}: can pin {', '.join(PINNABLE)}")
+    check_words(verb, words[1:])
     session.pinned = " ".join([verb, *words[1:]])
     return Reply([Text(f"pinned: {session.pinned}; pin alone takes it off")], {"pinned": verb})
 
@@ -167,7 +168,7 @@ def pin(session: Session, words: list[str]) -> Reply:
 def zoom(session: Session, words: list[str]) -> Reply:
     """How large the pool is drawn."""
     named = {"auto": None, "map": 0, "names": 1, "slots": 2}
-    word = words[0] if len(words) == 1 else ""
+    word = " ".join(words)
     level = 1 if session.zoom is None else session.zoom
     if word in ("in", "+"):
         session.zoom = min(level + 1, 2)
@@ -176,7 +177,7 @@ def zoom(session: Session, words: list[str]) -> Reply:
     elif word in named:
         session.zoom = named[word]
     else:
-        raise VerbError(f"zoom {clean(word)}: takes in, out, {', '.join(named)}")
+        raise VerbError(f"zoom {clean(word)}: takes in, out, {', '.join(named)}".replace(" :", ":"))
     now = next(name for name, value in named.items() if value == session.zoom)
     return Reply([Text(f"the pool is drawn as: {now}")], {"zoom": now})
 
@@ -203,13 +204,16 @@ def export(session: Session, words: list[str]) -> Reply:
 def _export_trace(session: Session, path: Path) -> str:
     history = session.history
     events = [e for step in history.steps.values() for e in step]
-    if history.open is not None:
-        events += history.events(history.head)
     events.sort(key=lambda event: event.seq)  # a word after its step's end stands with its step
     lines = [msgspec.json.encode(line) for line in (history.header, *events)]
     raw = b"\n".join(lines) + b"\n"
     _write(path, gzip.compress(raw) if path.suffix == ".gz" else raw)
-    return f"{len(events)} events"
+    which, told = session.run.which, f"{len(events)} events"
+    if which:
+        told += f" of {which}, without the others"
+    if history.open is not None:  # cut in the middle, its last step would tell half a story
+        told += f"; step {history.open} has not ended and is left out"
+    return told
 
 
 def _export_board(session: Session, path: Path) -> str:

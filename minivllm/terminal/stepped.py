@@ -51,7 +51,7 @@ class Stepped(Protocol):
 class ScenarioSteps:
     """A :class:`~minivllm.terminal.steered.Source`."""
 
-    news = ""
+    news = which = ""
 
     def __init__(self, run: Stepped, label: str = "NO MODEL", again: Again | None = None) -> None:
         """``again``: makes the run anew, for a fork; else that is made of what it has told."""

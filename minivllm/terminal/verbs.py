@@ -20,6 +20,7 @@ from rich.text import Text
 
 from minivllm.terminal import asking, looking, moves, steering
 from minivllm.terminal.cells import LEGEND
+from minivllm.terminal.naming import no_more
 from minivllm.terminal.session import Reply, Session, VerbError
 from minivllm.terminal.text import clean
 
@@ -34,6 +35,8 @@ class Verb:
     example: str
     more: str = ""
     """What ``help VERB`` adds."""
+    most: int | None = None
+    """So many words it takes; None: it counts them itself, or takes none."""
 
 
 def execute(session: Session, line: str) -> Reply:
@@ -44,7 +47,16 @@ def execute(session: Session, line: str) -> Reply:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else "help lists what there is"
         raise VerbError(f"{clean(words[0])!r} is no verb; {hint}")
+    check_words(verb, words[1:])
     return VERBS[verb].run(session, words[1:])
+
+
+def check_words(verb: str, words: list[str]) -> None:
+    """Raises VerbError for words that the verb would pass over."""
+    takes = VERBS[verb].takes
+    most = VERBS[verb].most if takes else 0
+    if most is not None:
+        no_more(words, verb, takes, most)
 
 
 def script(commands: str) -> list[str]:
@@ -144,12 +156,14 @@ VERBS = {
     "diff": Verb(
         asking.diff, "N [M]", "what is different between two steps, or N and here", "diff 7 8"
     ),
-    "requests": Verb(looking.requests, "[STATUS]", "all requests, in numbers", "requests running"),
-    "request": Verb(looking.request, "r4", "its life, step by step", "request r4"),
+    "requests": Verb(
+        looking.requests, "[STATUS]", "all requests, in numbers", "requests running", most=1
+    ),
+    "request": Verb(looking.request, "r4", "its life, step by step", "request r4", most=1),
     "queue": Verb(looking.queue, "", "who waits, in order, and why", "queue"),
-    "tokens": Verb(looking.tokens, "[r4]", "what each reads and says", "tokens r4"),
-    "topk": Verb(looking.topk, "[r4]", "what might have been drawn instead", "topk r4"),
-    "blocks": Verb(looking.blocks, "[N|N-M]", "the pool, with its slots", "blocks 1-8"),
+    "tokens": Verb(looking.tokens, "[r4]", "what each reads and says", "tokens r4", most=1),
+    "topk": Verb(looking.topk, "[r4]", "what might have been drawn instead", "topk r4", most=1),
+    "blocks": Verb(looking.blocks, "[N|N-M]", "the pool, with its slots", "blocks 1-8", most=1),
     "block": Verb(
         looking.block, "6", "its history: who took, hashed, shared, evicted it", "block 6"
     ),
@@ -184,7 +198,9 @@ VERBS = {
         'submit "Once upon a time" 8',
         "Where no model runs, its words are its tokens.",
     ),
-    "abort": Verb(steering.abort, "r4", "end a request, as a client that goes away", "abort r4"),
+    "abort": Verb(
+        steering.abort, "r4", "end a request, as a client that goes away", "abort r4", most=1
+    ),
     "pin": Verb(
         steering.pin, "VERB …", "answer it at each place, below the board; alone: off", "pin tables"
     ),
@@ -195,7 +211,7 @@ VERBS = {
         "the run as a trace (.jsonl), the board (.svg, .html)",
         "export run.trace.jsonl.gz",
     ),
-    "help": Verb(_help, "[VERB]", "this, or one verb with an example", "help until"),
+    "help": Verb(_help, "[VERB]", "this, or one verb with an example", "help until", most=1),
     "quit": Verb(_quit, "", "leave (also: Ctrl-D)", "quit"),
 }
 ALIASES = {

@@ -10,6 +10,7 @@ import pytest
 from minivllm.terminal.runs import RecordedRun, open_run
 from minivllm.terminal.verbs import Session, VerbError
 from minivllm.trace.structural import structural
+from tests.two_engines import write_two_engines
 
 
 @pytest.fixture
@@ -166,11 +167,27 @@ def test_nothing_can_be_sent_to_a_recording(recorded: Session) -> None:
 
 @pytest.mark.parametrize("name", ["run.trace.jsonl", "run.jsonl.gz"])
 def test_the_run_so_far_is_exported_as_a_trace(session: Session, tmp_path: Path, name: str) -> None:
-    session.execute("until preempt")
-    session.execute(f"export {tmp_path / name}")
+    session.execute("goto 8")
+    assert session.execute(f"export {tmp_path / name}").data["what"] == "180 events"
     again = RecordedRun(tmp_path / name)
     assert again.history.seq == session.history.seq
     assert again.history.view(8).state == session.view.state
+
+
+def test_of_a_step_that_has_not_ended_nothing_is_exported(session: Session, tmp_path: Path) -> None:
+    session.execute("until preempt")
+    told = session.execute(f"export {tmp_path / 'run.jsonl'}").data["what"]
+    assert told == "163 events; step 8 has not ended and is left out"
+    again = RecordedRun(tmp_path / "run.jsonl").history
+    assert again.last == 7 and again.view(7).state == session.history.view(7).state
+
+
+def test_an_export_says_what_it_leaves_out(tmp_path: Path) -> None:
+    both, one = tmp_path / "two.jsonl", tmp_path / "one.jsonl"
+    write_two_engines(both)
+    session = Session(open_run(str(both), {}))
+    told = session.execute(f"export {one}").data["what"]
+    assert told.endswith("events of engine0 of 2 engines, without the others")
 
 
 def test_the_board_is_exported_as_picture_page_and_text(session: Session, tmp_path: Path) -> None:

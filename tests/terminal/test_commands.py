@@ -189,3 +189,29 @@ def test_the_screen_is_not_imported_for_a_script() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.endswith("False False\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--max-tokens", "3"], "--max-tokens: got 3; allowed: only with --prompt"),
+        (["--temperature", "2"], "--temperature: got 2.0; allowed: only with --prompt"),
+        (["--attach", "http://127.0.0.1:1", "--stop", "x"], "--stop: got ['x']; allowed:"),
+        (["--api-key", "x"], "--api-key: got 'x'; allowed: only with --attach"),
+        (["--no-live", "-c", "next"], "--no-live: got True; allowed: without -c and --commands"),
+    ],
+)
+def test_flags_that_would_be_passed_over_are_refused(
+    minivllm: Run, arguments: list[str], says: str
+) -> None:
+    done = minivllm("step", *arguments)
+    assert done.returncode == 2 and says in done.stderr and done.stdout == ""
+
+
+def test_a_key_in_the_environment_is_for_whoever_wants_it(minivllm: Run) -> None:
+    assert minivllm("step", "-c", "next", MINIVLLM_API_KEY="x").returncode == 0
+
+
+def test_what_brings_candidates_is_told_as_it_is(minivllm: Run) -> None:
+    done = minivllm("step", "--trace-level", "sampling", "-c", "goto 5; topk r1; fork; next; topk")
+    assert done.stdout.count("these tokens were given: nothing was drawn; --with-model") == 2

@@ -210,3 +210,20 @@ def test_why_speaks_of_the_moment_that_is_looked_at(session: Session) -> None:
 
 def _text(session: Session, line: str) -> str:
     return "\n".join(text.plain for text in session.execute(line).lines)
+
+
+TOO_MANY = """
+why budget x; why r1 r2; queue x; free x; tables x; batch x; tensors x; board x; live x; leave x
+quit 3; breaks x; continue preempt; requests running x; request r1 r2; tokens r1 x; topk r1 x
+blocks 1-3 x; abort r1 x; help why x; events kv bogus; where r1 bogus; zoom in out; pin tables x
+next 1 2; diff 1 2 3
+"""
+
+
+@pytest.mark.parametrize("line", script(TOO_MANY))
+def test_words_that_a_verb_does_not_take_are_refused(session: Session, line: str) -> None:
+    session.execute("next 2")
+    with pytest.raises(VerbError, match=r"takes? |no such event"):
+        if session.execute(line).quit:
+            raise AssertionError("it quit")
+    assert (session.step, session.pinned) == (2, "")
