@@ -23,13 +23,14 @@ LOW = 13
 
 
 def board(
-    view: View, width: int, height: int, *, zoom: int | None = None, label: str = ""
+    view: View, width: int, height: int, *, zoom: int | None = None, label: str = "", below: int = 0
 ) -> list[Text]:
     """Exactly ``height`` lines of ``width`` cells. ``zoom``: see :func:`pool.pool`. ``label``: what
-    kind of run it is."""
+    kind of run it is. ``below``: lines of the terminal that are not the board's."""
     if width < MIN_WIDTH or height < MIN_HEIGHT:
         words = f"{view.step}: {clean(view.story.headline)}"
-        small = f"(the board needs {MIN_WIDTH}×{MIN_HEIGHT}, this is {width}×{height})"
+        needs, has = f"{MIN_WIDTH}×{MIN_HEIGHT + below}", f"{width}×{height + below}"
+        small = f"(the board needs {needs}, this is {has})"
         lines = [*wrap(words, max(width, 8), max(height - 1, 1)), Text(small, style="dim")]
         return _exactly(lines, width, height)
     scene = Scene(view, marks_of(view.events))

@@ -33,6 +33,8 @@ from minivllm.terminal.text import clean, fit
 
 PROMPT = "step> "
 HINT = "Enter next · b back · e event · until preempt · why r4 · pin tables · ? help"
+PROMPT_LINES = 2
+"""The message and the prompt."""
 PINNED_LINES = 10
 """For what is pinned, where the screen is no higher than usual; of a higher one a third."""
 KEPT_LINES = 5
@@ -140,7 +142,9 @@ class Screen:
         with session.history.lock:
             pinned = [] if self.answer else self._pinned(width, height)
             view, room = session.view, height - len(pinned)
-            lines = board(view, width, room, zoom=session.zoom, label=session.run.label)
+            below = len(pinned) + PROMPT_LINES
+            label = session.run.label
+            lines = board(view, width, room, zoom=session.zoom, label=label, below=below)
         lines += pinned
         room = height - KEPT_LINES - 1
         if self.answer and room > 0:
@@ -239,7 +243,7 @@ def _layout(screen: Screen, buffer: Buffer) -> Layout:
 
     def draw() -> AnyFormattedText:
         width, height = size()
-        return screen.draw(width, max(height - 2, 1))
+        return screen.draw(width, max(height - PROMPT_LINES, 1))
 
     prompt = Window(
         BufferControl(buffer, input_processors=[BeforeInput(lambda: screen.prompt, style="bold")]),

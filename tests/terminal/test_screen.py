@@ -22,7 +22,8 @@ def drawn(step: int, columns: int, rows: int, ran: int) -> list[str]:
     session = Session(open_run("tiny-pressure", {}))
     session.forward(ran)
     session.execute(f"goto {step}")
-    lines: list[Text] = board(session.view, columns, rows - 2, label=session.run.label)
+    label = session.run.label
+    lines: list[Text] = board(session.view, columns, rows - 2, label=label, below=2)
     session.close()
     return [without_times(line.plain.rstrip()) for line in lines]
 
@@ -226,6 +227,9 @@ def test_a_tiny_terminal_still_tells_the_story(tmp_path: Path) -> None:
         terminal.wait_for("Nothing has run yet")
         terminal.type("n 4")
         terminal.wait_for("4: r4 waits")
+        terminal.wait_for("(the board needs 40×14,")
+        terminal.resize(40, 14)
+        terminal.wait_for("RUNNING 3")
 
 
 def test_no_color_sends_no_colour_and_shows_the_same(tmp_path: Path) -> None:
