@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from minivllm.debug.shown import Answer, Board
 from minivllm.errors import ConfigError, ScenarioError
 from minivllm.scenario import ScenarioRun
+from minivllm.terminal.moves import Move, onward
 from minivllm.terminal.runs import Run, open_run
 from minivllm.terminal.session import Session, goal_of
 from minivllm.terminal.steered import SteeredRun
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Where = str | Callable[[Event], Any]
 """Words such as ``preempt`` or ``finish r3``, or a test of events."""
+FromPast = Literal["live", "fork"]
+"""What goes on where one looks at the past: the engine where it stands, or a fork from here."""
 
 
 class Stepper:
@@ -33,6 +36,10 @@ class Stepper:
     ``what``: an :class:`~minivllm.LLM` that keeps its events (``live=True``, or a trace file), the
     name of a scenario, a trace by its file or gallery name, or a ``ScenarioRun``. At the end an LLM
     goes on as it did before.
+
+    Looking at the past (``back``, ``goto``) moves no engine. What would let it go on from there
+    raises VerbError, unless ``from_past`` says what goes on: ``"live"``, the engine where it
+    stands, or ``"fork"``, a run of its own from the place that is looked at.
 
     Raises ConfigError for an LLM that is not traced, and what opening a trace or scenario raises.
     """
@@ -85,33 +92,38 @@ class Stepper:
 
     # --- moving ----------------------------------------------------------------------------------
 
-    def next(self, n: int = 1) -> bool:
+    def next(self, n: int = 1, from_past: FromPast | None = None) -> bool:
         """``n`` steps further; False if there was nothing to run."""
-        return self.session.forward(n) > 0
+        return self._move(n, self.session.forward, from_past)
 
-    def next_event(self, n: int = 1) -> bool:
-        return self.session.event(n) != 0
+    def next_event(self, n: int = 1, from_past: FromPast | None = None) -> bool:
+        return self._move(n, self.session.event, from_past)
 
-    def next_phase(self, n: int = 1) -> bool:
-        return self.session.phase(n) > 0
+    def next_phase(self, n: int = 1, from_past: FromPast | None = None) -> bool:
+        return self._move(n, self.session.phase, from_past)
 
     def back(self, n: int = 1) -> None:
         """Look at an earlier step; no engine rewinds."""
         self.do(f"back {n}")
 
-    def goto(self, step: int) -> None:
+    def goto(self, step: int, from_past: FromPast | None = None) -> None:
         """Raises VerbError for a step that there will not be."""
+        if step > self.last:
+            self._go_on(from_past)
         self.do(f"goto {step}")
 
     def live(self) -> None:
         """To the newest place, where the engine stands."""
         self.do("live")
 
-    def until(self, where: Where) -> bool:
+    def until(self, where: Where, from_past: FromPast | None = None) -> bool:
         """On to the event that ``where`` names, or that it is true of. False: it did not come, or
         a break came first. Raises ConfigError for words that name nothing, and what the test
         raised: the engine then stands at the event that it was asked of."""
-        reached, _ = self.session.until(self._goal(where))
+        goal = self._goal(where)
+        if not self.session.knows(goal):
+            self._go_on(from_past)
+        reached, _ = self.session.until(goal)
         self._raise_what_a_test_raised()
         return reached
 
@@ -122,8 +134,10 @@ class Stepper:
         self.session.breaks[self.session.num_breaks] = goal
         return self.session.num_breaks
 
-    def go(self) -> int | None:
+    def go(self, from_past: FromPast | None = None) -> int | None:
         """On to the next break (returns its number), or until nothing is left to run."""
+        if not any(self.session.knows(goal) for goal in self.session.breaks.values()):
+            self._go_on(from_past)
         number = self.session.until(None)[1]
         self._raise_what_a_test_raised()
         return number
@@ -141,11 +155,12 @@ class Stepper:
 
     __call__ = do
 
-    def submit(self, prompt: Any, params: Any = None) -> str:
+    def submit(self, prompt: Any, params: Any = None, from_past: FromPast | None = None) -> str:
         """Returns the request's name (``r3``). ``params``: SamplingParams of an LLM, else the
         number of tokens. Raises PromptError, SamplingParamsError, VerbError for a recording."""
+        self._engine("submit")
+        self._go_on(from_past)
         run = self._engine("submit")
-        self.session.to_head()
         if params is None or isinstance(params, int):
             name = run.submit(prompt, params if params is not None else DEFAULT_TOKENS)
         else:
@@ -153,15 +168,19 @@ class Stepper:
         self.session.to_head()
         return name
 
-    def submit_all(self, prompts: Sequence[Any], params: Any = None) -> list[str]:
-        return [self.submit(prompt, params) for prompt in prompts]
+    def submit_all(
+        self, prompts: Sequence[Any], params: Any = None, from_past: FromPast | None = None
+    ) -> list[str]:
+        return [self.submit(prompt, params, from_past) for prompt in prompts]
 
-    def abort(self, req: str) -> None:
-        self.session.to_head()
+    def abort(self, req: str, from_past: FromPast | None = None) -> None:
+        self._go_on(from_past)
         self.do(f"abort {req}")
 
-    def set(self, **knobs: Any) -> None:
+    def set(self, from_past: FromPast | None = None, **knobs: Any) -> None:
         """Change knobs of the engine from its next step on. Raises ConfigError."""
+        self._engine("set")
+        self._go_on(from_past)
         run = self._engine("set")
         run.set_knobs(knobs)
         self.session.to_head()
@@ -172,6 +191,29 @@ class Stepper:
 
     def leave(self) -> None:
         self.do("leave")
+
+    def _move(self, n: int, move: Move, from_past: FromPast | None) -> bool:
+        if n < 0:
+            return move(n) != 0
+        made, left = onward(self.session, n, move)
+        if left:
+            self._go_on(from_past)
+            made = move(left if from_past == "live" else n)
+        return made > 0
+
+    def _go_on(self, from_past: FromPast | None) -> None:
+        """The engine is about to go on; where one looks at its past, it is said how, or refused."""
+        if from_past not in (None, "live", "fork"):
+            raise ConfigError("from_past", from_past, "live or fork")
+        session = self.session
+        if session.steered is None or session.is_newest:
+            return
+        if from_past is None:
+            raise VerbError(
+                f"you look at step {self.step}, the engine stands at {self.last}: what shall go "
+                "on? Say from_past='live' or 'fork', or call live() or fork() before"
+            )
+        (self.live if from_past == "live" else self.fork)()
 
     def _goal(self, where: Where) -> Until:
         if isinstance(where, str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from rich.text import Text
 
@@ -10,6 +12,9 @@ from minivllm.terminal.naming import number
 from minivllm.terminal.session import MAX_STEP, Question, Reply, Session, VerbError, goal_of
 from minivllm.terminal.text import clean
 from minivllm.trace.until import Until
+
+Move = Callable[[int], int]
+"""So many steps, events or phases on; returns how many it were."""
 
 
 def moved(session: Session) -> Reply:
@@ -48,27 +53,57 @@ def _is_the_end(session: Session) -> VerbError:
 # --- moving --------------------------------------------------------------------------------------
 
 
-def next_(session: Session, words: list[str]) -> Reply:
-    n = number(words, "next", 1, MAX_STEP, default=1)
-    if not session.forward(n):
+def onward(session: Session, n: int, move: Move) -> tuple[int, int]:
+    """``n`` moves, through what is known first. Returns how many were made, and how many are left
+    to the engine: where that would go on while one looks at its past, none was made, and the place
+    is the same; somebody has to say what shall go on."""
+    session.interrupted = False
+    here, is_past = (session.step, session.at), not session.is_newest
+    made = 0
+    while made < n and not session.is_newest and not session.interrupted and move(1):
+        made += 1
+    left = n - made if not session.interrupted else 0
+    if left and is_past and session.steered is not None and session.steered.can_move:
+        session.step, session.at = here
+        return 0, left + _stands_in_the_middle(session, move)
+    return made + (move(left) if left else 0), 0
+
+
+def _stands_in_the_middle(session: Session, move: Move) -> bool:
+    """Of a step, or of a phase: then what is known of it is not yet the whole move."""
+    assert session.steered is not None
+    if move == session.phase:
+        held = session.steered.source.gate.held
+        return held is not None and held.at == "event"
+    return move == session.forward and session.history.has_begun
+
+
+def _move(session: Session, verb: str, n: int, move: Move) -> Reply:
+    made, left = onward(session, n, move)
+    if left and (asked := ask_before_going_on(session, f"{verb} {n}", f"{verb} {left}")):
+        return asked
+    if not made:
         raise _is_the_end(session)
     return moved(session)
+
+
+def next_(session: Session, words: list[str]) -> Reply:
+    return _move(session, "next", number(words, "next", 1, MAX_STEP, default=1), session.forward)
 
 
 def event(session: Session, words: list[str]) -> Reply:
     n = number(words, "event", -MAX_STEP, MAX_STEP, default=1)
     if n == 0:
         raise VerbError("event 0: takes a number of events, 1 or more; negative ones go back")
+    if n > 0:
+        return _move(session, "event", n, session.event)
     if not session.event(n):
-        raise _is_the_end(session) if n > 0 else VerbError("this is the first event there is")
+        raise VerbError("this is the first event there is")
     return moved(session)
 
 
 def phase(session: Session, words: list[str]) -> Reply:
-    n = number(words, "phase", 1, MAX_STEP, default=1)
-    if not session.phase(n):
-        raise _is_the_end(session)
-    return moved(session)
+    return _move(session, "phase", number(words, "phase", 1, MAX_STEP, default=1), session.phase)
 
 
 def back(session: Session, words: list[str]) -> Reply:
@@ -88,15 +123,21 @@ def goto(session: Session, words: list[str]) -> Reply:
         return moved(session)
     can_run = session.steered is not None and session.steered.can_move
     n = number(words, "goto", history.first, MAX_STEP if can_run else history.head)
-    if n > history.head or (n == history.head > history.last):
-        here = session.step, session.at
-        session.to_head()
-        session.forward(n - history.last)
-        if session.step < n and not session.interrupted:
-            session.step, session.at = here
-            raise VerbError(f"goto {n}: the run ended with step {history.last}")
+    if n <= history.last:
+        session.step, session.at = n, None
         return moved(session)
-    session.step, session.at = n, None
+    if not session.is_newest:
+        if n == history.head and (history.has_begun or not can_run):
+            session.to_head()  # the step in which the engine stands, as far as it is told
+            return moved(session)
+        if (asked := ask_before_going_on(session, f"goto {n}")) is not None:
+            return asked
+    here = session.step, session.at
+    session.to_head()
+    session.forward(n - history.last)
+    if session.step < n and not session.interrupted:
+        session.step, session.at = here
+        raise VerbError(f"goto {n}: the run ended with step {history.last}")
     return moved(session)
 
 
@@ -177,11 +218,12 @@ def read_goal(words: list[str], verb: str) -> Until:
         raise VerbError(f"{verb} {clean(given)}: allowed: {error.allowed}") from error
 
 
-def ask_before_going_on(session: Session, line: str) -> Reply | None:
-    """Where one looks at the past of an engine: what shall go on, that engine or a fork?"""
+def ask_before_going_on(session: Session, line: str, live: str = "") -> Reply | None:
+    """Where one looks at the past of an engine: what shall go on, that engine or a fork? ``live``:
+    the line for that engine, where it is another one than the fork's."""
     if session.steered is None or session.is_newest:
         return None
     newest = session.history.head
     words = f"you look at step {session.step}, the engine stands at {newest}: go on there, or fork?"
-    answers = {"live": ["live", line], "fork": ["fork", line]}
+    answers = {"live": ["live", live or line], "fork": ["fork", line]}
     return Reply(question=Question(words, answers))

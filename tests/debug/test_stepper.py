@@ -177,3 +177,41 @@ def test_a_test_that_raises_stops_the_call_and_not_the_engine() -> None:
                 s.until(where)  # type: ignore[arg-type]
             with pytest.raises(ConfigError, match="a place in words, or a function"):
                 s.break_at(where)  # type: ignore[arg-type]
+
+
+GO_ON = {
+    "next": lambda s, **how: s.next(9, **how),
+    "event": lambda s, **how: s.next_event(200, **how),
+    "phase": lambda s, **how: s.next_phase(17, **how),
+    "goto": lambda s, **how: s.goto(12, **how),
+    "until": lambda s, **how: s.until("finish r5", **how),
+    "go": lambda s, **how: s.go(**how),
+    "submit": lambda s, **how: s.submit("hello", **how),
+    "abort": lambda s, **how: s.abort("r1", **how),
+    "set": lambda s, **how: s.set(max_num_seqs=1, **how),
+}
+
+
+@pytest.mark.parametrize("verb", GO_ON)
+def test_from_the_past_it_goes_on_only_as_it_is_told(verb: str) -> None:
+    with Stepper("tiny-pressure") as s:
+        s.goto(8)
+        s.goto(4)
+        with pytest.raises(VerbError, match=r"from_past='live' or 'fork', or call live"):
+            GO_ON[verb](s)
+        with pytest.raises(ConfigError, match="from_past: got 'past'; allowed: live or fork"):
+            GO_ON[verb](s, from_past="past")
+        assert (s.step, s.last) == (4, 8)
+        GO_ON[verb](s, from_past="fork")
+        assert s.session.run.label == "FORK" and s.step >= 4
+        s.leave()
+        assert (s.step, s.last) == (4, 8)
+        GO_ON[verb](s, from_past="live")
+        assert s.session.run.label == "NO MODEL" and s.step >= 8
+
+
+def test_what_is_known_of_the_past_is_gone_through_without_a_word() -> None:
+    with Stepper("tiny-pressure") as s:
+        s.goto(8)
+        s.goto(4)
+        assert s.until("preempt") and s.next() and (s.step, s.last) == (8, 8)

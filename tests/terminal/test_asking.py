@@ -105,10 +105,10 @@ def test_diff_of_two_steps_tells_each_thing_that_is_other(session: Session) -> N
             session.execute(bad)
 
 
-def test_topk_without_candidates_says_how_to_record_them(session: Session) -> None:
+def test_topk_of_given_tokens_says_that_nothing_was_drawn(session: Session) -> None:
     reply = at(session, 8, "topk r3")
     assert "r3 drew ' decided' (4041)" in text(reply)
-    assert "--trace-level sampling" in text(reply)
+    assert "nothing was drawn; --with-model lets a model draw" in text(reply)
     with pytest.raises(VerbError, match="topk r4: it got no token in step 8; r1, r3 did"):
         session.execute("topk r4")
     with pytest.raises(VerbError, match="no token was drawn in step 0"):

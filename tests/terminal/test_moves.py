@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,6 +152,41 @@ def test_going_on_from_the_past_asks_whether_live_or_fork(scenario: Session) -> 
     for line in scenario.execute("continue").question.answers["live"]:  # type: ignore[union-attr]
         scenario.execute(line)
     assert scenario.step == 17
+
+
+@pytest.mark.parametrize("answer", ["live", "fork"])
+@pytest.mark.parametrize("line", ["goto 12", "next 7", "event 150", "phase 17"])
+def test_moving_past_the_newest_place_asks_and_comes_to_the_same(line: str, answer: str) -> None:
+    with contextlib.closing(opened("tiny-pressure")) as straight:
+        straight.execute("goto 4")
+        straight.execute(line)
+        there = place(straight)
+    with contextlib.closing(opened("tiny-pressure")) as session:
+        session.execute("until preempt")
+        session.execute("goto 4")
+        question = session.execute(line).question
+        assert question is not None and "the engine stands at 8" in question.words
+        assert place(session) == (4, None) and session.history.head == 8
+        for one in question.answers[answer]:
+            session.execute(one)
+        assert place(session) == there
+        assert session.run.label == ("FORK" if answer == "fork" else "NO MODEL")
+
+
+def test_up_to_the_newest_place_nothing_is_asked_and_no_engine_goes(scenario: Session) -> None:
+    scenario.execute("until preempt")
+    for line in ("goto 8", "next 4", "event 56", "phase 10"):
+        scenario.execute("goto 4")
+        assert scenario.execute(line).question is None
+        assert place(scenario) == (8, "sched.victim")
+    scenario.execute("next")
+    assert place(scenario) == (8, None)
+
+
+def test_a_run_that_has_ended_asks_nobody_how_to_go_on(scenario: Session) -> None:
+    scenario.execute("next 99")
+    scenario.execute("goto 4")
+    assert scenario.execute("next 99").question is None and scenario.step == 17
 
 
 def test_what_is_known_already_is_found_without_a_question(scenario: Session) -> None:

@@ -32,7 +32,8 @@ def test_next_runs_one_real_step_at_the_head_and_only_there(session: Session) ->
     session.execute("back 2")
     session.execute("next")
     assert (session.step, session.history.last) == (1, 2)
-    session.execute("next 3")
+    session.execute("next 1")
+    session.execute("next 2")
     assert (session.step, session.history.last) == (4, 4)
 
 
