@@ -84,6 +84,11 @@ class ScenarioRun:
     def done(self) -> bool:
         return self._arrived == len(self.scenario.request) and not self.core.has_requests()
 
+    @property
+    def num_requests(self) -> int:
+        """That come, from first to last."""
+        return len(self.scenario.request)
+
     def step(self) -> None:
         """Let those who arrive now arrive, and run one step."""
         number = self.core.scheduler.current_step + 1

@@ -145,6 +145,9 @@ class CoreSource:
     def is_idle(self) -> bool:
         return self._idle or not self._engine_thread.is_alive()
 
+    def can_come(self, number: int) -> bool:
+        return True
+
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         raise VerbError("submit: the program that runs this engine sends its requests")
 

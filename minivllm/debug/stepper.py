@@ -7,18 +7,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from minivllm.debug.given import Guarded, run_of
 from minivllm.debug.shown import Answer, Board
-from minivllm.errors import ConfigError, ScenarioError
+from minivllm.errors import ConfigError
 from minivllm.scenario import ScenarioRun
 from minivllm.terminal.moves import Move, onward
-from minivllm.terminal.runs import Run, open_run
+from minivllm.terminal.places import check
 from minivllm.terminal.session import Session, goal_of
 from minivllm.terminal.steered import SteeredRun
-from minivllm.terminal.stepped import ScenarioSteps
 from minivllm.terminal.verbs import VerbError
 from minivllm.trace.events import Event
 from minivllm.trace.fold import State
-from minivllm.trace.until import Place, Until
+from minivllm.trace.until import Until
 
 if TYPE_CHECKING:
     from minivllm.engine.llm import LLM
@@ -46,8 +46,8 @@ class Stepper:
 
     def __init__(self, what: LLM | str | Path | ScenarioRun, **engine: Any) -> None:
         """``engine``: knobs of a scenario."""
-        self.session = Session(_run_of(what, engine))
-        self._tests: list[_Test] = []
+        self.session = Session(run_of(what, engine))
+        self._tests: list[Guarded] = []
 
     # --- where one stands ------------------------------------------------------------------------
 
@@ -118,8 +118,9 @@ class Stepper:
 
     def until(self, where: Where, from_past: FromPast | None = None) -> bool:
         """On to the event that ``where`` names, or that it is true of. False: it did not come, or
-        a break came first. Raises ConfigError for words that name nothing, and what the test
-        raised: the engine then stands at the event that it was asked of."""
+        a break came first. Raises ConfigError for words that name nothing, VerbError for a line
+        or a request that will not come, and what the test raised: the engine then stands at the
+        event that it was asked of."""
         goal = self._goal(where)
         if not self.session.knows(goal):
             self._go_on(from_past)
@@ -217,10 +218,12 @@ class Stepper:
 
     def _goal(self, where: Where) -> Until:
         if isinstance(where, str):
-            return goal_of(where)
+            goal = goal_of(where)
+            check(self.session, goal, "until")
+            return goal
         if not callable(where):
             raise ConfigError("until", where, "a place in words, or a function of an event")
-        self._tests.append(_Test(where))
+        self._tests.append(Guarded(where))
         return Until("", self._tests[-1])
 
     def _raise_what_a_test_raised(self) -> None:
@@ -269,36 +272,3 @@ class Stepper:
 
 
 DEFAULT_TOKENS = 16
-
-
-class _Test:
-    """A function of the caller's, asked of each event where the engine runs. What it raises must
-    not end the engine: it holds there, and the caller gets the error."""
-
-    def __init__(self, function: Callable[[Event], object]) -> None:
-        self.function = function
-        self.error: Exception | None = None
-
-    def __call__(self, event: Event, place: Place) -> bool:
-        try:
-            return bool(self.function(event))
-        except Exception as error:
-            self.error = error
-            return True
-
-
-def _run_of(what: Any, engine: dict[str, Any]) -> Run:
-    if isinstance(what, (str, Path)):
-        return open_run(str(what), engine)
-    if engine:
-        raise ConfigError("Stepper", engine, "knobs for a scenario by name only")
-    if isinstance(what, ScenarioRun):
-        return SteeredRun(ScenarioSteps(what))
-    if hasattr(what, "debug_parts"):
-        from minivllm.terminal.live import LiveEngine
-
-        parts, turn = what.debug_parts()
-        return SteeredRun(LiveEngine(parts, turn=turn, owned=False))
-    raise ScenarioError(
-        f"Stepper takes an LLM, a scenario, a trace or a ScenarioRun, not {type(what).__name__}"
-    )

@@ -172,6 +172,13 @@ class ForkRun:
         last = max(self._last_input, self.at_step)
         return self._applied >= last and number >= last and not self.core.has_requests()
 
+    @property
+    def num_requests(self) -> int:
+        """That come, from first to last."""
+        return sum(
+            given.op == "add" for inputs in self.recording.inputs.values() for given in inputs
+        )
+
     def step(self) -> None:
         """Apply what is due before the next step, and run it if there is anything to run."""
         number = self.core.scheduler.current_step + 1

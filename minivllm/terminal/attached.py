@@ -117,6 +117,9 @@ class Attached:
     def is_idle(self) -> bool:
         return self._idle
 
+    def can_come(self, number: int) -> bool:
+        return True
+
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         """Raises AttachError for one that was sent to another engine: that is the router's choice,
         and stays so."""

@@ -86,6 +86,9 @@ class LiveEngine:
     def is_idle(self) -> bool:
         return self._idle and self._arrived >= self._sent and self._death is None
 
+    def can_come(self, number: int) -> bool:
+        return not self._owned or number <= self._sent
+
     def submit(self, prompt: Any, max_tokens: int | None = None, params: Any = None) -> str:
         if params is not None:
             return self.send(prompt, params)

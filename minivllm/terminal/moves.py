@@ -9,6 +9,7 @@ from rich.text import Text
 
 from minivllm.errors import ConfigError
 from minivllm.terminal.naming import number
+from minivllm.terminal.places import PLACES, check, not_yet_known
 from minivllm.terminal.session import MAX_STEP, Question, Reply, Session, VerbError, goal_of
 from minivllm.terminal.text import clean
 from minivllm.trace.until import Until
@@ -158,7 +159,7 @@ def continue_(session: Session, words: list[str]) -> Reply:
 
 
 def until(session: Session, words: list[str]) -> Reply:
-    goal = read_goal(words, "until")
+    goal = read_goal(session, words, "until")
     if not session.knows(goal):
         question = ask_before_going_on(session, f"until {goal.words}")
         if question is not None:
@@ -169,7 +170,7 @@ def until(session: Session, words: list[str]) -> Reply:
     assert isinstance(reply.data, dict)
     reply.data |= {"until": goal.words, "reached": reached, "break": hit}
     if not reached:
-        why = "nothing is left to run"
+        why = not_yet_known(session, goal) or "nothing is left to run"
         if hit is not None:
             why = f"break {hit} came first"
         elif session.interrupted:
@@ -183,7 +184,7 @@ def until(session: Session, words: list[str]) -> Reply:
 
 
 def break_(session: Session, words: list[str]) -> Reply:
-    goal = read_goal(words, "break")
+    goal = read_goal(session, words, "break")
     session.num_breaks += 1
     session.breaks[session.num_breaks] = goal
     line = f"break {session.num_breaks}: {goal.words}"
@@ -208,14 +209,19 @@ def clear(session: Session, words: list[str]) -> Reply:
     return Reply([Text(f"break {n} is gone: {gone.words}")], {"number": n, "where": gone.words})
 
 
-def read_goal(words: list[str], verb: str) -> Until:
+def read_goal(session: Session, words: list[str], verb: str) -> Until:
     if not words:
         raise VerbError(f"{verb}: which place? such as {verb} preempt; help {verb} lists them")
     given = " ".join(words)
     try:
-        return goal_of(given)
+        goal = goal_of(given)
     except ConfigError as error:
-        raise VerbError(f"{verb} {clean(given)}: allowed: {error.allowed}") from error
+        allowed = ", ".join(PLACES[0] + PLACES[1])
+        raise VerbError(
+            f"{verb} {clean(given)}: allowed: such as {allowed}, several joined by or; help {verb}"
+        ) from error
+    check(session, goal, verb)
+    return goal
 
 
 def ask_before_going_on(session: Session, line: str, live: str = "") -> Reply | None:

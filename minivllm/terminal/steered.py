@@ -61,6 +61,10 @@ class Source(Protocol):
         """It has nothing to run, after what was taken."""
         ...
 
+    def can_come(self, number: int) -> bool:
+        """May a request of that number (``r6``: 6) still come, without a verb?"""
+        ...
+
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         """Queue a prompt; returns its request id. ``params``: SamplingParams, where a model runs.
         Raises PromptError."""

@@ -6,7 +6,6 @@ words of a prompt are its tokens then, and what it says are placeholders.
 
 from __future__ import annotations
 
-import itertools
 import re
 import threading
 import traceback
@@ -45,6 +44,8 @@ class Stepped(Protocol):
 
     @property
     def done(self) -> bool: ...
+    @property
+    def num_requests(self) -> int: ...
     def step(self) -> None: ...
 
 
@@ -63,7 +64,7 @@ class ScenarioSteps:
         run.core.at_phase = self.gate.pass_phase
         self._words = _Words(run.recorder)
         self._seq = 0
-        self._ids = itertools.count(1)
+        self._num_typed = 0
         self._inputs: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._idle = False
@@ -110,10 +111,15 @@ class ScenarioSteps:
     def is_idle(self) -> bool:
         return self._idle and not self._inputs and self._error is None
 
+    def can_come(self, number: int) -> bool:
+        return number <= self.run.num_requests + self._num_typed
+
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
+        prompt_token_ids = self._words.ids(str(prompt))
+        self._num_typed += 1
         request = EngineCoreRequest(
-            request_id=f"{TYPED}{next(self._ids)}",
-            prompt_token_ids=self._words.ids(str(prompt)),
+            request_id=f"{TYPED}{self._num_typed}",
+            prompt_token_ids=prompt_token_ids,
             sampling_params=params or SamplingParams(max_tokens=max_tokens, ignore_eos=True),
         )
         self._put(lambda: self.run.core.add_request(request))

@@ -21,6 +21,7 @@ from rich.text import Text
 from minivllm.terminal import asking, looking, moves, steering
 from minivllm.terminal.cells import LEGEND
 from minivllm.terminal.naming import no_more
+from minivllm.terminal.places import PLACES
 from minivllm.terminal.session import Reply, Session, VerbError
 from minivllm.terminal.text import clean
 
@@ -105,9 +106,8 @@ def _quit(session: Session, words: list[str]) -> Reply:
     return Reply(quit=True)
 
 
-_WHERE = """preempt · evict · hit · skip · skip:no_free_blocks · finish · finish r3 · r3
-line scheduler.py:118: an event that this line emits · step 30
-sched.chunk · kv: a kind of event, or a group · no_budget: a reason
+_WHERE = f"""{" · ".join(PLACES[0])}
+{" · ".join(PLACES[1])}: an event of this line, step, kind, group, reason
 A or B: whichever comes first. The run stands right behind the event; next ends its step."""
 
 GROUPS: dict[str, list[str]] = {

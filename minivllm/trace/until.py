@@ -56,14 +56,34 @@ class Until:
 
 def parse(words: str) -> Until:
     """Raises ConfigError for words that name nothing."""
-    tests = [_single(part, words) for part in " ".join(words.split()).split(" or ")]
+    tests = [_single(part, words) for part in _parts(words)]
     if len(tests) == 1:
         return Until(words, tests[0])
     return Until(words, lambda event, place: any(test(event, place) for test in tests))
 
 
+def requests_named(words: str) -> list[str]:
+    """Whose events are asked for, as ``r4`` in ``finish r4 or evict``."""
+    return [found[2] for part in _parts(words) if (found := _REQUEST.fullmatch(part))]
+
+
+def lines_named(words: str) -> list[Place]:
+    """The source lines that are asked for, with or without a request behind them."""
+    found = [_REQUEST.fullmatch(part) for part in _parts(words)]
+    whats = [of[1] or "" if of else part for of, part in zip(found, _parts(words), strict=True)]
+    return [(line[1], int(line[2])) for what in whats if (line := _LINE.fullmatch(what))]
+
+
+def _parts(words: str) -> list[str]:
+    return " ".join(words.split()).split(" or ")
+
+
+_REQUEST = re.compile(r"(?:(.*) )?(r[1-9]\d*)")
+_LINE = re.compile(r"(?:line )?(\S+\.py):(\d{1,9})")
+
+
 def _single(rest: str, words: str) -> Test:
-    found = re.fullmatch(r"(?:(.*) )?(r[1-9]\d*)", rest)
+    found = _REQUEST.fullmatch(rest)
     what, req = (found[1] or "", found[2]) if found else (rest, None)
     if what:
         test = _test(what, words)
@@ -97,7 +117,7 @@ def _test(what: str, words: str) -> Test:
     if found := re.fullmatch(r"step (\d{1,9})", what):
         step = int(found[1])
         return lambda event, place: event.kind == "step.begin" and event.step >= step
-    if found := re.fullmatch(r"(?:line )?(\S+\.py):(\d{1,9})", what):
+    if found := _LINE.fullmatch(what):
         file, line = found[1], int(found[2])
         return lambda event, place: place[1] == line and f"/{place[0]}".endswith(f"/{file}")
     raise ConfigError("until", words, _ALLOWED)

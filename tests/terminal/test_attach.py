@@ -120,6 +120,15 @@ def test_a_gate_that_was_closed_stays_closed(engine: Engine, server: Server) -> 
     assert engine.gate.mode == "pause"
 
 
+def test_who_may_still_be_sent_is_waited_for_and_missed(engine: Engine, server: Server) -> None:
+    with attached(server.url) as session:
+        session.execute("submit hello 2")
+        reply = session.execute("until finish r2")
+        assert "not reached: finish r2 (no r2 has come)" in reply.lines[0].plain
+        session.execute("submit hello 2")
+        assert session.execute("until finish r2").reached
+
+
 def test_what_ran_before_can_be_looked_at(engine: Engine, server: Server) -> None:
     engine.submit("what was before", 5)
     until(lambda: b'"run.idle"' in engine.log.lines("engine0", 1, 2**60)[-1], "idle again")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from minivllm.terminal.board import board
+from minivllm.terminal.places import PLACES
 from minivllm.terminal.runs import open_run
 from minivllm.terminal.verbs import Session, VerbError
 from tests.helpers import fold_view
@@ -134,10 +135,46 @@ def test_places_that_name_nothing_are_refused_with_what_there_is(
     scenario: Session, verb: str
 ) -> None:
     for line in (f"{verb} bogus", f"{verb} skip:nothing", f"{verb} evict or bogus"):
-        with pytest.raises(VerbError, match="allowed: preemption, eviction, prefix hit"):
+        with pytest.raises(VerbError) as refused:
             scenario.execute(line)
+        told, listed = str(refused.value), scenario.execute(f"help {verb}")
+        words = [word for line in PLACES for word in line]
+        assert all(f"{word}," in told for word in words)
+        assert all(word in "\n".join(map(str, listed.lines)) for word in words)
+        assert all(scenario.execute(f"break {word}") for word in words)  # and each can be asked for
     with pytest.raises(VerbError, match=f"{verb}: which place"):
         scenario.execute(verb)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("finish r99", r"no r99 is (here|in this recording).*; there are: "),
+        ("evict r9 or preempt", r"no r9 is (here|in this recording).*; there are: "),
+        ("line nofile.py:1", r"no event comes from such a file; .*ends\.py.*scheduler\.py"),
+        ("line scheduler.py:1", r"this line tells of nothing; of its file these do: 68, 95, .*217"),
+        ("line scheduler.py:1 r4", "this line tells of nothing"),
+        ("preempt or ends.py:50", "this line tells of nothing; of its file these do: 49"),
+    ],
+)
+def test_a_place_that_will_not_come_is_refused_before_anything_runs(
+    session: Session, where: str, says: str
+) -> None:
+    for verb in ("until", "break"):
+        with pytest.raises(VerbError, match=says):
+            session.execute(f"{verb} {where}")
+    assert session.step == 0 and not session.breaks
+
+
+def test_a_request_that_is_still_to_come_and_a_line_not_run_so_far_can_be_asked_for(
+    scenario: Session,
+) -> None:
+    assert scenario.execute("until line ends.py:49 r1").reached
+    assert scenario.execute("until r5").reached
+    with pytest.raises(VerbError, match="no r6 is here, and none is to come"):
+        scenario.execute("until finish r6")
+    scenario.execute("submit one more 2")
+    assert scenario.execute("until finish r6").reached
 
 
 def test_going_on_from_the_past_asks_whether_live_or_fork(scenario: Session) -> None:

@@ -1,0 +1,48 @@
+"""What is given to a Stepper: the run it steps, and tests of events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minivllm.errors import ConfigError, ScenarioError
+from minivllm.scenario import ScenarioRun
+from minivllm.terminal.runs import Run, open_run
+from minivllm.terminal.steered import SteeredRun
+from minivllm.terminal.stepped import ScenarioSteps
+from minivllm.trace.events import Event
+from minivllm.trace.until import Place
+
+
+class Guarded:
+    """A function of the caller's, asked of each event where the engine runs. What it raises must
+    not end the engine: it holds there, and the caller gets the error."""
+
+    def __init__(self, function: Callable[[Event], object]) -> None:
+        self.function = function
+        self.error: Exception | None = None
+
+    def __call__(self, event: Event, place: Place) -> bool:
+        try:
+            return bool(self.function(event))
+        except Exception as error:
+            self.error = error
+            return True
+
+
+def run_of(what: Any, engine: dict[str, Any]) -> Run:
+    if isinstance(what, (str, Path)):
+        return open_run(str(what), engine)
+    if engine:
+        raise ConfigError("Stepper", engine, "knobs for a scenario by name only")
+    if isinstance(what, ScenarioRun):
+        return SteeredRun(ScenarioSteps(what))
+    if hasattr(what, "debug_parts"):
+        from minivllm.terminal.live import LiveEngine
+
+        parts, turn = what.debug_parts()
+        return SteeredRun(LiveEngine(parts, turn=turn, owned=False))
+    raise ScenarioError(
+        f"Stepper takes an LLM, a scenario, a trace or a ScenarioRun, not {type(what).__name__}"
+    )
