@@ -207,6 +207,7 @@ def _show(session: Session, lines: list[str] | None, live: bool, as_json: bool) 
 def _tell_all(session: Session) -> int:
     from minivllm.cli.replay import tell
 
+    session.let_code_be()  # nobody is here who could let it go on
     while session.forward(1):
         tell(session.view)
     return 0

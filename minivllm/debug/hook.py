@@ -10,6 +10,7 @@
 The engine's thread stands still at this place, held by its gate, and a debugger opens at the
 terminal, on a thread of its own; where one is open already (``minivllm step``, a ``Stepper``), that
 one stops here. In an engine's own process, where nobody sits, it holds only if somebody steers it.
+The verb ``clear code`` lets all such places be, ``break code`` has them hold again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.wire import Abort, SetKnobs
 from minivllm.errors import ConfigError, TraceError
 from minivllm.terminal.history import History
-from minivllm.terminal.session import Session, VerbError
+from minivllm.terminal.reply import VerbError
+from minivllm.terminal.session import Session
 from minivllm.terminal.steered import STEERED, Source, SteeredRun
 from minivllm.terminal.stepped import fork_of
 from minivllm.trace.events import Event, Reason

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from minivllm.terminal.board import board
 from minivllm.terminal.history import View
-from minivllm.terminal.session import Reply
+from minivllm.terminal.reply import Reply
 
 HEIGHT = 24
 MIN_WIDTH = 40

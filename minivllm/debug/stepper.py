@@ -13,12 +13,12 @@ from minivllm.errors import ConfigError
 from minivllm.scenario import ScenarioRun
 from minivllm.terminal.moves import Move, onward
 from minivllm.terminal.places import check
-from minivllm.terminal.session import Session, goal_of
+from minivllm.terminal.session import Session
 from minivllm.terminal.steered import SteeredRun
 from minivllm.terminal.verbs import VerbError
 from minivllm.trace.events import Event
 from minivllm.trace.fold import State
-from minivllm.trace.until import Until
+from minivllm.trace.until import Until, parse
 
 if TYPE_CHECKING:
     from minivllm.engine.llm import LLM
@@ -218,7 +218,7 @@ class Stepper:
 
     def _goal(self, where: Where) -> Until:
         if isinstance(where, str):
-            goal = goal_of(where)
+            goal = parse(where)
             check(self.session, goal, "until")
             return goal
         if not callable(where):

@@ -19,7 +19,8 @@ from minivllm.terminal.board import board as draw_board
 from minivllm.terminal.cells import hue
 from minivllm.terminal.history import UNTOLD
 from minivllm.terminal.naming import block_named, no_more, number, request_named
-from minivllm.terminal.session import Reply, Session, VerbError
+from minivllm.terminal.reply import Reply, VerbError
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 from minivllm.trace.answer import Answer
 from minivllm.trace.events import Event

@@ -60,7 +60,7 @@ def choices(session: Session, words: list[str]) -> list[str]:
         "pin": list(PINNABLE),
         "zoom": ["in", "out", "auto", "map", "names", "slots"],
         "goto": ["last"],
-        "clear": [str(number) for number in session.breaks],
+        "clear": [*(str(number) for number in session.breaks), "code"],
     }.get(verb, [])
 
 

@@ -15,7 +15,8 @@ from minivllm.errors import MiniVLLMError
 from minivllm.terminal.completion import VerbCompleter
 from minivllm.terminal.moves import moved
 from minivllm.terminal.prompt import history_of_lines
-from minivllm.terminal.session import Question, Session
+from minivllm.terminal.reply import Question
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 
 PROMPT = "(minivllm) "

@@ -20,7 +20,8 @@ from minivllm.terminal.answers import (
 from minivllm.terminal.arrays import batch_lines
 from minivllm.terminal.cells import hue
 from minivllm.terminal.naming import block_named, number, request_named, scene_of
-from minivllm.terminal.session import MAX_STEP, Reply, Session, VerbError
+from minivllm.terminal.reply import Reply, VerbError
+from minivllm.terminal.session import MAX_STEP, Session
 from minivllm.terminal.text import clean, columns, tail, within
 from minivllm.trace.batch import Batch, batch_of
 from minivllm.trace.fold import RequestState

@@ -10,10 +10,14 @@ from rich.text import Text
 from minivllm.errors import ConfigError
 from minivllm.terminal.naming import number
 from minivllm.terminal.places import PLACES, check, not_yet_known
-from minivllm.terminal.session import MAX_STEP, Question, Reply, Session, VerbError, goal_of
+from minivllm.terminal.reply import Question, Reply, VerbError
+from minivllm.terminal.session import MAX_STEP, Session
 from minivllm.terminal.text import clean
-from minivllm.trace.until import Until
+from minivllm.trace.until import Until, parse
 
+CODE = "code"
+"""The break that is there from the start: set_trace in the engine's own code."""
+BY_CODE = "the engine's own code holds it here; clear code lets it be"
 Move = Callable[[int], int]
 """So many steps, events or phases on; returns how many it were."""
 
@@ -26,6 +30,8 @@ def moved(session: Session) -> Reply:
     lines = [head]
     if told.also:
         lines.append(Text(f"      {'' if view.event else 'also: '}{clean(told.also)}", style="dim"))
+    if session.is_held_by_code:
+        lines.insert(0, Text(f"break {CODE}: {BY_CODE}"))
     return Reply(lines, place(session), moved=True)
 
 
@@ -75,7 +81,7 @@ def _stands_in_the_middle(session: Session, move: Move) -> bool:
     assert session.steered is not None
     if move == session.phase:
         held = session.steered.source.gate.held
-        return held is not None and held.at == "event"
+        return held is not None and held.at in ("event", "code")
     return move == session.forward and session.history.has_begun
 
 
@@ -136,6 +142,10 @@ def goto(session: Session, words: list[str]) -> Reply:
     here = session.step, session.at
     session.to_head()
     session.forward(n - history.last)
+    if session.is_held_by_code and session.step <= n:
+        reply = moved(session)
+        reply.reached, reply.lines[0] = False, Text(f"not reached: step {n} ({BY_CODE})", "bold")
+        return reply
     if session.step < n and not session.interrupted:
         session.step, session.at = here
         raise VerbError(f"goto {n}: the run ended with step {history.last}")
@@ -154,7 +164,7 @@ def continue_(session: Session, words: list[str]) -> Reply:
     if hit is not None:
         reply.lines.insert(0, Text(f"break {hit}: {session.breaks[hit].words}"))
     assert isinstance(reply.data, dict)
-    reply.data["break"] = hit
+    reply.data["break"] = CODE if session.is_held_by_code else hit
     return reply
 
 
@@ -177,13 +187,17 @@ def until(session: Session, words: list[str]) -> Reply:
             why = "it was interrupted"
         elif session.steered is None:
             why = f"the recording ends with step {session.history.last}"
-        elif session.steered.can_move:
-            why = "the engine's own code holds it here"
+        elif session.is_held_by_code:
+            why = BY_CODE
+            del reply.lines[0]  # says so, too
         reply.lines.insert(0, Text(f"not reached: {goal.words} ({why})", style="bold"))
     return reply
 
 
 def break_(session: Session, words: list[str]) -> Reply:
+    if words == [CODE]:
+        session.let_code_be(False)
+        return Reply([Text("set_trace in the engine's own code holds it")], {"where": CODE})
     goal = read_goal(session, words, "break")
     session.num_breaks += 1
     session.breaks[session.num_breaks] = goal
@@ -194,13 +208,20 @@ def break_(session: Session, words: list[str]) -> Reply:
 def breaks(session: Session, words: list[str]) -> Reply:
     lines = [Text(f"{n:>3}  {goal.words}") for n, goal in session.breaks.items()]
     data = [{"number": n, "where": goal.words} for n, goal in session.breaks.items()]
-    return Reply(lines or [Text("no breaks; break preempt makes one")], data, title="breaks")
+    lines = lines or [Text("no breaks; break preempt makes one")]
+    code = "is let be" if session.lets_code_be else "holds it"
+    lines.append(Text(f"{CODE}: set_trace in the engine's own code {code}", style="dim"))
+    return Reply(lines, data, title="breaks")
 
 
 def clear(session: Session, words: list[str]) -> Reply:
     if not words:
         session.breaks.clear()
         return Reply([Text("all breaks are gone")], [])
+    if words == [CODE]:
+        session.let_code_be()
+        told = "set_trace in the engine's own code is let be; break code holds there again"
+        return Reply([Text(told)], {"where": CODE})
     n = number(words, "clear", 1, max(session.num_breaks, 1))
     if n not in session.breaks:
         there = ", ".join(map(str, session.breaks)) or "none"
@@ -214,7 +235,7 @@ def read_goal(session: Session, words: list[str], verb: str) -> Until:
         raise VerbError(f"{verb}: which place? such as {verb} preempt; help {verb} lists them")
     given = " ".join(words)
     try:
-        goal = goal_of(given)
+        goal = parse(given)
     except ConfigError as error:
         allowed = ", ".join(PLACES[0] + PLACES[1])
         raise VerbError(

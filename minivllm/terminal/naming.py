@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 
 from minivllm.terminal.cells import marks_of
+from minivllm.terminal.reply import VerbError
 from minivllm.terminal.scene import Scene
-from minivllm.terminal.session import Session, VerbError
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 
 

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 import minivllm
-from minivllm.terminal.session import Session, VerbError
+from minivllm.terminal.reply import VerbError
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 from minivllm.trace.until import Until, lines_named, requests_named
 

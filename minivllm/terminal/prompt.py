@@ -28,7 +28,8 @@ from minivllm.models.source import cache_dir
 from minivllm.terminal.board import MIN_HEIGHT, board
 from minivllm.terminal.completion import VerbCompleter
 from minivllm.terminal.history import View
-from minivllm.terminal.session import Question, Reply, Session
+from minivllm.terminal.reply import Question, Reply
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean, fit
 
 PROMPT = "step> "

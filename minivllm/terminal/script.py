@@ -14,7 +14,8 @@ import msgspec
 from rich.console import Console
 
 from minivllm.errors import MiniVLLMError
-from minivllm.terminal.session import Reply, Session, VerbError
+from minivllm.terminal.reply import Reply, VerbError
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 
 FAILED = 1

@@ -8,48 +8,18 @@ one looks at its past, the session asks: go on there, or fork from here?
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from rich.text import Text
-
-from minivllm.errors import EngineDeadError, MiniVLLMError
+from minivllm.errors import EngineDeadError
 from minivllm.terminal.history import NOWHERE, UNTOLD, History, View
+from minivllm.terminal.reply import Reply
 from minivllm.terminal.runs import Run, fork_run
 from minivllm.terminal.steered import SteeredRun
 from minivllm.trace.gate import NO_DECISION
-from minivllm.trace.until import Test, Until, parse
+from minivllm.trace.until import Test, Until
 
 MAX_STEP = 100_000
 _QUIET = (*UNTOLD, *NO_DECISION)
-
-
-class VerbError(MiniVLLMError, ValueError):
-    """What was typed is no verb, or its argument does not fit; the message says what does."""
-
-
-@dataclass
-class Reply:
-    """What a verb answers."""
-
-    lines: list[Text] = field(default_factory=list)
-    data: Any = None
-    """The same for programs, as JSON takes it."""
-    title: str = ""
-    moved: bool = False
-    """The place on the screen has changed."""
-    reached: bool | None = None
-    """Of ``until``: has it come to what was asked for?"""
-    question: Question | None = None
-    quit: bool = False
-
-
-@dataclass(frozen=True)
-class Question:
-    """Asked back; each answer stands for lines that are then executed."""
-
-    words: str
-    answers: dict[str, list[str]]
 
 
 class Session:
@@ -73,6 +43,8 @@ class Session:
         self.on_step: Callable[[], None] = lambda: None
         """Called while a verb goes over several steps: whoever draws may show it."""
         self.interrupted = False
+        self.lets_code_be = False
+        """``set_trace`` in the engine's own code holds it no more."""
         self._mourned = False  # that the engine has ended is said once
         self._view: View | None = None
         self._seen: tuple[Any, ...] = ()
@@ -112,6 +84,15 @@ class Session:
         if self.steered is not None:
             self.steered.interrupt()
 
+    def let_code_be(self, yes: bool = True) -> None:
+        self.lets_code_be = yes
+        self._watch()
+
+    @property
+    def is_held_by_code(self) -> bool:
+        """Is this the place where the engine's own code holds it?"""
+        return self.steered is not None and self.steered.held_by_code and self.is_newest
+
     def use(self, run: Run, step: int) -> None:
         """Look at another run."""
         self.run, self.step, self.at = run, step, None
@@ -130,6 +111,7 @@ class Session:
     def _watch(self) -> None:
         if self.steered is not None:
             self.steered.on_progress = self._progress
+            self.steered.lets_code_be = self.lets_code_be
 
     def _progress(self) -> None:
         self.to_head()
@@ -179,7 +161,11 @@ class Session:
             elif self.steered is None:
                 break
             elif self.steered.step():
-                self.to_head_of_steps()
+                if self.steered.held_by_code:
+                    self.to_head()
+                    n = moved  # as at a break
+                else:
+                    self.to_head_of_steps()
             elif self.step < self.history.head:
                 self.to_head()  # nothing runs; what was applied since the last step is there
             else:
@@ -200,6 +186,8 @@ class Session:
             if not (self._event_on() if n > 0 else self._event_back()):
                 break
             moved += 1
+            if self.is_held_by_code:
+                break
         return moved
 
     def _event_on(self) -> bool:
@@ -233,6 +221,8 @@ class Session:
                 if self.steered is None or not self.steered.phase():
                     break
                 self.to_head()
+                if self.steered.held_by_code:
+                    n = moved
             else:
                 self._phase_on()
             moved += 1
@@ -334,8 +324,3 @@ def _any_of(goal: Until | None, breaks: dict[int, Until]) -> Until | str:
     if all(words):
         return " or ".join(words)
     return Until("", lambda event, place: any(one.matches(event, place) for one in each))
-
-
-def goal_of(words: str) -> Until:
-    """Raises ConfigError for words that name nothing."""
-    return parse(words)

@@ -95,6 +95,8 @@ class SteeredRun:
             STEERED.add(source.gate)
         self.history = History(source.header, KEPT_STEPS)
         self.interrupted = False
+        self.lets_code_be = False
+        """Where the engine's own code asks to be held, go on."""
         self._has_ended = False
         self.on_progress: Callable[[], None] = lambda: None
         """Called while the engine runs, whenever it has told something."""
@@ -120,6 +122,12 @@ class SteeredRun:
     def can_move(self) -> bool:
         """Is there anything to run?"""
         return not self.source.is_idle()
+
+    @property
+    def held_by_code(self) -> bool:
+        """Does it stand where its own code has asked for it?"""
+        held = self.source.gate.held
+        return held is not None and held.at == "code"
 
     def advance(self) -> None:
         """One more step, to its end."""
@@ -203,7 +211,10 @@ class SteeredRun:
         before = self.history.seq
         verb()
         self._settle()
-        return self.history.seq > before
+        while self.lets_code_be and not self.interrupted and self.held_by_code:
+            verb()
+            self._settle()
+        return self.history.seq > before or self.held_by_code
 
     def _settle(self) -> None:
         """Until the engine is held, or has nothing to run, take in what it tells."""

@@ -20,7 +20,8 @@ from minivllm.replay.fork import parse_knobs
 from minivllm.terminal.asking import PLAIN_HEIGHT
 from minivllm.terminal.moves import ask_before_going_on, moved
 from minivllm.terminal.naming import number, request_named
-from minivllm.terminal.session import Question, Reply, Session, VerbError
+from minivllm.terminal.reply import Question, Reply, VerbError
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 from minivllm.trace.words import join, knob_value
 

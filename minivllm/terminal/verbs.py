@@ -22,7 +22,8 @@ from minivllm.terminal import asking, looking, moves, steering
 from minivllm.terminal.cells import LEGEND
 from minivllm.terminal.naming import no_more
 from minivllm.terminal.places import PLACES
-from minivllm.terminal.session import Reply, Session, VerbError
+from minivllm.terminal.reply import Reply, VerbError
+from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 
 __all__ = ["ALIASES", "PINNABLE", "VERBS", "Reply", "Session", "VerbError", "execute", "script"]
@@ -110,6 +111,9 @@ _WHERE = f"""{" · ".join(PLACES[0])}
 {" · ".join(PLACES[1])}: an event of this line, step, kind, group, reason
 A or B: whichever comes first. The run stands right behind the event; next ends its step."""
 
+_CODE = """code: let a set_trace() or breakpoint() in the engine's own code be, in a scheduler of
+yours, say; break code makes it hold again."""
+
 GROUPS: dict[str, list[str]] = {
     "MOVE": ["next", "event", "phase", "back", "goto", "continue", "until"],
     "BREAKS": ["break", "breaks", "clear"],
@@ -147,7 +151,7 @@ VERBS = {
         moves.break_, "WHERE", "stop there, whenever it comes", "break skip:no_free_blocks", _WHERE
     ),
     "breaks": Verb(moves.breaks, "", "the breaks there are", "breaks"),
-    "clear": Verb(moves.clear, "[N]", "take break N away, or all", "clear 1"),
+    "clear": Verb(moves.clear, "[N|code]", "take break N away, or all", "clear 1", _CODE),
     "why": Verb(
         asking.why, "[r4|block 6|budget]", "the reason, with its numbers and source", "why r4"
     ),

@@ -216,7 +216,7 @@ class Gate:
             self._moved()
             turn = self._turn
         self._tell()
-        self._hold(Held("event", self._trace.phase, seq=self._trace.seq), turn, then)
+        self._hold(Held("code", self._trace.phase, seq=self._trace.seq), turn, then)
 
     @property
     def is_steered(self) -> bool:

@@ -23,7 +23,8 @@ class Held:
     """Where the engine stands still."""
 
     at: str
-    """``step``: before one begins; ``phase``: before ``phase``; ``event``: just after ``event``."""
+    """``step``: before one begins; ``phase``: before ``phase``; ``event``: just after ``event``;
+    ``code``: where the engine's own code has asked for it (``minivllm.debug.set_trace``)."""
     phase: str = ""
     event: Event | None = None
     seq: int = field(default=0, compare=False)

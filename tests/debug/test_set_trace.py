@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +13,9 @@ import pytest
 
 from minivllm.debug import Stepper
 from minivllm.scenario import load_scenario, start
+from minivllm.terminal.runs import open_run
+from minivllm.terminal.session import Session
+from tests.conftest import ROOT
 from tests.terminal.screens import Terminal
 
 MINE = """
@@ -41,7 +46,7 @@ def test_with_commands_it_answers_and_goes_on(
     assert run.core.scheduler.current_step == 17
     assert "r4  running" in said
     # The second set_trace, in step 10, came first; its debugger is this one.
-    assert "not reached: finish r1 (the engine's own code holds it here)" in said
+    assert "not reached: finish r1 (the engine's own code holds it here; clear" in said
     assert "not reached: step 9" not in said
 
 
@@ -116,3 +121,46 @@ def test_breakpoint_goes_there_if_it_is_told_to(tmp_path: Path) -> None:
         terminal.wait_for("   7  the step begins")
         terminal.wait_for("3 requests decode one token each")
         assert terminal.status() == 0
+
+
+def test_a_verb_lets_the_breakpoint_be_and_until_is_reached(tmp_path: Path) -> None:
+    session = Session(open_run("tiny-pressure", {"scheduler_cls": own_class(tmp_path)}))
+    with contextlib.closing(session):
+        said = [line.plain for line in session.execute("until finish r5").lines]
+        assert said[0].startswith("not reached: finish r5 (the engine's own code holds it here; ")
+        assert "clear code lets it be" in said[0] and said[1].startswith("   7  the step begins")
+        session.execute("clear code")
+        assert "is let be" in session.execute("breaks").lines[-1].plain
+        assert session.execute("until finish r5").reached and session.step == 17
+    again = Session(open_run("tiny-pressure", {"scheduler_cls": own_class(tmp_path)}))
+    with contextlib.closing(again):
+        again.execute("clear code")
+        assert again.execute("goto 9").reached is None and again.step == 9
+        again.execute("break code")
+        assert again.execute("next 5").lines[0].plain.startswith("break code: ")
+        assert again.step == 10 and not again.view.whole
+
+
+def test_goto_next_and_event_tell_who_holds_the_engine(tmp_path: Path) -> None:
+    session = Session(open_run("tiny-pressure", {"scheduler_cls": own_class(tmp_path)}))
+    with contextlib.closing(session):
+        reply = session.execute("goto 9")
+        assert reply.reached is False and session.step == 7
+        assert reply.lines[0].plain.startswith("not reached: step 9 (the engine's own code holds")
+        session.execute("next 3")
+        assert session.execute("event").lines[0].plain.startswith("  10  the step begins")
+        assert session.execute("event").lines[0].plain.startswith("break code: ")
+        assert session.execute("event").lines[0].plain.startswith("  10  block 15 is evicted")
+        assert session.execute("continue").data["break"] is None and session.step == 17
+
+
+def test_through_a_pipe_each_step_is_told_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "minivllm", "step", "--scheduler-cls", own_class(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    steps = [int(line.split()[0]) for line in done.stdout.splitlines() if line[:3].strip()]
+    assert steps == list(range(1, 18))

@@ -1,0 +1,38 @@
+"""What a verb answers: lines for a reader, data for a program, a question, or a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.text import Text
+
+from minivllm.errors import MiniVLLMError
+
+
+class VerbError(MiniVLLMError, ValueError):
+    """What was typed is no verb, or its argument does not fit; the message says what does."""
+
+
+@dataclass
+class Reply:
+    """What a verb answers."""
+
+    lines: list[Text] = field(default_factory=list)
+    data: Any = None
+    """The same for programs, as JSON takes it."""
+    title: str = ""
+    moved: bool = False
+    """The place on the screen has changed."""
+    reached: bool | None = None
+    """Of ``until``: has it come to what was asked for?"""
+    question: Question | None = None
+    quit: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """Asked back; each answer stands for lines that are then executed."""
+
+    words: str
+    answers: dict[str, list[str]]
