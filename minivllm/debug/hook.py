@@ -24,6 +24,7 @@ from typing import Any
 
 from minivllm.engine.core_loop import CoreLoop
 from minivllm.engine.engine_core import EngineCore
+from minivllm.engine.progress import no_bars
 from minivllm.engine.wire import Abort, SetKnobs
 from minivllm.errors import ConfigError, TraceError
 from minivllm.terminal.history import History
@@ -210,4 +211,5 @@ class Shell:
 def _ask(session: Session) -> bool:
     from minivllm.terminal.line_prompt import run_lines
 
-    return run_lines(session)
+    with no_bars():
+        return run_lines(session)

@@ -5,8 +5,33 @@ Counterpart in vLLM: the tqdm bar in ``vllm/entrypoints/llm.py``; ``use_tqdm`` k
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
+
+_lock = threading.Lock()
+_in_use: list[GenerationProgress] = []
+_held = 0
+"""By so many who ask at the terminal: no bar is drawn over what they write."""
+
+
+@contextlib.contextmanager
+def no_bars() -> Iterator[None]:
+    """For who asks at the terminal meanwhile: bars stand still, and go on afterwards."""
+    global _held
+    with _lock:
+        _held += 1
+        for progress in _in_use:
+            progress.draw(False)
+    try:
+        yield
+    finally:
+        with _lock:
+            _held -= 1
+            for progress in _in_use:
+                progress.draw(not _held)
 
 
 class GenerationProgress:
@@ -43,9 +68,14 @@ class GenerationProgress:
             seconds = max(time.monotonic() - self._began, 1e-9)
             self._bar.update(self._task, advance=finished, rate=self._tokens / seconds)
 
+    def draw(self, on: bool) -> None:
+        if self._bar is not None and on != self._bar.live.is_started:
+            (self._bar.start if on else self._bar.stop)()
+
     def __enter__(self) -> GenerationProgress:
-        if self._bar is not None:
-            self._bar.start()
+        with _lock:
+            _in_use.append(self)
+            self.draw(not _held)
         return self
 
     def __exit__(
@@ -54,5 +84,6 @@ class GenerationProgress:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        with _lock:
+            _in_use.remove(self)
+            self.draw(False)

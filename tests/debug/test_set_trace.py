@@ -164,3 +164,38 @@ def test_through_a_pipe_each_step_is_told_once(tmp_path: Path) -> None:
     )
     steps = [int(line.split()[0]) for line in done.stdout.splitlines() if line[:3].strip()]
     assert steps == list(range(1, 18))
+
+
+GENERATES = """
+from minivllm.config import make_config
+from minivllm.engine.llm import LLM
+from minivllm.engine.parts import build
+from minivllm.sampling_params import SamplingParams
+from tests.serve.fakes import FakeTokenizer
+from tests.serving.scripted_server import executor
+
+llm = LLM.__new__(LLM)
+config = make_config(num_kv_blocks=12, block_size=4, live=True, scheduler_cls={!r})
+llm._start(build(config, executor_factory=executor, tokenizer=FakeTokenizer()))
+with llm:
+    params = SamplingParams(max_tokens=20, ignore_eos=True)
+    print("said", llm.generate("hello", params)[0].outputs[0].text)
+"""
+
+
+def test_no_progress_bar_is_drawn_while_it_asks(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(GENERATES.format(own_class(tmp_path)), encoding="utf-8")
+    with Terminal(tmp_path, program=[sys.executable, str(program)], columns=100) as terminal:
+        terminal.wait_for("(minivllm)")
+        terminal.type("requests running")
+        terminal.wait_for("r1  running")
+        drawn = terminal.raw.count(b"requests done")
+        for _ in range(5):
+            terminal.read()
+        assert terminal.raw.count(b"requests done") == drawn
+        assert not any("requests done" in line and "(minivllm)" in line for line in terminal.lines)
+        terminal.type("quit")
+        terminal.wait_for("said " + "a" * 20)
+        assert any("requests done" in line and "1/1" in line for line in terminal.lines)
+        assert terminal.status() == 0

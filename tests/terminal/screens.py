@@ -84,7 +84,7 @@ class Terminal:
         deadline = time.monotonic() + HANG_S
         while not ready(self.lines):
             assert time.monotonic() < deadline, "never came:\n" + "\n".join(self.lines)
-            self._read()
+            self.read()
         return self.lines
 
     def wait_for(self, text: str) -> list[str]:
@@ -92,7 +92,7 @@ class Terminal:
 
     def settle(self) -> list[str]:
         """The screen once nothing more is written to it."""
-        while self._read() or "running …" in self.lines:
+        while self.read() or "running …" in self.lines:
             pass
         return self.lines
 
@@ -100,7 +100,8 @@ class Terminal:
         self.settle()
         return self.raw
 
-    def _read(self) -> bool:
+    def read(self) -> bool:
+        """What comes within a moment; False: nothing."""
         try:
             data = self._shell.read_nonblocking(65536, timeout=0.3)
         except pexpect.TIMEOUT:
