@@ -6,7 +6,7 @@
     history.py   every step so far, and the state before and after each event
     session.py   the place that is looked at; moving on, breaks, forks
     verbs.py     what can be typed; moves.py, asking.py, looking.py, steering.py carry it out
-    board.py     one place as a screen of any size; regions.py, pool.py and panels.py are its parts
+    board.py     one place as a screen of any size; layouts.py says where its regions stand
     cells.py     the glyphs and hues of the visual language, one place for all
     text.py      lines that fit: control characters shown, wide characters measured
     prompt.py    the full screen with its prompt (prompt_toolkit); line_prompt.py: lines only

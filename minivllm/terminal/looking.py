@@ -11,7 +11,7 @@ import msgspec
 from rich.style import Style
 from rich.text import Text
 
-from minivllm.terminal import cells, pool, regions
+from minivllm.terminal import cells, pool, queues, regions
 from minivllm.terminal.answers import (
     block_lines,
     life_lines,
@@ -95,7 +95,7 @@ def queue(session: Session, words: list[str]) -> Reply:
     """Who waits, in order, and why."""
     scene = scene_of(session)
     state = session.view.state
-    lines = regions.waiting(scene, session.width, max(len(state.waiting), 1) + 1)
+    lines = queues.waiting(scene, session.width, max(len(state.waiting), 1) + 1)
     data = [
         {"req": req, "wait": msgspec.to_builtins(state.requests[req].wait)} for req in state.waiting
     ]

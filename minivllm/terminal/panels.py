@@ -1,61 +1,72 @@
-"""The lower part of a wide board: events | block tables and tensors | why and source.
+"""What tells of the step at length: why, events, block tables, source, tensors.
 
-How many columns, and what stands in each, follows from the size alone.
+As many as fit, in parts whose size follows from the room alone. Where no room is left for any, the
+lines that the running rows leave free tell the most of it (:func:`gist`, :func:`flat`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from rich.text import Text
 
 from minivllm.terminal import regions
 from minivllm.terminal.arrays import batch_lines, decisive, source_lines
+from minivllm.terminal.queues import table_of
 from minivllm.terminal.scene import Scene, title
-from minivllm.terminal.text import beside
+from minivllm.terminal.text import beside, flow, wrap
 from minivllm.trace.batch import batch_of
+from minivllm.trace.why import why_step
 
 THREE = 180
 """From this width on there are three columns."""
+LEAST = 6
+"""Lines below which a part is not worth its title."""
 MOST_TABLES = 10
 """Lines of block tables: a region's place does not depend on what happens."""
-HIGH = 24
-"""From this height on a column has two parts."""
+
+Part = Callable[[Scene, int, int], list[Text]]
 
 
 def below(scene: Scene, width: int, height: int) -> list[Text]:
+    """The lower part of a wide board: events | block tables and tensors | why and source."""
     if width < THREE:
         reasons = max(width // 3, 60)
         told = width - reasons - 3
-        parts = [
-            (_over(regions.events, tables_and_tensors, scene, told, height), told),
-            (_over(regions.reasons, source, scene, reasons, height), reasons),
-        ]
-        return beside(parts, height)
+        left = stack((regions.events, tables, tensors), scene, told, height)
+        return beside([(left, told), (explained(scene, reasons, height), reasons)], height)
     third = (width - 6) // 3
-    events = width - 6 - 2 * third
+    first = width - 6 - 2 * third
     parts = [
-        (regions.events(scene, events, height), events),
-        (tables_and_tensors(scene, third, height), third),
-        (_over(regions.reasons, source, scene, third, height), third),
+        (regions.events(scene, first, height), first),
+        (stack((tables, tensors), scene, third, height), third),
+        (explained(scene, third, height), third),
     ]
     return beside(parts, height)
 
 
-def _over(upper, lower, scene: Scene, width: int, height: int) -> list[Text]:  # type: ignore[no-untyped-def]
-    """Both, if there is room for both."""
-    if height < HIGH:
-        lines: list[Text] = upper(scene, width, height)
-        return lines
-    first = height // 2 - 1
-    shown = upper(scene, width, first)[:first]
-    shown += [Text()] * (first - len(shown)) + [Text()]
-    return [*shown, *lower(scene, width, height - len(shown))]
+def explained(scene: Scene, width: int, height: int) -> list[Text]:
+    return stack((regions.reasons, source), scene, width, height)
 
 
-def tables_and_tensors(scene: Scene, width: int, height: int) -> list[Text]:
-    num_tables = min(max(height // 3, 3), MOST_TABLES)
-    lines = regions.tables(scene, width, num_tables)[:num_tables]
-    lines += [Text()] * (num_tables - len(lines)) + [Text()]
-    return [*lines, *tensors(scene, width, height - len(lines))]
+def stack(parts: Sequence[Part], scene: Scene, width: int, height: int) -> list[Text]:
+    """The first of them that fit, each as high as the others, a blank line between."""
+    fits = min(max((height + 1) // (LEAST + 1), 1), len(parts))
+    lines: list[Text] = []
+    for shown, part in enumerate(parts[:fits]):
+        left = fits - shown
+        room = (height - len(lines) - (left - 1)) // left
+        if part is tables and left > 1:
+            room = min(room, MOST_TABLES)
+        drawn = part(scene, width, room)[:room]
+        lines += drawn + [Text()] * (room - len(drawn))
+        if left > 1:
+            lines.append(Text())
+    return lines
+
+
+def tables(scene: Scene, width: int, height: int) -> list[Text]:
+    return regions.tables(scene, width, height)
 
 
 def tensors(scene: Scene, width: int, height: int) -> list[Text]:
@@ -82,3 +93,35 @@ def source(scene: Scene, width: int, height: int) -> list[Text]:
     around = max((height - 3) // 2, 1)
     lines = source_lines(event, view.events, view.record.sources, width, around)
     return [title("SOURCE"), *lines[: height - 1]]
+
+
+def flat(scene: Scene, width: int, height: int) -> list[Text]:
+    """The tensors of the batch, a line each."""
+    found = batch_of(scene.view.before, scene.view.events)
+    if found is None:
+        return []
+    names = ("input_ids", "positions", "slot_mapping", "seq_lens", "query_start_loc")
+    lines: list[Text] = []
+    for name in names[:height]:
+        head = Text(" " * 9 if lines else "TENSORS  ", style="bold").append(f"{name:<15}", "dim")
+        numbers = [Text(str(number)) for number in getattr(found, name)]
+        lines += flow(head, numbers, width, 1, gap=" ")
+    return lines
+
+
+def gist(scene: Scene, width: int, height: int, why: bool = True) -> list[Text]:
+    """The block tables of those who run, the reasons of the step, the tensors, as far as the lines
+    go. ``why``: False where the reasons stand elsewhere."""
+    state = scene.view.state
+    pieces = [table_of(scene, req) for req in state.running]
+    lines = flow(title("TABLES"), pieces, width, height) if pieces and height > 0 else []
+    if why and height > len(lines):
+        words = [
+            f"{answer.subject}: {' '.join([answer.now, *answer.why])}"
+            for answer in why_step(scene.view.record, state, scene.view.step)
+        ]
+        told = wrap(f"WHY {' '.join(words)}", width, height - len(lines)) if words else []
+        for line in told[:1]:
+            line.stylize("bold", 0, 3)
+        lines += told
+    return lines + flat(scene, width, max(height - len(lines), 0))

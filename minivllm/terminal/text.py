@@ -74,6 +74,24 @@ def wrap(text: str, width: int, most: int, style: str = "") -> list[Text]:
     return [Text(line, style=style) for line in lines]
 
 
+def flow(head: Text, pieces: Sequence[Text], width: int, most: int, gap: str = "  ") -> list[Text]:
+    """Pieces one after the other, over at most ``most`` lines; how many did not fit is said."""
+    lines = [head]
+    for shown, piece in enumerate(pieces):
+        left = len(pieces) - shown
+        more = f"{gap}… {left} more"
+        last = len(lines) == most
+        room = width - (len(more) if last and left > 1 else 0)
+        if lines[-1].cell_len + len(gap) + piece.cell_len > room:
+            if last:
+                lines[-1] = fit(lines[-1], min(lines[-1].cell_len, width - len(more)))
+                lines[-1].append(more, style="dim")
+                break
+            lines.append(Text(" " * head.cell_len))
+        lines[-1].append(gap).append_text(piece)
+    return [fit(line, width) for line in lines]
+
+
 def beside(columns: list[tuple[list[Text], int]], height: int, gap: str = " │ ") -> list[Text]:
     """Columns of lines (each with its width) as ``height`` whole lines."""
     rows: list[Text] = []

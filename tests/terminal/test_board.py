@@ -13,12 +13,13 @@ from minivllm.scenario import Scenario, ScenarioRequest, load_scenario, start
 from minivllm.terminal import cells
 from minivllm.terminal.board import board
 from minivllm.terminal.history import History, View
+from minivllm.terminal.runs import open_run
 from minivllm.terminal.text import clean, tail
 from tests.core.builders import Engine
 from tests.helpers import events_of, trace_of
 from tests.terminal.test_history import history_of
 
-SIZES = [(80, 22), (200, 58), (40, 12), (130, 20), (100, 50), (300, 100)]
+SIZES = [(80, 22), (120, 38), (200, 58), (40, 12), (130, 20), (80, 50), (300, 100)]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,17 +42,59 @@ def test_every_line_has_the_width_and_there_are_as_many_as_asked(
         assert {cell_len(line) for line in lines} == {width}
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 22), (200, 58)])
+@pytest.mark.parametrize(("width", "height"), [(80, 22), (120, 38), (200, 58), (80, 50)])
 def test_regions_keep_their_places(history: History, width: int, height: int) -> None:
     names = ["WAITING", "RUNNING", "DONE", "BUDGET", "KV POOL", "FREE"]
-    if height > 50:
-        names += ["EVENTS", "BLOCK TABLES", "TENSORS", "WHY", "SOURCE"]
+    names += ["EVENTS", "WHY"] if height > 22 else []
+    names += ["BLOCK TABLES", "SOURCE"] if width > 100 else []
+    names += ["TENSORS"] if width > 150 else []
     places = set()
     for step in history.steps:
         lines = text_of(history.view(step), width, height)
         found = {name: [i for i, line in enumerate(lines) if name in line][:1] for name in names}
         places.add(json.dumps(found))
     assert len(places) == 1
+
+
+def runs_of(name: str) -> History:
+    return open_run(name, {}).history
+
+
+@pytest.mark.parametrize("name", ["tiny-pressure.trace.jsonl", "thrash"])
+def test_no_line_is_blank_where_something_had_no_room(name: str) -> None:
+    history = runs_of(name)
+    for step in list(history.steps)[1:40]:
+        view = history.view(step)
+        small = text_of(view, 80, 22)
+        free_rows = 5 - len(view.state.running)
+        assert "TABLES" in "".join(small) or not view.state.running or free_rows < 1
+        assert "WHY" in "".join(small) or free_rows < 2
+        assert sum(not line.strip() for line in small) <= 3  # head, and the two who may wait
+        for width, height in [(120, 38), (200, 58), (200, 39)]:
+            lines = text_of(view, width, height)
+            text = "\n".join(lines)
+            assert all(n in text for n in ("EVENTS", "BLOCK TABLES", "WHY", "SOURCE")), text
+            assert any("▸" in line and re.search(r"▸ +\d+× ", line) for line in lines), text
+            if height < 50:
+                assert sum(not line.replace("│", "").strip() for line in lines) <= 7, text
+            else:
+                assert "TENSORS" in text
+
+
+def test_head_keeps_run_and_place_apart_and_cuts_no_story() -> None:
+    history = runs_of("tiny-pressure.trace.jsonl")
+    kinds = [event.kind for event in history.events(8)]
+    lines = text_of(history.view(8, kinds.index("sched.victim") + 1), 80, 22)
+    assert "  schedule, event 1" in lines[0] and lines[0].rstrip().endswith("step 8 of 17")
+    assert " ".join(line.strip() for line in lines[1:4]).endswith("The pool is full.")
+
+
+def test_in_the_middle_of_a_step_the_newest_events_are_shown(history: History) -> None:
+    for width, height in [(120, 38), (200, 58)]:
+        view = history.view(5, 22)
+        assert view.event is not None
+        text = "\n".join(text_of(view, width, height))
+        assert f"{view.event.seq} {view.event.phase}" in text
 
 
 def test_board_shows_what_the_fold_holds(history: History) -> None:

@@ -85,7 +85,8 @@ def test_why_answers_over_the_board_and_escape_closes_it(tmp_path: Path) -> None
         terminal.wait_for("r4 waits: it needs 3 blocks")
         before = terminal.settle()
         terminal.type("why r4")
-        lines = terminal.wait_for("Its 11 tokens need 3 blocks; 2 are free.")
+        lines = terminal.wait_for("scheduler.py:217")
+        assert any("Its 11 tokens need 3 blocks; 2 are free." in line for line in lines)
         assert any("no_free_blocks" in line for line in lines)
         assert any("scheduler.py:" in line for line in lines)
         assert any("r4 waits: it needs 3 blocks" in line for line in lines[:3])
@@ -143,7 +144,7 @@ def test_pin_and_zoom_and_a_resize_with_them(tmp_path: Path) -> None:
         terminal.type("pin")
         terminal.wait(lambda lines: not any("── pinned" in line for line in lines))
         terminal.type("zoom map")
-        terminal.wait(lambda lines: any(line.startswith("■■■■■■■■■■■■■") for line in lines))
+        terminal.wait(lambda lines: any("│ ■■■■■■■■■■■■■▒▒" in line for line in lines))
         for columns, rows in [(200, 60), (50, 16), (80, 24)]:
             terminal.resize(columns, rows)
             terminal.type("zoom auto")
