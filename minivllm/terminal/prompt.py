@@ -37,7 +37,7 @@ HINT = "Enter next · b back · e event · until preempt · why r4 · pin tables
 PROMPT_LINES = 2
 """The message and the prompt."""
 PINNED_LINES = 10
-"""For what is pinned, where the screen is no higher than usual; of a higher one a third."""
+"""For what is pinned, where the screen is no higher than usual; of a higher one a quarter."""
 KEPT_LINES = 5
 """Of the board, the head: an answer never covers the headline."""
 LOOK_S = 0.25
@@ -159,7 +159,7 @@ class Screen:
 
     def _pinned(self, width: int, height: int) -> list[Text]:
         """The answer to what is pinned, below the board; its place does not depend on it."""
-        pinned, room = self.session.pinned, max(PINNED_LINES, height // 3)
+        pinned, room = self.session.pinned, max(PINNED_LINES, height // 4)
         if not pinned or height - room < MIN_HEIGHT:
             return []
         view = self.session.view
@@ -171,9 +171,7 @@ class Screen:
                 self._pinned_lines = [Text(clean(str(error)), style="dim")], pinned
             self._pinned_for = view
         lines, title = self._pinned_lines
-        shown = lines[: room - 1]
-        if len(lines) > len(shown):
-            shown[-1] = Text(f"… {len(lines) - len(shown) + 1} lines more: type {pinned}", "dim")
+        shown = _around_here(lines, room - 1, pinned)
         shown += [Text()] * (room - 1 - len(shown))
         return [_rule(f"pinned: {title}", width), *(fit(line, width) for line in shown)]
 
@@ -197,6 +195,16 @@ class Screen:
 def _rule(words: str, width: int) -> Text:
     rule = Text(f"── {words} ")
     return fit(rule.append("─" * max(width - rule.cell_len, 0)), width)
+
+
+def _around_here(lines: list[Text], room: int, line: str) -> list[Text]:
+    """The head of an answer and what stands around its ▸, where it is longer than the room."""
+    if len(lines) <= room:
+        return lines
+    here = next((i for i, line in enumerate(lines) if line.plain.startswith("▸")), 0)
+    first = min(max(here - (room - 2) // 2, 1), len(lines) - (room - 2))
+    more = Text(f"… {len(lines) - room + 1} lines more: type {line}", style="dim")
+    return [lines[0], *lines[first : first + room - 2], more]
 
 
 def _is_message(reply: Reply) -> bool:

@@ -31,8 +31,22 @@ def test_walk_through_finds_the_cause_of_a_preemption() -> None:
     assert [line for line, _ in typed][:3] == ["until preempt", "why r4", "tables"]
     assert sum(len(quoted) for _, quoted in typed) >= 14
     for line, quoted in typed:
-        said = [answer.plain.rstrip() for answer in session.execute(line).lines]
-        for expected in quoted:
-            pattern = re.escape(expected.rstrip()).replace("…", ".*")
-            assert any(re.fullmatch(pattern, answer) for answer in said), (line, expected, said)
+        said = "".join(answer.plain.rstrip() + "\n" for answer in session.execute(line).lines)
+        assert re.fullmatch(as_pattern(quoted), said), (line, quoted, said)
     session.close()
+
+
+def as_pattern(quoted: list[str]) -> str:
+    """What is quoted stands so in the answer, all of it, but for what … stands for: a line … for
+    one or more lines, within a line for a piece of it."""
+    return "".join(
+        r"(?:.+\n)+?" if line == "…" else re.escape(line).replace("…", ".+") + r"\n"
+        for line in quoted
+    )
+
+
+def test_an_omission_that_is_not_marked_is_found() -> None:
+    assert re.fullmatch(as_pattern(["a", "…", "d:… e"]), "a\nb\nc\nd:5 e\n")
+    for quoted in (["a", "d:… e"], ["a", "…"], ["…", "d:5"]):
+        said = "a\nb\nc\nd:5 e\n" if quoted != ["a", "…"] else "a\n"
+        assert not re.fullmatch(as_pattern(quoted), said)

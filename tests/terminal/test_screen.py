@@ -293,3 +293,15 @@ def test_long_answers_scroll(tmp_path: Path) -> None:
         terminal.wait_for("PageUp and PageDown scroll")
         terminal.press(*["pagedown"] * 4)
         terminal.wait_for("step.end")
+
+
+def test_what_is_pinned_shows_what_it_points_at(tmp_path: Path) -> None:
+    with Terminal(tmp_path, "step") as terminal:
+        terminal.wait_for("Nothing has run yet")
+        terminal.type("until preempt")
+        terminal.type("pin where")
+        lines = terminal.wait_for("lines more: type where")
+        here = next(i for i, line in enumerate(lines) if line.startswith("▸"))
+        assert "self.trace.emit(" in lines[here] and "victim = " in lines[here - 1]
+        assert "ev.SchedVictim" in lines[here + 1]
+        assert "scheduler.py:152 Scheduler._allocate_or_preempt" in lines[here - 4]
