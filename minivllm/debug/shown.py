@@ -25,7 +25,7 @@ class _Lines(JupyterMixin):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         for line in self.lines(options.max_width):
-            line.no_wrap, line.overflow = True, "crop"
+            line.no_wrap, line.overflow = True, "ignore"  # a notebook scrolls a wide board
             yield line
 
     def __str__(self) -> str:

@@ -135,6 +135,7 @@ def test_a_notebook_shows_the_board_and_the_answers() -> None:
         assert "KV POOL" in shown["text/html"] and "<pre" in shown["text/html"]
         assert "KV POOL" in str(s.board(80)) and "r4" in str(s("why r4"))
         assert "0 are free" in s("why r4")._repr_mimebundle_((), ())["text/html"]
+        assert "next runs on" in s.board(200, 50)._repr_mimebundle_((), ())["text/html"]
         lines = str(s.board(60, 30)).splitlines()
         assert 20 < len(lines) <= 30 and max(map(len, lines)) <= 60
         assert repr(s).startswith("Stepper(step 8 of 8: r4 gives way to r3")
