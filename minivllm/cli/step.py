@@ -2,8 +2,8 @@
 
     minivllm step [SCENARIO | TRACE | --prompt … | --attach URL]
 
-In a terminal the full screen (``terminal/prompt.py``); with commands, their answers as text or
-JSON; else, or with --no-live, the story of each step.
+In a terminal the full screen (``terminal/prompt.py``), in a dumb one lines (``line_prompt.py``);
+with commands, their answers as text or JSON; else, or with --no-live, the story of each step.
 """
 
 from __future__ import annotations
@@ -199,6 +199,13 @@ def _show(session: Session, lines: list[str] | None, live: bool, as_json: bool) 
         return run_script(session, lines, as_json=as_json)
     if not live or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _tell_all(session)
+    from prompt_toolkit.utils import is_dumb_terminal
+
+    if is_dumb_terminal():
+        from minivllm.terminal.line_prompt import run_lines
+
+        run_lines(session, ends_with_engine=False)
+        return 0
     from minivllm.terminal.prompt import run_screen
 
     return run_screen(session)

@@ -38,7 +38,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._shell = pexpect.spawn(
             "/bin/sh",
-            ["-c", 'stty -a; "$@"; echo "status $?"; stty -a; echo the-end', "sh"]
+            ["-c", 'stty -a; trap : INT; "$@"; echo "status $?"; stty -a; echo the-end', "sh"]
             + (program or [sys.executable, "-m", "minivllm", *arguments]),
             dimensions=(rows, columns),
             cwd=str(ROOT),

@@ -305,3 +305,26 @@ def test_what_is_pinned_shows_what_it_points_at(tmp_path: Path) -> None:
         assert "self.trace.emit(" in lines[here] and "victim = " in lines[here - 1]
         assert "ev.SchedVictim" in lines[here + 1]
         assert "scheduler.py:152 Scheduler._allocate_or_preempt" in lines[here - 4]
+
+
+def test_a_dumb_terminal_gets_lines_and_no_control_codes(tmp_path: Path) -> None:
+    file = tmp_path / "long.toml"
+    file.write_text(LONG, encoding="utf-8")
+    arguments = ["step", str(file), "--max-model-len", "40000"]
+    with Terminal(tmp_path, *arguments, columns=100, env={"TERM": "dumb"}) as terminal:
+        terminal.wait_for("(minivllm)")
+        terminal.type("next 2")
+        terminal.wait_for("   2  r1 decodes one token.")
+        terminal.type("back")
+        terminal.wait_for("   1  r1 is admitted")
+        terminal.type("continue")
+        terminal.wait_for("live or fork?")
+        terminal.type("live")
+        terminal.read()
+        terminal.press("ctrl-c")  # stops what runs, not the debugger
+        terminal.wait(lambda lines: [line for line in lines if line][-1] == "(minivllm)")
+        terminal.type("requests")
+        terminal.wait_for("r1  running")
+        terminal.type("quit")
+        assert terminal.status() == 0
+        assert b"\x1b" not in terminal.raw
