@@ -108,11 +108,12 @@ def _quit(session: Session, words: list[str]) -> Reply:
 
 
 _WHERE = f"""{" · ".join(PLACES[0])}
-{" · ".join(PLACES[1])}: an event of this line, step, kind, group, reason
-A or B: whichever comes first. The run stands right behind the event; next ends its step."""
+{" · ".join(PLACES[1])}
+(these: an event of that line, step, kind, group or reason)
+A or B: what comes first. It stands behind the event; next ends its step."""
 
-_CODE = """code: let a set_trace() or breakpoint() in the engine's own code be, in a scheduler of
-yours, say; break code makes it hold again."""
+_CODE = """clear code: a set_trace() or breakpoint() in the engine's own code, in a
+scheduler of yours, say, holds it no more; break code: it does again."""
 
 GROUPS: dict[str, list[str]] = {
     "MOVE": ["next", "event", "phase", "back", "goto", "continue", "until"],
@@ -139,7 +140,7 @@ VERBS = {
     "next": Verb(moves.next_, "[N]", "one step further, or N; Enter alone, too", "next 5"),
     "event": Verb(moves.event, "[N]", "one event further in the step; -1: back", "event"),
     "phase": Verb(
-        moves.phase, "[N]", "to the next phase: schedule, execute, update, the end", "phase"
+        moves.phase, "[N]", "to the next phase: execute, update, the step's end", "phase"
     ),
     "back": Verb(moves.back, "[N]", "one step back, or N; no engine rewinds", "back 3"),
     "goto": Verb(moves.goto, "STEP|last", "to a step", "goto 8"),
@@ -191,7 +192,7 @@ VERBS = {
         "[KNOB VALUE]",
         "run it anew from here, with another knob",
         "fork max_num_seqs 2",
-        "The real scheduler and pool, with the recorded tokens; beyond them, placeholders.",
+        "The real scheduler and pool, with the recorded tokens; after these, stand-ins.",
     ),
     "leave": Verb(steering.leave, "", "out of a fork, back to where it came from", "leave"),
     "live": Verb(steering.live, "", "to the newest place, where the engine stands", "live"),
@@ -206,13 +207,13 @@ VERBS = {
         steering.abort, "r4", "end a request, as a client that goes away", "abort r4", most=1
     ),
     "pin": Verb(
-        steering.pin, "VERB …", "answer it at each place, below the board; alone: off", "pin tables"
+        steering.pin, "VERB …", "keep its answer below the board; alone: off", "pin tables"
     ),
     "zoom": Verb(steering.zoom, "in|out|auto|map", "how large the pool is drawn", "zoom in"),
     "export": Verb(
         steering.export,
         "FILE",
-        "the run as a trace (.jsonl), the board (.svg, .html)",
+        "the run so far (.jsonl), the board (.svg, .html)",
         "export run.trace.jsonl.gz",
     ),
     "help": Verb(_help, "[VERB]", "this, or one verb with an example", "help until", most=1),
@@ -238,20 +239,5 @@ ALIASES = {
     "q": "quit",
     "exit": "quit",
 }
-PINNABLE = (
-    "why",
-    "where",
-    "events",
-    "requests",
-    "request",
-    "queue",
-    "tokens",
-    "topk",
-    "blocks",
-    "block",
-    "free",
-    "tables",
-    "batch",
-    "tensors",
-)
+PINNABLE = ("why", "where", "events", *(verb for verb in GROUPS["LOOK AT"] if verb != "board"))
 """What may be answered anew at each place: verbs that change nothing."""

@@ -228,3 +228,9 @@ def test_words_that_a_verb_does_not_take_are_refused(session: Session, line: str
         if session.execute(line).quit:
             raise AssertionError("it quit")
     assert (session.step, session.pinned) == (2, "")
+
+
+@pytest.mark.parametrize("name", ["", *VERBS])
+def test_help_fits_the_usual_terminal(session: Session, name: str) -> None:
+    session.width = 80
+    assert all(line.cell_len <= 80 for line in session.execute(f"help {name}".strip()).lines)
