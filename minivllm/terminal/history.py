@@ -83,7 +83,7 @@ class View:
                 f"a step may run {config.get('max_num_batched_tokens', 0)} tokens.",
                 "",
             )
-        told = story(self.before, self.events)
+        told = story(self.before, self._done)
         if (event := self.event) is None:
             return told
         if not self.of("step.begin") and not told.headline.startswith(NOTHING_RUNS):
@@ -91,6 +91,12 @@ class View:
         words = say(event)
         so_far = f"so far: {told.headline}" if told.headline != NOTHING_RUNS else ""
         return Story(f"{words}.", so_far)
+
+    @property
+    def _done(self) -> list[Event]:
+        """Without a victim that was chosen, and in the middle of the step still runs."""
+        gone = {event.req for event in self.of("req.preempt")}
+        return [e for e in self.events if e.kind != "sched.victim" or e.req in gone]
 
     def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.kind == kind]

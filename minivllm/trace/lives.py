@@ -84,7 +84,8 @@ def _request_words(events: Sequence[Event], mine: list[Event], req: str) -> tupl
         data = of["sched.victim"].data
         kind = "preempt"
         who = "itself" if data.for_req == req else data.for_req
-        words.append(f"preempted for {who}: need {data.need}, have {data.have}")
+        how = "preempted for" if "req.preempt" in of else "gives way to"  # in the middle of a step
+        words.append(f"{how} {who}: need {data.need}, have {data.have}")
     elif "sched.skip" in of:
         kind, data = "wait", of["sched.skip"].data
         hit = f", hit {data.hit}" if data.hit else ""

@@ -84,9 +84,9 @@ def test_no_line_is_blank_where_something_had_no_room(name: str) -> None:
 def test_head_keeps_run_and_place_apart_and_cuts_no_story() -> None:
     history = runs_of("tiny-pressure.trace.jsonl")
     kinds = [event.kind for event in history.events(8)]
-    lines = text_of(history.view(8, kinds.index("sched.victim") + 1), 80, 22)
+    lines = text_of(history.view(8, kinds.index("req.preempt") + 1), 80, 22)
     assert "  schedule, event 1" in lines[0] and lines[0].rstrip().endswith("step 8 of 17")
-    assert " ".join(line.strip() for line in lines[1:4]).endswith("The pool is full.")
+    assert " ".join(line.strip() for line in lines[1:4]).endswith("10 computed tokens.")
 
 
 def test_in_the_middle_of_a_step_the_newest_events_are_shown(history: History) -> None:

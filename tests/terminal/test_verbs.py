@@ -234,3 +234,16 @@ def test_words_that_a_verb_does_not_take_are_refused(session: Session, line: str
 def test_help_fits_the_usual_terminal(session: Session, name: str) -> None:
     session.width = 80
     assert all(line.cell_len <= 80 for line in session.execute(f"help {name}".strip()).lines)
+
+
+def test_story_and_life_of_a_victim_that_still_runs_do_not_say_that_it_is_gone(
+    session: Session,
+) -> None:
+    session.execute("until preempt")
+    assert session.view.state.requests["r4"].status == "running"
+    assert "preempted" not in session.view.story.headline + session.view.story.also
+    life = text(session.execute("request r4"))
+    assert "gives way to r3: need 1, have 0" in life and "preempted" not in life
+    session.execute("until req.preempt")
+    assert "r4 is preempted: r3 needs 1 block" in session.view.story.also
+    assert "preempted for r3: need 1, have 0" in text(session.execute("request r4"))
