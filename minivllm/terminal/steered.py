@@ -97,6 +97,8 @@ class SteeredRun:
         self.interrupted = False
         self.lets_code_be = False
         """Where the engine's own code asks to be held, go on."""
+        self.held_by_code = False
+        """It stands where its own code has asked for it."""
         self._has_ended = False
         self.on_progress: Callable[[], None] = lambda: None
         """Called while the engine runs, whenever it has told something."""
@@ -122,12 +124,6 @@ class SteeredRun:
     def can_move(self) -> bool:
         """Is there anything to run?"""
         return not self.source.is_idle()
-
-    @property
-    def held_by_code(self) -> bool:
-        """Does it stand where its own code has asked for it?"""
-        held = self.source.gate.held
-        return held is not None and held.at == "code"
 
     def advance(self) -> None:
         """One more step, to its end."""
@@ -201,7 +197,7 @@ class SteeredRun:
 
     def _go(self, verb: Callable[[], None]) -> bool:
         """Let the engine go, and wait until it stands still; False if it had nothing to run."""
-        self.interrupted = False
+        self.interrupted = self.held_by_code = False
         self.take_in()
         if self._has_ended:
             raise EngineDeadError("the engine has ended; what it has told can still be looked at")
@@ -224,6 +220,7 @@ class SteeredRun:
             if self.take_in():
                 self.on_progress()
             if held is not None and self.history.seq >= held.seq:
+                self.held_by_code = held.at == "code"
                 return
             if held is None and self.source.is_idle():
                 if gate.mode != "pause" or not paused:
@@ -255,6 +252,7 @@ class SteeredRun:
             self.history = History(self.source.header, KEPT_STEPS)
         events = self.source.take()
         if events:
+            self.held_by_code = False
             self._has_ended = events[-1].kind == "run.end"
             self.history.ended = self._has_ended
             self.history.extend(events)

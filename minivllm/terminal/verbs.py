@@ -112,6 +112,7 @@ _WHERE = f"""{" · ".join(PLACES[0])}
 (these: an event of that line, step, kind, group or reason)
 A or B: what comes first. It stands behind the event; next ends its step."""
 
+_ON = "Where this would let the engine go on from its past it asks: live, or a fork?"
 _CODE = """clear code: a set_trace() or breakpoint() in the engine's own code, in a
 scheduler of yours, say, holds it no more; break code: it does again."""
 
@@ -137,13 +138,13 @@ GROUPS: dict[str, list[str]] = {
     "SCREEN": ["pin", "zoom", "export", "help", "quit"],
 }
 VERBS = {
-    "next": Verb(moves.next_, "[N]", "one step further, or N; Enter alone, too", "next 5"),
+    "next": Verb(moves.next_, "[N]", "one step further, or N; Enter alone, too", "next 5", _ON),
     "event": Verb(moves.event, "[N]", "one event further in the step; -1: back", "event"),
     "phase": Verb(
         moves.phase, "[N]", "to the next phase: execute, update, the step's end", "phase"
     ),
     "back": Verb(moves.back, "[N]", "one step back, or N; no engine rewinds", "back 3"),
-    "goto": Verb(moves.goto, "STEP|last", "to a step", "goto 8"),
+    "goto": Verb(moves.goto, "STEP|last", "to a step", "goto 8", _ON),
     "continue": Verb(moves.continue_, "", "on to the next break, or to the end", "continue"),
     "until": Verb(
         moves.until, "WHERE", "on until it happens: preempt, evict …", "until preempt", _WHERE

@@ -176,6 +176,7 @@ def test_a_lost_connection_heals(engine: Engine) -> None:
     with pytest.raises(AttachError, match="lost"):
         session.execute("next")
     assert session.execute("requests").lines  # what is known can still be asked
+    assert session.execute("back").moved and session.execute("next").moved
     with served(engine, port=port):
         until(lambda: run.news == "connected again", "connected again")
         session.execute("next 2")

@@ -67,13 +67,18 @@ def attached(url: str, engine: int) -> Iterator[Session]:
         session.close()
 
 
+def hears(session: Session) -> None:
+    """Wait until it is told of a request that somebody else has sent."""
+    until(lambda: (session.refresh(), session.view.state.requests)[1], "a request is told")
+
+
 def test_one_engine_is_held_and_stepped_and_the_other_runs_on(two: Two) -> None:
     with served(two) as server:  # type: ignore[arg-type]
         with attached(server.url, 1) as session:
             assert modes(two) == ["run", "pause"]
             two.ask("mine", 1), two.ask("other", 0)
             until(lambda: two.steps()[0] == 8, "the other runs to its end")
-            session.execute("live")
+            hears(session)
             session.execute("next 3")
             assert session.step == 3 and two.steps() == [8, 3]
             assert session.view.state.running == ["r1"]
@@ -94,7 +99,7 @@ def test_each_of_two_debuggers_has_its_engine(two: Two) -> None:
     with served(two) as server:  # type: ignore[arg-type]
         with attached(server.url, 0) as first, attached(server.url, 1) as second:
             two.ask("a", 0), two.ask("b", 1)
-            first.execute("live"), second.execute("live")
+            hears(first), hears(second)
             first.execute("next 2"), second.execute("next")
             assert two.steps() == [2, 1] and modes(two) == ["pause", "pause"]
         assert modes(two) == ["run", "run"]
@@ -103,7 +108,7 @@ def test_each_of_two_debuggers_has_its_engine(two: Two) -> None:
 def test_an_export_of_one_says_so(two: Two, tmp_path: Any) -> None:
     with served(two) as server, attached(server.url, 1) as session:  # type: ignore[arg-type]
         two.ask("mine", 1)
-        session.execute("live")
+        hears(session)
         session.execute("next 2")
         told = session.execute(f"export {tmp_path / 'one.jsonl'}").data["what"]
         assert told.endswith("events of engine1 of 2 engines, without the others")
