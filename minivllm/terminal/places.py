@@ -71,7 +71,11 @@ def _lines_of(session: Session, file: str) -> set[int]:
 
 def _files_here(file: str) -> Iterable[Path]:
     """The engine's own, and what was loaded beside it: a scheduler of the reader's, say."""
-    loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    loaded = [
+        getattr(module, "__file__", None)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] not in sys.stdlib_module_names
+    ]
     own = [path for path in _own_files() if _is(str(path), file)]
     return {*own, *(Path(path) for path in loaded if path and _is(path, file))}
 

@@ -153,6 +153,7 @@ def test_places_that_name_nothing_are_refused_with_what_there_is(
         ("evict r9 or preempt", r"no r9 is (here|in this recording).*; there are: "),
         ("line nofile.py:1", r"no event comes from such a file; .*ends\.py.*scheduler\.py"),
         ("line scheduler.py:1", r"this line tells of nothing; of its file these do: 68, 95, .*217"),
+        ("line handlers.py:75", "no event comes from such a file"),  # Python's own, logging's
         ("line scheduler.py:1 r4", "this line tells of nothing"),
         ("preempt or ends.py:50", "this line tells of nothing; of its file these do: 49"),
     ],
