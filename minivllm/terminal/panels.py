@@ -115,7 +115,7 @@ def gist(scene: Scene, width: int, height: int, why: bool = True) -> list[Text]:
     state = scene.view.state
     pieces = [table_of(scene, req) for req in state.running]
     lines = flow(title("TABLES"), pieces, width, height) if pieces and height > 0 else []
-    if why and height > len(lines):
+    if why and scene.view.of("step.begin") and height > len(lines):
         words = [
             f"{answer.subject}: {' '.join([answer.now, *answer.why])}"
             for answer in why_step(scene.view.record, state, scene.view.step)
