@@ -10,6 +10,7 @@ import torch
 
 from minivllm.config import EngineConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
+from minivllm.native.threads import release_threads
 from minivllm.models.source import resolve
 from minivllm.worker.worker import Worker
 
@@ -40,7 +41,9 @@ class UniprocExecutor:
         return self.worker.max_model_len
 
     def initialize_kv_cache(self) -> int:
-        return self.worker.initialize_kv_cache()
+        num_blocks = self.worker.initialize_kv_cache()
+        release_threads()  # another thread may run the steps
+        return num_blocks
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         return self.worker.execute_model(scheduler_output)

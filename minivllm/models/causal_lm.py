@@ -74,12 +74,17 @@ class CausalLM(nn.Module):
         logits = F.linear(normed, self.lm_head) if self.head is None else self.head(normed)
         return logits.float()  # (num_rows, vocab)
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def load_weights(
+        self, weights: Iterable[tuple[str, torch.Tensor]], elsewhere: Iterable[str] = ()
+    ) -> None:
         """Copy a checkpoint's tensors (Hugging Face names) into the parameters, part by part.
+        ``elsewhere``: names of parameters that are not to be filled.
 
         Raises ModelFileError for a tensor that is missing, unknown or of the wrong shape.
         """
         waiting = self._destinations()
+        for name in elsewhere:
+            del waiting[name]
         for name, tensor in weights:
             if name.endswith("rotary_emb.inv_freq"):
                 continue  # old checkpoints carry it; it is computed here

@@ -111,7 +111,7 @@ def available(kernel: type[OneDNNWeight] | type[Int4Weight], dtype: torch.dtype)
     """Whether this torch has the kernel and it computes what it should, on this machine."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 16, (64, 64), generator=generator, dtype=torch.uint8)
-    groups = Groups(codes, torch.full((64, 2), 0.01), torch.full((64, 2), -0.07))
+    groups = Groups(codes, torch.full((64, 2), 0.01), torch.full((64, 2), -0.07), 4)
     x = torch.randn(3, 64, generator=generator).to(dtype)
     expected = x.float() @ groups.dense().T
     try:

@@ -10,7 +10,7 @@ back. Qwen's are left as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,14 +119,19 @@ class GGUFCheckpoint:
             },
         )
 
-    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def weights(self, without: Container[str] = ()) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, one at a time, so that only one is in memory unpacked."""
         for target, name in self._names().items():
-            yield target, self._in_hf_order(target, self.file.load(name))
+            if target not in without:
+                yield target, self._in_hf_order(target, self.file.load(name))
+
+    def grouped(self) -> set[str]:
+        """Names of the matrices that :meth:`groups` gives."""
+        return {target for target, name in self._names().items() if self.file.is_grouped(name)}
 
     def groups(self, target: str) -> Groups | None:
-        """The matrix of this name (Hugging Face's) in the file's own 4-bit groups, rows in the
-        order of ``weights``. None if the file has it in another type."""
+        """The matrix of this name (Hugging Face's) in the file's own codes, rows in the order of
+        ``weights``. None if the file has it in another type."""
         name = self._names().get(target)
         groups = None if name is None else self.file.groups(name)
         return None if groups is None else groups.map(partial(self._in_hf_order, target))

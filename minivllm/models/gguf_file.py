@@ -40,11 +40,13 @@ class Groups:
     """A matrix (rows, cols) as the file has it: ``code * scale + minimum``, group by group."""
 
     codes: torch.Tensor
-    """(rows, cols) uint8, 0 … 15"""
+    """(rows, cols) uint8, 0 … 15 (or 255)"""
     scale: torch.Tensor
     """(rows, cols / 32) float32"""
     minimum: torch.Tensor
     """(rows, cols / 32) float32"""
+    bits: int
+    """4 or 8: of a code"""
 
     def dense(self) -> torch.Tensor:
         """(rows, cols) float32"""
@@ -58,11 +60,22 @@ class Groups:
             torch.cat([part.codes for part in parts]),
             torch.cat([part.scale for part in parts]),
             torch.cat([part.minimum for part in parts]),
+            max(part.bits for part in parts),
         )
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Groups:
         """With ``change``, which re-orders rows, done to all three."""
-        return Groups(change(self.codes), change(self.scale), change(self.minimum))
+        return Groups(change(self.codes), change(self.scale), change(self.minimum), self.bits)
+
+    def halved(self) -> Groups:
+        """Eight bits as two times four: with code = 16 · high + low, W · x is [high | low] · [x |
+        x], each half with a scale of its own. The matrix comes out twice as wide."""
+        return Groups(
+            torch.cat((self.codes >> 4, self.codes & 15), dim=1),
+            torch.cat((16 * self.scale, self.scale), dim=1),
+            torch.cat((self.minimum, torch.zeros_like(self.scale)), dim=1),
+            4,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +187,14 @@ class GGUFFile:
 
     # --- tensors ---------------------------------------------------------------------------------
 
-    def groups(self, name: str) -> Groups | None:
-        """The tensor as 4-bit codes, where its type is one that can be written so exactly."""
+    def is_grouped(self, name: str) -> bool:
         tensor = self.tensors[name]
-        if tensor.type_id not in GROUPED or len(tensor.shape) != 2:
+        return tensor.type_id in GROUPED and len(tensor.shape) == 2
+
+    def groups(self, name: str) -> Groups | None:
+        """The tensor as codes, where its type is one that can be written so exactly."""
+        tensor = self.tensors[name]
+        if not self.is_grouped(name):
             return None
         raw = self._data[tensor.start : tensor.start + tensor.num_bytes]
         return GROUPED[tensor.type_id](torch.from_numpy(raw.copy()), tensor.shape)
@@ -258,32 +275,26 @@ FORMATS: dict[int, tuple[int, int, Callable[[torch.Tensor], torch.Tensor]]] = {
 """The file format's number of a type → (numbers per block, bytes per block, unpacking)."""
 
 
-# --- the same blocks as 4-bit codes, for kernels that compute with them ---------------------------
+# --- the same blocks as codes, for kernels that compute with them ---------------------------------
 
 
 def _groups_q4_0(raw: torch.Tensor, shape: tuple[int, ...]) -> Groups:
     blocks, by_group = raw.view(-1, 18), (shape[0], -1)
     scale = _half(blocks[:, :2]).view(by_group)
-    return Groups(_codes(blocks[:, 2:]).view(shape), scale, -8 * scale)
+    return Groups(_codes(blocks[:, 2:]).view(shape), scale, -8 * scale, 4)
 
 
 def _groups_q4_1(raw: torch.Tensor, shape: tuple[int, ...]) -> Groups:
     blocks, by_group = raw.view(-1, 20), (shape[0], -1)
     scale, minimum = _half(blocks[:, :2]).view(by_group), _half(blocks[:, 2:4]).view(by_group)
-    return Groups(_codes(blocks[:, 4:]).view(shape), scale, minimum)
+    return Groups(_codes(blocks[:, 4:]).view(shape), scale, minimum, 4)
 
 
 def _groups_q8_0(raw: torch.Tensor, shape: tuple[int, ...]) -> Groups:
-    """Eight bits are two times four: with code = 16 · high + low, W · x is [high | low] · [x | x],
-    each half with a scale of its own. The matrix comes out twice as wide as ``shape``."""
     blocks, by_group = raw.view(-1, 34), (shape[0], -1)
     scale = _half(blocks[:, :2]).view(by_group)
     codes = (blocks[:, 2:] ^ 128).reshape(shape)  # −128 … 127 → 0 … 255
-    return Groups(
-        torch.cat((codes >> 4, codes & 15), dim=1),
-        torch.cat((16 * scale, scale), dim=1),
-        torch.cat((-128 * scale, torch.zeros_like(scale)), dim=1),
-    )
+    return Groups(codes, scale, -128 * scale, 8)
 
 
 GROUPED: dict[int, Callable[[torch.Tensor, tuple[int, ...]], Groups]] = {

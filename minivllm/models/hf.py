@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,21 @@ class HFCheckpoint:
         self.files = self._files()
         self.num_bytes = sum(path.stat().st_size for path in self.files)
 
-    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def weights(self, without: Container[str] = ()) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor, one at a time; the files are mapped, not read as a whole."""
         for path in self.files:
             try:
                 with safe_open(path, framework="pt") as file:
                     for name in file.keys():  # noqa: SIM118 (safe_open is no dict)
-                        yield name, file.get_tensor(name)
+                        if name not in without:
+                            yield name, file.get_tensor(name)
             except (SafetensorError, OSError) as error:
                 raise ModelFileError(
                     f"{path} is not a whole safetensors file: {error}. Fetch it again"
                 ) from None
+
+    def grouped(self) -> set[str]:
+        return set()
 
     def groups(self, target: str) -> None:
         """No matrix here is quantised."""

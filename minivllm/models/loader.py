@@ -15,6 +15,7 @@ from minivllm.models.cpu_linear import bfloat16_pays
 from minivllm.models.gguf import GGUFCheckpoint
 from minivllm.models.hf import HFCheckpoint
 from minivllm.models.packed import pack
+from minivllm.models.quantized import quantize, taken_as_codes
 from minivllm.models.registry import find
 from minivllm.models.source import ModelSource
 
@@ -56,9 +57,15 @@ def load_model(
             model = find(checkpoint.spec.architecture).build(checkpoint.spec)
     finally:
         torch.set_default_dtype(previous)
+    on_cpu = device.type == "cpu" and model.embed_tokens.dtype != torch.float32
+    grouped = checkpoint.grouped() if on_cpu and quantization != "none" else set()
+    as_codes = taken_as_codes(model, grouped)
     try:
         with torch.inference_mode():
-            model.load_weights(checkpoint.weights())
+            # The tied embedding is the head, too: it is wanted in both forms.
+            elsewhere = as_codes - {"model.embed_tokens.weight"}
+            model.load_weights(checkpoint.weights(elsewhere), elsewhere)
+            quantize(model, as_codes, checkpoint.groups)
     except ModelFileError as error:
         if str(source.path) in str(error):
             raise
@@ -66,9 +73,9 @@ def load_model(
             f"{source.path}: {error}. It is not whole, or its configuration is another model's. "
             "Fetch it again"
         ) from None
-    if device.type == "cpu" and model.embed_tokens.dtype != torch.float32:
+    if on_cpu:
         with torch.inference_mode():
-            pack(model, checkpoint.groups if quantization != "none" else _nothing)
+            pack(model, checkpoint.groups if grouped else _nothing)
     if quantization == "q4" and not model.has_int4:
         raise ConfigError(
             "quantization",

@@ -134,7 +134,8 @@ def pack(model: CausalLM, find: FindGroups) -> None:
         few = _few_tokens(layer, f"model.layers.{i}", find) if int4 else None
         model.has_int4 |= few is not None
         model.layers[i] = PackedLayer(layer, few)
-    model.head = _packed_head(model, find if int4 else None)
+    if model.head is None:
+        model.head = _packed_head(model, find if int4 else None)
     model.kernels = "onednn" if available(OneDNNWeight, dtype) else "linear"
     if model.has_int4:
         model.kernels += f", int4 up to {MOST_INT4_ROWS} tokens"
@@ -145,6 +146,7 @@ def _packed_head(model: CausalLM, find: FindGroups | None) -> PackedHead:
     weight, groups = make_weight(model.lm_head.data), None
     if find is not None:
         groups = _whole(find("model.embed_tokens.weight" if tied else "lm_head.weight"))
+        groups = groups.halved() if groups is not None and groups.bits == 8 else groups
     if not tied:
         model.lm_head = empty_parameter(0)
     if groups is None:
@@ -177,7 +179,7 @@ def _few_tokens(layer: LlamaLayer, prefix: str, find: FindGroups) -> FewTokens |
         )
         parts = [find(f"{prefix}.{name}.weight") for name in names]
         groups = _whole(*parts)
-        if groups is None or groups.codes.shape != linear.weight.shape:
+        if groups is None or groups.bits != 4 or groups.codes.shape != linear.weight.shape:
             return None
         packed.append(Int4Weight(groups, None if linear.bias is None else linear.bias.data))
     return FewTokens(*packed)

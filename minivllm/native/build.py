@@ -1,6 +1,6 @@
-"""Compile ``kernels.c`` for this machine's CPU, once, and load it.
+"""Compile the C files beside this one for this machine's CPU, once, and load them.
 
-It takes a second; the library stays in the cache directory under a name made from the source, the
+It takes a second or two; the library stays in the cache directory under a name made from the source, the
 flags and the CPU, so another machine with the same home directory has one of its own. Whatever
 goes wrong (no compiler, a read-only disk, a wrong number in :func:`_check`), the answer is None,
 and torch's operators run: they are slower, not different. Counterpart in vLLM: ``csrc/cpu/``, which
@@ -17,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from minivllm.models.source import cache_dir
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = sorted(Path(__file__).parent.glob("*.c"))
+HEADER = Path(__file__).with_name("numbers.h")
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
 """Sums may be re-ordered, which vectors need; NaN and infinity stay what they are. The library is
@@ -41,6 +43,9 @@ SIGNATURES = {
     "silu_mul": [_POINTER] * 2 + [_INT] * 2 + [_THREADS],
     "rotate": [_POINTER] * 4 + [_INT] * 4 + [_THREADS],
     "store": [_POINTER] * 5 + [_INT] * 4,
+    "layer_before": [_POINTER] * 5 + [_INT, _THREADS],
+    "layer_after": [_POINTER] * 4 + [_INT, _THREADS],
+    "quantized_linear": [_POINTER] * 3 + [_INT, _THREADS],
     "paged_attention": [_POINTER] * 5 + [_INT] + [_POINTER] * 3 + [_INT] * 6 + [_THREADS],
 }
 
@@ -66,24 +71,37 @@ def _built() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise RuntimeError("there is no C compiler")
-    text = SOURCE.read_bytes()
-    of = (text, " ".join(FLAGS).encode(), _cpu().encode())
+    texts = [path.read_bytes() for path in (HEADER, *SOURCES)]
+    of = (*texts, " ".join(FLAGS).encode(), _cpu().encode())
     name = hashlib.sha256(b"\0".join(of)).hexdigest()[:16]
     target = cache_dir() / "native" / f"kernels-{name}.so"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        unlinked, made = f"{work}/kernels.o", Path(work) / "kernels.so"
-        for step in (
-            [compiler, "-c", *FLAGS, str(SOURCE), "-o", unlinked],
-            [compiler, "-shared", unlinked, "-o", str(made), "-lm"],
-        ):
-            done = subprocess.run(step, capture_output=True, text=True, timeout=TIMEOUT_S)
-            if done.returncode:
-                raise RuntimeError(f"{compiler} says: {done.stderr.strip()[:300]}")
+        objects, made = [f"{work}/{path.stem}.o" for path in SOURCES], Path(work) / "kernels.so"
+        _run(
+            [compiler, "-c", *FLAGS, str(source), "-o", into]
+            for source, into in zip(SOURCES, objects, strict=True)
+        )
+        _run([[compiler, "-shared", *objects, "-o", str(made), "-lm"]])
         made.replace(target)  # other processes see no file or the whole file
     return target
+
+
+def _run(commands: Iterable[list[str]]) -> None:
+    """All at once; raises RuntimeError if one fails."""
+    started = [subprocess.Popen(one, stderr=subprocess.PIPE, text=True) for one in commands]
+    try:
+        for process in started:
+            _, said = process.communicate(timeout=TIMEOUT_S)
+            if process.returncode:
+                raise RuntimeError(f"{process.args[0]} says: {said.strip()[:300]}")
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
 
 
 def _cpu() -> str:

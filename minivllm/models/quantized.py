@@ -1,0 +1,185 @@
+"""The model on its file's own 4- and 8-bit codes, by compiled C: the fastest way on a CPU.
+
+A layer is three calls, whatever the number of tokens (``native/quantized.c``, ``attention.c``)::
+
+    norm ─ q|k|v ─ rotate  →  attention  →  o + ─ norm ─ silu(gate)·up ─ down +
+
+The weights are never there in another form, so the model takes the memory of its file. A token's
+numbers depend on nothing but its own past: not on who else is in the batch, nor on how its prompt
+was cut into chunks. Counterpart in vLLM: its compiled model, and ``csrc/cpu/``; the arithmetic is
+llama.cpp's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Collection
+
+import torch
+from torch import nn
+
+from minivllm.attention.metadata import AttentionStep
+from minivllm.errors import ModelFileError
+from minivllm.models.causal_lm import CausalLM
+from minivllm.models.gguf_file import Groups
+from minivllm.models.layers import FusedLinear, Linear, empty_parameter
+from minivllm.models.llama import LlamaAttention, LlamaLayer
+from minivllm.native import quantized as native
+from minivllm.native.build import library
+
+FindGroups = Callable[[str], Groups | None]
+"""A matrix, by its name in the checkpoint, in codes; None if it is not there in such."""
+MATRICES = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+
+
+class QuantizedLinear:
+    """y = x Wᵀ (+ b) for a (rows, cols) matrix in codes. ``matrix``: as the C code is given it."""
+
+    def __init__(self, groups: Groups, bias: torch.Tensor | None = None) -> None:
+        found = library()
+        assert found is not None  # available() was asked
+        self._blocks, self._bias = native.panels(groups), None if bias is None else bias.float()
+        rows, cols = groups.codes.shape
+        bias_at = None if self._bias is None else self._bias.data_ptr()
+        self.matrix = native.Matrix(self._blocks.data_ptr(), bias_at, rows, cols, groups.bits)
+        self._multiply, self._threads = found.quantized_linear, torch.get_num_threads()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, cols) bfloat16 → (tokens, rows) float32"""
+        x = x.contiguous()
+        y = torch.empty((x.shape[0], self.matrix.rows))
+        matrix = ctypes.byref(self.matrix)
+        self._multiply(y.data_ptr(), x.data_ptr(), matrix, x.shape[0], self._threads)
+        return y
+
+
+class QuantizedLayer(nn.Module):
+    """A LlamaLayer's work by codes; of the layer itself only the norms are still needed."""
+
+    def __init__(self, layer: LlamaLayer, linears: list[QuantizedLinear]) -> None:
+        super().__init__()
+        found, attention = library(), layer.self_attn
+        assert found is not None and isinstance(attention, LlamaAttention)
+        self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
+        self.num_turning = attention.num_heads + attention.num_kv_heads
+        self.num_all = self.num_turning + attention.num_kv_heads
+        norms = (
+            layer.input_layernorm,
+            layer.post_attention_layernorm,
+            attention.q_norm,
+            attention.k_norm,
+        )
+        self._kept = linears, norms  # the structure below has only addresses
+        self._layer = native.Layer(
+            *(linear.matrix for linear in linears),
+            *(None if norm is None else norm.weight.data_ptr() for norm in norms),
+            layer.input_layernorm.eps,
+            attention.num_heads,
+            attention.num_kv_heads,
+            attention.head_dim,
+            layer.input_layernorm.weight.shape[0],
+        )
+        self._before, self._after = found.layer_before, found.layer_after
+        self._threads = torch.get_num_threads()
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos_sin: tuple[torch.Tensor, torch.Tensor],
+        kv_cache: torch.Tensor,
+        attention: AttentionStep,
+    ) -> torch.Tensor:
+        (cos, sin), num_tokens, layer = cos_sin, x.shape[0], ctypes.byref(self._layer)
+        qkv = torch.empty((num_tokens, self.num_all, self.head_dim), dtype=x.dtype)
+        self._before(
+            qkv.data_ptr(), x.data_ptr(), layer, cos.data_ptr(), sin.data_ptr(), num_tokens,
+            self._threads,
+        )  # fmt: skip
+        k, v = qkv[:, self.num_heads : self.num_turning], qkv[:, self.num_turning :]
+        attended = attention.forward(qkv[:, : self.num_heads], k, v, kv_cache).contiguous()
+        out = torch.empty_like(x)
+        self._after(
+            out.data_ptr(), attended.data_ptr(), x.data_ptr(), layer, num_tokens, self._threads
+        )
+        return out  # (num_tokens, hidden)
+
+
+def taken_as_codes(model: CausalLM, grouped: Collection[str]) -> set[str]:
+    """Names of the matrices that :func:`quantize` takes straight from the checkpoint, which has
+    ``grouped`` in codes: of the layers that have all of theirs so, and the head."""
+    if not native.available() or model.embed_tokens.dtype != torch.bfloat16:
+        return set()
+    names: set[str] = set()
+    for i, layer in _llamas(model):
+        linears = _linears(layer, i)
+        if all(native.fits(*linear.weight.shape) for linear in linears.values()):
+            of_layer = {name for path, linear in linears.items() for name in _parts(path, linear)}
+            names |= of_layer if of_layer <= set(grouped) else set()
+    head = _head_name(model)
+    return names | ({head} if head in grouped and native.fits(*model.lm_head.shape) else set())
+
+
+def quantize(model: CausalLM, names: set[str], find: FindGroups) -> None:
+    """Replace the layers whose matrices are in ``names``, and the head; say so in
+    ``model.kernels``. Raises ModelFileError for a matrix of the wrong shape."""
+    for i, layer in _llamas(model):
+        linears = _linears(layer, i)
+        if all(_parts(path, linear)[0] in names for path, linear in linears.items()):
+            codes = [_quantized(path, linear, find) for path, linear in linears.items()]
+            model.layers[i] = QuantizedLayer(layer, codes)
+    if (head := _head_name(model)) in names:
+        model.head = QuantizedLinear(_joined([head], find, model.lm_head.shape))
+        if not model.spec.tie_word_embeddings:
+            model.lm_head = empty_parameter(0)
+
+
+def _llamas(model: CausalLM) -> list[tuple[int, LlamaLayer]]:
+    """Somebody's own layer stays what it is."""
+    return [
+        (i, layer)
+        for i, layer in enumerate(model.layers)
+        if type(layer) is LlamaLayer and type(layer.self_attn) is LlamaAttention
+    ]
+
+
+def _linears(layer: LlamaLayer, i: int) -> dict[str, Linear]:
+    """Path → each of a layer's four, in the order of the C structure."""
+    found = {path: layer.get_submodule(path) for path in MATRICES}
+    return {f"model.layers.{i}.{path}": one for path, one in found.items() if isinstance(one, Linear)}
+
+
+def _parts(path: str, linear: Linear) -> list[str]:
+    """The checkpoint's names of the matrices that are one here."""
+    if not isinstance(linear, FusedLinear):
+        return [f"{path}.weight"]
+    return [f"{path.rsplit('.', 1)[0]}.{part}.weight" for part in linear.parts]
+
+
+def _head_name(model: CausalLM) -> str:
+    tied = model.spec.tie_word_embeddings
+    return "model.embed_tokens.weight" if tied else "lm_head.weight"
+
+
+def _quantized(path: str, linear: Linear, find: FindGroups) -> QuantizedLinear:
+    groups, bias = _joined(_parts(path, linear), find, linear.weight.shape), linear.bias
+    if path.endswith("gate_up_proj"):
+        groups, bias = groups.map(_alternate), None if bias is None else _alternate(bias)
+    return QuantizedLinear(groups, bias)
+
+
+def _alternate(rows: torch.Tensor) -> torch.Tensor:
+    """First half and second half (gate, up) in turn, by half panels: so each panel has both of
+    what is multiplied."""
+    halves = rows.view(2, -1, native.PANEL // 2, *rows.shape[1:])
+    return halves.transpose(0, 1).reshape(rows.shape)
+
+
+def _joined(names: list[str], find: FindGroups, shape: torch.Size) -> Groups:
+    parts = [find(name) for name in names]
+    groups = Groups.joined([part for part in parts if part is not None])
+    if groups.codes.shape != shape:
+        raise ModelFileError(
+            f"{', '.join(names)}: shape {tuple(groups.codes.shape)} in all, but the configuration "
+            f"asks for {tuple(shape)}"
+        )
+    return groups

@@ -1,0 +1,303 @@
+/* A layer on weights of 4 or 8 bits: the checkpoint's own codes, multiplied as bytes.
+ *
+ * 32 numbers of a row share a scale (and a minimum), in a GGUF's weights and here in the
+ * activations, too, which are rounded to a byte just before a product:
+ *
+ *     y = sum over groups of  a_scale * (w_scale * (w_code . a_code) + w_minimum * sum(a_code))
+ *
+ * The inner product is exact (integers); what is rounded is an activation, by 1/254 of the largest
+ * of its 32. llama.cpp computes so, too (ggml: vec_dot_q4_1_q8_1). Each number is added up in the
+ * same order whatever else is in the batch, so a token's result does not depend on its neighbours.
+ *
+ * Weights are kept by panels of 32 rows. A panel's group is one block, in the order it is read:
+ *
+ *     32 scales, 32 minima (float16)
+ *     columns 0-3 of rows 0-15: 64 codes; of rows 16-31: 64 codes     -> one dpbusd each
+ *     columns 4-7 ...                                          (8 times)
+ *
+ * In 4 bits the second 64 codes are in the upper halves of the first ones' bytes.
+ * Counterpart in vLLM: csrc/cpu/sgl-kernels/ (gemm_int8.cpp). Needs AVX-512 VNNI. */
+#include "numbers.h"
+
+enum { GROUP = 32, PANEL = 32, QUADS = GROUP / 4, MOST_TOKENS = 6, TOKENS_AT_ONCE = 252 };
+
+typedef struct {
+    const uint8_t *blocks;
+    const float *bias; /* NULL: none */
+    int64_t rows, cols, bits;
+} Matrix;
+
+typedef struct {
+    Matrix qkv, o, gate_up, down; /* rows of gate and up alternate, by 16 */
+    const bf16 *first_norm, *second_norm, *q_norm, *k_norm; /* the last two may be NULL */
+    float eps;
+    int64_t heads, kv_heads, dim, hidden;
+} Layer;
+
+#ifdef __AVX512VNNI__
+
+int has_quantized(void) { return 1; }
+
+/* --- activations ----------------------------------------------------------------------------- */
+
+/* (tokens, cols) as bytes, with scale and scale * sum of each group: (tokens, cols / 32) */
+typedef struct {
+    int8_t *codes;
+    float *scale, *sum;
+    int64_t cols;
+} Bytes;
+
+static Bytes new_bytes(int64_t tokens, int64_t cols) {
+    Bytes b = {malloc(tokens * cols), malloc(tokens * cols / GROUP * sizeof(float)),
+               malloc(tokens * cols / GROUP * sizeof(float)), cols};
+    return b;
+}
+
+static void free_bytes(Bytes b) { free(b.codes), free(b.scale), free(b.sum); }
+
+/* A NaN or infinity must come out as one: the scale carries it. */
+static inline void quantize_group(const Bytes *b, int64_t token, int64_t group, const float *x) {
+    int64_t at = token * (b->cols / GROUP) + group;
+    float most = 0, odd = 0;
+    for (int i = 0; i < GROUP; i++) {
+        float size = fabsf(x[i]);
+        most = size > most ? size : most;
+        odd += x[i] * 0.f; /* NaN if any is NaN or infinite */
+    }
+    float inverse = most > 1e-30f && most < INFINITY ? 127.f / most : 0.f;
+    int32_t total = 0;
+    for (int i = 0; i < GROUP; i++) {
+        int32_t code = (int32_t)__builtin_rintf(x[i] * inverse);
+        b->codes[token * b->cols + group * GROUP + i] = (int8_t)code;
+        total += code;
+    }
+    b->scale[at] = most / 127.f + odd;
+    b->sum[at] = b->scale[at] * total;
+}
+
+/* Shared by the threads that are there, as is every function below that says `omp for`. */
+static void quantize_floats(const Bytes *b, const float *x, int64_t tokens) {
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t g = 0; g < b->cols / GROUP; g++)
+            quantize_group(b, t, g, x + t * b->cols + g * GROUP);
+}
+
+/* With `weight`: of the norm, as in rms_norm. */
+static void quantize_rows(const Bytes *b, const bf16 *x, const bf16 *weight, float eps,
+                          int64_t tokens) {
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tokens; t++) {
+        const bf16 *row = x + t * b->cols;
+        float scale = weight ? inverse_root_mean_square(row, b->cols, eps) : 1.f;
+        for (int64_t g = 0; g < b->cols / GROUP; g++) {
+            float wide[GROUP];
+            for (int64_t i = 0; i < GROUP; i++) wide[i] = widen(row[g * GROUP + i]) * scale;
+            if (weight)
+                for (int64_t i = 0; i < GROUP; i++) wide[i] *= widen(weight[g * GROUP + i]);
+            quantize_group(b, t, g, wide);
+        }
+    }
+}
+
+/* --- the product ----------------------------------------------------------------------------- */
+
+/* One panel's 32 rows times `count` tokens. codes: (groups, 8, 2, 64), unpacked; scales: (groups,
+ * scale | minimum, 32); out: (count, 32). All sums, 24 for six tokens, stay in registers: the
+ * integers of this group, the floats of all. */
+static inline __attribute__((always_inline)) void multiply_tile(
+    float *out, const uint8_t *codes, const float *scales, const float *bias, const int8_t *a,
+    const float *a_scale, const float *a_sum, int64_t groups, const int count) {
+    __m512 sums[2][MOST_TOKENS];
+    for (int v = 0; v < 2; v++)
+#pragma GCC unroll 6
+        for (int t = 0; t < count; t++)
+            sums[v][t] = bias ? _mm512_loadu_ps(bias + v * LANES) : _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++, codes += QUADS * 128, scales += 2 * PANEL) {
+        __m512i ints[2][MOST_TOKENS];
+#pragma GCC unroll 6
+        for (int t = 0; t < count; t++) ints[0][t] = ints[1][t] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+        for (int q = 0; q < QUADS; q++) {
+            __m512i first = _mm512_load_si512(codes + q * 128);
+            __m512i second = _mm512_load_si512(codes + q * 128 + 64);
+#pragma GCC unroll 6
+            for (int t = 0; t < count; t++) {
+                int32_t four;
+                memcpy(&four, a + (t * groups + g) * GROUP + q * 4, 4);
+                ints[0][t] = _mm512_dpbusd_epi32(ints[0][t], first, _mm512_set1_epi32(four));
+                ints[1][t] = _mm512_dpbusd_epi32(ints[1][t], second, _mm512_set1_epi32(four));
+            }
+        }
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            __m512 scale = _mm512_load_ps(scales + v * LANES);
+            __m512 minimum = _mm512_load_ps(scales + PANEL + v * LANES);
+#pragma GCC unroll 6
+            for (int t = 0; t < count; t++) {
+                __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(a_scale[t * groups + g]));
+                __m512 sum = _mm512_set1_ps(a_sum[t * groups + g]);
+                sums[v][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints[v][t]), both, sums[v][t]);
+                sums[v][t] = _mm512_fmadd_ps(minimum, sum, sums[v][t]);
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (int t = 0; t < count; t++) {
+        _mm512_storeu_ps(out + t * PANEL, sums[0][t]);
+        _mm512_storeu_ps(out + t * PANEL + LANES, sums[1][t]);
+    }
+}
+
+/* A panel as multiply_tile reads it. */
+static void unpack(uint8_t *codes, float *scales, const Matrix *m, int64_t panel) {
+    int64_t groups = m->cols / GROUP, code_bytes = m->bits * GROUP * PANEL / 8;
+    const uint8_t *block = m->blocks + panel * groups * (4 * PANEL + code_bytes);
+    for (int64_t g = 0; g < groups; g++, block += 4 * PANEL + code_bytes) {
+        for (int v = 0; v < 4; v++) {
+            __m256i half = _mm256_loadu_si256((const __m256i *)(block + v * 2 * LANES));
+            _mm512_store_ps(scales + g * 2 * PANEL + v * LANES, _mm512_cvtph_ps(half));
+        }
+        uint8_t *to = codes + g * QUADS * 128;
+        const uint8_t *from = block + 4 * PANEL;
+        if (m->bits == 8) {
+            memcpy(to, from, QUADS * 128);
+            continue;
+        }
+        __m512i low = _mm512_set1_epi8(15);
+        for (int q = 0; q < QUADS; q++) {
+            __m512i both = _mm512_loadu_si512(from + q * 64);
+            _mm512_store_si512(to + q * 128, _mm512_and_si512(both, low));
+            _mm512_store_si512(to + q * 128 + 64, _mm512_and_si512(_mm512_srli_epi16(both, 4), low));
+        }
+    }
+}
+
+/* What becomes of a panel's sums, (count, 32) in `sums`. Of these, one is not NULL. */
+typedef struct {
+    float *plain;  /* (tokens, rows) */
+    bf16 *narrow;  /* (tokens, rows); with `add`, the same plus it */
+    const bf16 *add;
+    float *gated;  /* (tokens, rows / 2): silu(first 16 of a panel) * second 16 */
+} Results;
+
+static void keep(const Results *to, const float *sums, int64_t token, int64_t panel, int64_t rows,
+                 int64_t count) {
+    for (int64_t t = 0; t < count; t++, sums += PANEL) {
+        int64_t at = (token + t) * rows + panel * PANEL;
+        if (to->plain) memcpy(to->plain + at, sums, PANEL * sizeof(float));
+        else if (to->gated)
+            for (int i = 0; i < LANES; i++) to->gated[at / 2 + i] = silu(sums[i]) * sums[LANES + i];
+        else if (to->add)
+            for (int i = 0; i < PANEL; i++) to->narrow[at + i] = narrow(sums[i] + widen(to->add[at + i]));
+        else
+            for (int i = 0; i < PANEL; i++) to->narrow[at + i] = narrow(sums[i]);
+    }
+}
+
+static void multiply(const Results *to, const Matrix *m, const Bytes *b, int64_t tokens) {
+    int64_t groups = m->cols / GROUP;
+    uint8_t *codes = aligned_alloc(64, m->cols * PANEL);
+    float *scales = aligned_alloc(64, groups * 2 * PANEL * sizeof(float));
+#pragma omp for schedule(static)
+    for (int64_t panel = 0; panel < m->rows / PANEL; panel++) {
+        unpack(codes, scales, m, panel);
+        const float *bias = m->bias ? m->bias + panel * PANEL : NULL;
+        for (int64_t t = 0; t < tokens; t += MOST_TOKENS) {
+            float sums[MOST_TOKENS * PANEL];
+            int64_t count = tokens - t < MOST_TOKENS ? tokens - t : MOST_TOKENS;
+#define TILE(COUNT)                                                                            \
+    multiply_tile(sums, codes, scales, bias, b->codes + t * m->cols, b->scale + t * groups,    \
+                  b->sum + t * groups, groups, COUNT)
+            switch (count) { /* a number that is known when this is compiled */
+            case 1: TILE(1); break;
+            case 2: TILE(2); break;
+            case 3: TILE(3); break;
+            case 4: TILE(4); break;
+            case 5: TILE(5); break;
+            default: TILE(6);
+            }
+            keep(to, sums, t, panel, m->rows, count);
+        }
+    }
+    free(codes), free(scales);
+}
+
+/* --- a layer --------------------------------------------------------------------------------- */
+
+/* norm - q|k|v - rotate, as far as attention.
+ * x: (tokens, hidden); cos, sin: (tokens, dim / 2); qkv: (tokens, q + k + v) */
+void layer_before(bf16 *qkv, const bf16 *x, const Layer *l, const bf16 *cos, const bf16 *sin,
+                  int64_t tokens, int threads) {
+    int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE, width = l->qkv.rows;
+    int64_t turning = l->heads + l->kv_heads, dim = l->dim;
+    Bytes normed = new_bytes(most, l->hidden);
+    bf16 *unturned = malloc(most * width * sizeof(bf16));
+#pragma omp parallel num_threads(threads)
+    for (int64_t first = 0; first < tokens; first += most) {
+        int64_t count = tokens - first < most ? tokens - first : most;
+        quantize_rows(&normed, x + first * l->hidden, l->first_norm, l->eps, count);
+        multiply(&(Results){.narrow = unturned}, &l->qkv, &normed, count);
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < count; t++) {
+            bf16 *from = unturned + t * width, *to = qkv + (first + t) * width;
+            const bf16 *c = cos + (first + t) * dim / 2, *s = sin + (first + t) * dim / 2;
+            for (int64_t h = 0; h < turning; h++) {
+                bf16 *head = from + h * dim;
+                const bf16 *weight = h < l->heads ? l->q_norm : l->k_norm;
+                if (weight) {
+                    float scale = inverse_root_mean_square(head, dim, l->eps);
+                    for (int64_t i = 0; i < dim; i++)
+                        head[i] = narrow(widen(head[i]) * scale * widen(weight[i]));
+                }
+                turn(to + h * dim, head, c, s, dim);
+            }
+            memcpy(to + turning * dim, from + turning * dim, l->kv_heads * dim * sizeof(bf16));
+        }
+    }
+    free_bytes(normed), free(unturned);
+}
+
+/* o + - norm - silu(gate) * up - down +, from attention on.
+ * attended: (tokens, q); x, out: (tokens, hidden) */
+void layer_after(bf16 *out, const bf16 *attended, const bf16 *x, const Layer *l, int64_t tokens,
+                 int threads) {
+    int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE, hidden = l->hidden;
+    Bytes heads = new_bytes(most, l->o.cols), normed = new_bytes(most, hidden);
+    Bytes inner = new_bytes(most, l->down.cols);
+    bf16 *middle = malloc(most * hidden * sizeof(bf16));
+    float *gated = malloc(most * l->down.cols * sizeof(float));
+#pragma omp parallel num_threads(threads)
+    for (int64_t first = 0; first < tokens; first += most) {
+        int64_t count = tokens - first < most ? tokens - first : most;
+        quantize_rows(&heads, attended + first * l->o.cols, NULL, 0, count);
+        multiply(&(Results){.narrow = middle, .add = x + first * hidden}, &l->o, &heads, count);
+        quantize_rows(&normed, middle, l->second_norm, l->eps, count);
+        multiply(&(Results){.gated = gated}, &l->gate_up, &normed, count);
+        quantize_floats(&inner, gated, count);
+        multiply(&(Results){.narrow = out + first * hidden, .add = middle}, &l->down, &inner, count);
+    }
+    free_bytes(heads), free_bytes(normed), free_bytes(inner), free(middle), free(gated);
+}
+
+/* y = x W^T, not rounded. x: (tokens, cols); y: (tokens, rows) */
+void quantized_linear(float *y, const bf16 *x, const Matrix *m, int64_t tokens, int threads) {
+    Bytes bytes = new_bytes(tokens, m->cols);
+#pragma omp parallel num_threads(threads)
+    {
+        quantize_rows(&bytes, x, NULL, 0, tokens);
+        multiply(&(Results){.plain = y}, m, &bytes, tokens);
+    }
+    free_bytes(bytes);
+}
+
+#else
+
+int has_quantized(void) { return 0; }
+void layer_before(bf16 *qkv, const bf16 *x, const Layer *l, const bf16 *cos, const bf16 *sin,
+                  int64_t tokens, int threads) {}
+void layer_after(bf16 *out, const bf16 *attended, const bf16 *x, const Layer *l, int64_t tokens,
+                 int threads) {}
+void quantized_linear(float *y, const bf16 *x, const Matrix *m, int64_t tokens, int threads) {}
+
+#endif
