@@ -10,8 +10,8 @@ import torch
 
 from minivllm.config import EngineConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
-from minivllm.native.threads import release_threads
 from minivllm.models.source import resolve
+from minivllm.native.threads import release_threads
 from minivllm.worker.worker import Worker
 
 

@@ -13,8 +13,8 @@ core, milliseconds::
 Neither is torch's public interface, so both are tried first (:func:`available`): a name that is
 gone, or a wrong number, and everything runs on ``F.linear``. Counterpart in vLLM:
 ``vllm/model_executor/layers/utils.py`` (``dispatch_cpu_unquantized_gemm``) and
-``vllm/model_executor/kernels/linear/``. Left out: int8 products (activations rounded to 8 bits
-ruin a small model: perplexity 12 → 29).
+``vllm/model_executor/kernels/linear/``. Left out: torch's int8 products, which round a whole row of
+activations by one scale (it ruins a small model: perplexity 12 → 29).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The model with its weights packed for a CPU: the same arithmetic, in fewer and faster calls.
+"""The model with its weights packed for a CPU by torch: the same arithmetic, in faster calls.
 
-``llama.py`` is the reference, and what runs in float32. In bfloat16 on a CPU, :func:`pack` replaces
-each of its layers by a :class:`PackedLayer`: weights laid out anew (``cpu_linear.py``), additions
+``llama.py`` is the reference, and what runs in float32; ``quantized.py`` is faster, for a file with
+4- or 8-bit codes and a CPU that multiplies bytes. For all else in bfloat16 on a CPU, :func:`pack`
+replaces each layer by a :class:`PackedLayer`: weights laid out anew (``cpu_linear.py``), additions
 and SiLU computed within the matrix products, and one Python function a layer, since at one token a
 step the interpreter's share counts. There are two ways through it::
 
@@ -16,7 +17,6 @@ header. No counterpart in vLLM, which compiles the model (``vllm/compilation/``)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,14 +36,12 @@ from minivllm.models.gguf_file import GROUP_SIZE, Groups
 from minivllm.models.layers import FusedLinear, Linear, empty_parameter
 from minivllm.models.llama import LlamaAttention, LlamaLayer, LlamaMLP
 from minivllm.models.operators import Operators, TorchOperators
+from minivllm.models.quantized import FindGroups, QuantizedLayer
 
 MOST_INT4_HEAD_ROWS = 2
 """As MOST_INT4_ROWS, for the head: its eight bits are as two matrices of four."""
 ROWS_MULTIPLE = 64
 """The 4-bit kernel takes rows by so many."""
-
-FindGroups = Callable[[str], Groups | None]
-"""A matrix, by its name in the checkpoint, in 4-bit groups; None if it is not there in such."""
 
 
 @dataclass(slots=True)
@@ -125,20 +123,23 @@ class PackedHead:
 
 
 def pack(model: CausalLM, find: FindGroups) -> None:
-    """Pack every layer that is Llama's, and the head; say so in ``model.kernels``."""
+    """Pack every layer that is still Llama's, and the head; say in ``model.kernels`` whose matrix
+    products the model has now."""
     dtype = model.embed_tokens.dtype
     int4 = dtype == torch.bfloat16 and available(Int4Weight, dtype)
+    kinds = dict.fromkeys("codes" for layer in model.layers if type(layer) is QuantizedLayer)
     for i, layer in enumerate(model.layers):
         if type(layer) is not LlamaLayer or type(layer.self_attn) is not LlamaAttention:
-            continue  # somebody's own: it stays what it is
+            continue  # somebody's own, or quantised: it stays what it is
         few = _few_tokens(layer, f"model.layers.{i}", find) if int4 else None
-        model.has_int4 |= few is not None
         model.layers[i] = PackedLayer(layer, few)
+        kinds["onednn" if available(OneDNNWeight, dtype) else "linear"] = None
+        if few is not None:
+            kinds[f"int4 up to {MOST_INT4_ROWS} tokens"] = None
+            model.has_int4 = True
     if model.head is None:
         model.head = _packed_head(model, find if int4 else None)
-    model.kernels = "onednn" if available(OneDNNWeight, dtype) else "linear"
-    if model.has_int4:
-        model.kernels += f", int4 up to {MOST_INT4_ROWS} tokens"
+    model.kernels = ", ".join(kinds)
 
 
 def _packed_head(model: CausalLM, find: FindGroups | None) -> PackedHead:

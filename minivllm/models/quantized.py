@@ -120,13 +120,14 @@ def taken_as_codes(model: CausalLM, grouped: Collection[str]) -> set[str]:
 
 
 def quantize(model: CausalLM, names: set[str], find: FindGroups) -> None:
-    """Replace the layers whose matrices are in ``names``, and the head; say so in
-    ``model.kernels``. Raises ModelFileError for a matrix of the wrong shape."""
+    """Replace the layers whose matrices are in ``names``, and the head. Raises ModelFileError for
+    a matrix of the wrong shape."""
     for i, layer in _llamas(model):
         linears = _linears(layer, i)
         if all(_parts(path, linear)[0] in names for path, linear in linears.items()):
             codes = [_quantized(path, linear, find) for path, linear in linears.items()]
             model.layers[i] = QuantizedLayer(layer, codes)
+            model.has_int4 |= any(one.matrix.bits == 4 for one in codes)
     if (head := _head_name(model)) in names:
         model.head = QuantizedLinear(_joined([head], find, model.lm_head.shape))
         if not model.spec.tie_word_embeddings:
@@ -145,7 +146,9 @@ def _llamas(model: CausalLM) -> list[tuple[int, LlamaLayer]]:
 def _linears(layer: LlamaLayer, i: int) -> dict[str, Linear]:
     """Path → each of a layer's four, in the order of the C structure."""
     found = {path: layer.get_submodule(path) for path in MATRICES}
-    return {f"model.layers.{i}.{path}": one for path, one in found.items() if isinstance(one, Linear)}
+    return {
+        f"model.layers.{i}.{path}": one for path, one in found.items() if isinstance(one, Linear)
+    }
 
 
 def _parts(path: str, linear: Linear) -> list[str]:
@@ -161,7 +164,8 @@ def _head_name(model: CausalLM) -> str:
 
 
 def _quantized(path: str, linear: Linear, find: FindGroups) -> QuantizedLinear:
-    groups, bias = _joined(_parts(path, linear), find, linear.weight.shape), linear.bias
+    groups = _joined(_parts(path, linear), find, linear.weight.shape)
+    bias = None if linear.bias is None else linear.bias.data
     if path.endswith("gate_up_proj"):
         groups, bias = groups.map(_alternate), None if bias is None else _alternate(bias)
     return QuantizedLinear(groups, bias)

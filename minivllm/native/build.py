@@ -1,7 +1,7 @@
 """Compile the C files beside this one for this machine's CPU, once, and load them.
 
-It takes a second or two; the library stays in the cache directory under a name made from the source, the
-flags and the CPU, so another machine with the same home directory has one of its own. Whatever
+It takes some seconds; the library stays in the cache directory under a name made from the sources,
+the flags and the CPU, so another machine with the same home directory has one of its own. Whatever
 goes wrong (no compiler, a read-only disk, a wrong number in :func:`_check`), the answer is None,
 and torch's operators run: they are slower, not different. Counterpart in vLLM: ``csrc/cpu/``, which
 is compiled when the package is built.
@@ -17,7 +17,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -81,27 +80,28 @@ def _built() -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         objects, made = [f"{work}/{path.stem}.o" for path in SOURCES], Path(work) / "kernels.so"
         _run(
-            [compiler, "-c", *FLAGS, str(source), "-o", into]
-            for source, into in zip(SOURCES, objects, strict=True)
+            [
+                [compiler, "-c", *FLAGS, str(source), "-o", into]
+                for source, into in zip(SOURCES, objects, strict=True)
+            ]
         )
         _run([[compiler, "-shared", *objects, "-o", str(made), "-lm"]])
         made.replace(target)  # other processes see no file or the whole file
     return target
 
 
-def _run(commands: Iterable[list[str]]) -> None:
+def _run(commands: list[list[str]]) -> None:
     """All at once; raises RuntimeError if one fails."""
     started = [subprocess.Popen(one, stderr=subprocess.PIPE, text=True) for one in commands]
     try:
-        for process in started:
+        for process, command in zip(started, commands, strict=True):
             _, said = process.communicate(timeout=TIMEOUT_S)
             if process.returncode:
-                raise RuntimeError(f"{process.args[0]} says: {said.strip()[:300]}")
+                raise RuntimeError(f"{command[0]} says: {said.strip()[:300]}")
     finally:
         for process in started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            process.kill()  # of one that has ended, nothing
+            process.wait()
 
 
 def _cpu() -> str:

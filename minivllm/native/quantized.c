@@ -19,6 +19,8 @@
  * Counterpart in vLLM: csrc/cpu/sgl-kernels/ (gemm_int8.cpp). Needs AVX-512 VNNI. */
 #include "numbers.h"
 
+#include <omp.h>
+
 enum { GROUP = 32, PANEL = 32, QUADS = GROUP / 4, MOST_TOKENS = 6, TOKENS_AT_ONCE = 252 };
 
 typedef struct {
@@ -55,32 +57,37 @@ static Bytes new_bytes(int64_t tokens, int64_t cols) {
 
 static void free_bytes(Bytes b) { free(b.codes), free(b.scale), free(b.sum); }
 
-/* A NaN or infinity must come out as one: the scale carries it. */
-static inline void quantize_group(const Bytes *b, int64_t token, int64_t group, const float *x) {
+/* 32 numbers as bytes. A NaN or infinity must come out as one: the scale carries it. */
+static inline void quantize_group(const Bytes *b, int64_t token, int64_t group, __m512 low,
+                                  __m512 high) {
+    __m512 sizes = _mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high));
+    float most = _mm512_reduce_max_ps(sizes), scale = most / 127.f;
+    __m512 inverse = _mm512_set1_ps(most > 1e-30f ? 127.f / most : 0.f);
+    __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+    __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+    if (_mm512_cmp_ps_mask(_mm512_sub_ps(low, low), _mm512_sub_ps(high, high), _CMP_UNORD_Q))
+        scale = NAN;
+    __m128i *codes = (__m128i *)(b->codes + token * b->cols + group * GROUP);
+    _mm_storeu_si128(codes, _mm512_cvtepi32_epi8(first));
+    _mm_storeu_si128(codes + 1, _mm512_cvtepi32_epi8(second));
     int64_t at = token * (b->cols / GROUP) + group;
-    float most = 0, odd = 0;
-    for (int i = 0; i < GROUP; i++) {
-        float size = fabsf(x[i]);
-        most = size > most ? size : most;
-        odd += x[i] * 0.f; /* NaN if any is NaN or infinite */
-    }
-    float inverse = most > 1e-30f && most < INFINITY ? 127.f / most : 0.f;
-    int32_t total = 0;
-    for (int i = 0; i < GROUP; i++) {
-        int32_t code = (int32_t)__builtin_rintf(x[i] * inverse);
-        b->codes[token * b->cols + group * GROUP + i] = (int8_t)code;
-        total += code;
-    }
-    b->scale[at] = most / 127.f + odd;
-    b->sum[at] = b->scale[at] * total;
+    b->scale[at] = scale;
+    b->sum[at] = scale * _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
+}
+
+static inline __m512 widen_lanes(const bf16 *x) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
 /* Shared by the threads that are there, as is every function below that says `omp for`. */
 static void quantize_floats(const Bytes *b, const float *x, int64_t tokens) {
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tokens; t++)
-        for (int64_t g = 0; g < b->cols / GROUP; g++)
-            quantize_group(b, t, g, x + t * b->cols + g * GROUP);
+        for (int64_t g = 0; g < b->cols / GROUP; g++) {
+            const float *from = x + t * b->cols + g * GROUP;
+            quantize_group(b, t, g, _mm512_loadu_ps(from), _mm512_loadu_ps(from + LANES));
+        }
 }
 
 /* With `weight`: of the norm, as in rms_norm. */
@@ -89,13 +96,16 @@ static void quantize_rows(const Bytes *b, const bf16 *x, const bf16 *weight, flo
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tokens; t++) {
         const bf16 *row = x + t * b->cols;
-        float scale = weight ? inverse_root_mean_square(row, b->cols, eps) : 1.f;
+        __m512 scale = _mm512_set1_ps(weight ? inverse_root_mean_square(row, b->cols, eps) : 1.f);
         for (int64_t g = 0; g < b->cols / GROUP; g++) {
-            float wide[GROUP];
-            for (int64_t i = 0; i < GROUP; i++) wide[i] = widen(row[g * GROUP + i]) * scale;
-            if (weight)
-                for (int64_t i = 0; i < GROUP; i++) wide[i] *= widen(weight[g * GROUP + i]);
-            quantize_group(b, t, g, wide);
+            __m512 low = widen_lanes(row + g * GROUP);
+            __m512 high = widen_lanes(row + g * GROUP + LANES);
+            if (weight) {
+                const bf16 *w = weight + g * GROUP;
+                low = _mm512_mul_ps(_mm512_mul_ps(low, scale), widen_lanes(w));
+                high = _mm512_mul_ps(_mm512_mul_ps(high, scale), widen_lanes(w + LANES));
+            }
+            quantize_group(b, t, g, low, high);
         }
     }
 }
@@ -129,16 +139,17 @@ static inline __attribute__((always_inline)) void multiply_tile(
                 ints[1][t] = _mm512_dpbusd_epi32(ints[1][t], second, _mm512_set1_epi32(four));
             }
         }
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++) {
-            __m512 scale = _mm512_load_ps(scales + v * LANES);
-            __m512 minimum = _mm512_load_ps(scales + PANEL + v * LANES);
+        __m512 scale[2] = {_mm512_load_ps(scales), _mm512_load_ps(scales + LANES)};
+        __m512 minimum[2] = {_mm512_load_ps(scales + PANEL), _mm512_load_ps(scales + PANEL + LANES)};
 #pragma GCC unroll 6
-            for (int t = 0; t < count; t++) {
-                __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(a_scale[t * groups + g]));
-                __m512 sum = _mm512_set1_ps(a_sum[t * groups + g]);
-                sums[v][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints[v][t]), both, sums[v][t]);
-                sums[v][t] = _mm512_fmadd_ps(minimum, sum, sums[v][t]);
+        for (int t = 0; t < count; t++) {
+            __m512 a = _mm512_set1_ps(a_scale[t * groups + g]);
+            __m512 sum = _mm512_set1_ps(a_sum[t * groups + g]);
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; v++) {
+                __m512 whole = _mm512_cvtepi32_ps(ints[v][t]);
+                sums[v][t] = _mm512_fmadd_ps(whole, _mm512_mul_ps(scale[v], a), sums[v][t]);
+                sums[v][t] = _mm512_fmadd_ps(minimum[v], sum, sums[v][t]);
             }
         }
     }
@@ -199,8 +210,11 @@ static void multiply(const Results *to, const Matrix *m, const Bytes *b, int64_t
     int64_t groups = m->cols / GROUP;
     uint8_t *codes = aligned_alloc(64, m->cols * PANEL);
     float *scales = aligned_alloc(64, groups * 2 * PANEL * sizeof(float));
-#pragma omp for schedule(static)
-    for (int64_t panel = 0; panel < m->rows / PANEL; panel++) {
+    /* Many tokens: whoever is free takes the next panel. Few: to ask would cost more than to wait. */
+    int64_t panels = m->rows / PANEL, threads = omp_get_num_threads();
+    int64_t share = tokens < 8 ? (panels + threads - 1) / threads : 1;
+#pragma omp for schedule(dynamic, share)
+    for (int64_t panel = 0; panel < panels; panel++) {
         unpack(codes, scales, m, panel);
         const float *bias = m->bias ? m->bias + panel * PANEL : NULL;
         for (int64_t t = 0; t < tokens; t += MOST_TOKENS) {
