@@ -10,6 +10,7 @@ out: tensor and pipeline parallelism, LoRA.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +38,10 @@ class CausalLM(nn.Module):
             if spec.tie_word_embeddings
             else empty_parameter(spec.vocab_size, spec.hidden_size)
         )
+        self.embed: Callable[[torch.Tensor], torch.Tensor] | None = None
+        """Who looks ``input_ids`` up, if ``embed_tokens`` is in codes (``quantized.py``)."""
         self.head: Callable[[torch.Tensor], torch.Tensor] | None = None
-        """Who multiplies by ``lm_head``, if that is packed (``packed.py``)."""
+        """Who multiplies by ``lm_head``, if that is in codes or packed (``packed.py``)."""
         self.kernels, self.has_int4 = "", False
         """Whose matrix products, for the trace's header; empty: torch's. Is 4 bit among them?"""
 
@@ -59,7 +62,8 @@ class CausalLM(nn.Module):
 
         ``input_ids`` and ``positions``: (num_tokens,); ``kv_caches``: one per layer.
         """
-        x = F.embedding(input_ids, self.embed_tokens)  # (num_tokens, hidden)
+        look_up = self.embed or partial(F.embedding, weight=self.embed_tokens)
+        x = look_up(input_ids)  # (num_tokens, hidden)
         cos_sin = self.rotary(positions, x.dtype)
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
             x = layer(x, cos_sin, kv_cache, attention)

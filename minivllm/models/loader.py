@@ -62,9 +62,7 @@ def load_model(
     as_codes = taken_as_codes(model, grouped)
     try:
         with torch.inference_mode():
-            # The tied embedding is the head, too: it is wanted in both forms.
-            elsewhere = as_codes - {"model.embed_tokens.weight"}
-            model.load_weights(checkpoint.weights(elsewhere), elsewhere)
+            model.load_weights(checkpoint.weights(as_codes), as_codes)
             quantize(model, as_codes, checkpoint.groups)
     except ModelFileError as error:
         if str(source.path) in str(error):

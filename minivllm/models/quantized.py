@@ -22,13 +22,14 @@ from minivllm.attention.metadata import AttentionStep
 from minivllm.errors import ModelFileError
 from minivllm.models.causal_lm import CausalLM
 from minivllm.models.gguf_file import Groups
-from minivllm.models.layers import FusedLinear, Linear, empty_parameter
+from minivllm.models.layers import FusedLinear, Linear
 from minivllm.models.llama import LlamaAttention, LlamaLayer
 from minivllm.native import quantized as native
 from minivllm.native.build import library
 
 FindGroups = Callable[[str], Groups | None]
 """A matrix, by its name in the checkpoint, in codes; None if it is not there in such."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MATRICES = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 
 
@@ -51,6 +52,10 @@ class QuantizedLinear:
         matrix = ctypes.byref(self.matrix)
         self._multiply(y.data_ptr(), x.data_ptr(), matrix, x.shape[0], self._threads)
         return y
+
+    def rows(self, numbers: torch.Tensor) -> torch.Tensor:
+        """(num_rows,) → (num_rows, cols) bfloat16: an embedding."""
+        return native.rows_of(self._blocks, self.matrix.bits, numbers).bfloat16()
 
 
 class QuantizedLayer(nn.Module):
@@ -115,8 +120,11 @@ def taken_as_codes(model: CausalLM, grouped: Collection[str]) -> set[str]:
         if all(native.fits(*linear.weight.shape) for linear in linears.values()):
             of_layer = {name for path, linear in linears.items() for name in _parts(path, linear)}
             names |= of_layer if of_layer <= set(grouped) else set()
-    head = _head_name(model)
-    return names | ({head} if head in grouped and native.fits(*model.lm_head.shape) else set())
+    tables = {EMBEDDING: model.embed_tokens, HEAD: model.lm_head}
+    if model.spec.tie_word_embeddings:
+        del tables[HEAD]
+    fitting = {name for name, table in tables.items() if native.fits(*table.shape)}
+    return names | (fitting & set(grouped))
 
 
 def quantize(model: CausalLM, names: set[str], find: FindGroups) -> None:
@@ -128,10 +136,14 @@ def quantize(model: CausalLM, names: set[str], find: FindGroups) -> None:
             codes = [_quantized(path, linear, find) for path, linear in linears.items()]
             model.layers[i] = QuantizedLayer(layer, codes)
             model.has_int4 |= any(one.matrix.bits == 4 for one in codes)
-    if (head := _head_name(model)) in names:
-        model.head = QuantizedLinear(_joined([head], find, model.lm_head.shape))
-        if not model.spec.tie_word_embeddings:
-            model.lm_head = empty_parameter(0)
+    if EMBEDDING in names:
+        table = QuantizedLinear(_joined([EMBEDDING], find, model.embed_tokens.shape))
+        model.embed, model.embed_tokens.data = table.rows, model.embed_tokens.new_empty(0)
+        if model.spec.tie_word_embeddings:
+            model.head = table
+    if HEAD in names:
+        model.head = QuantizedLinear(_joined([HEAD], find, model.lm_head.shape))
+        model.lm_head.data = model.lm_head.new_empty(0)
 
 
 def _llamas(model: CausalLM) -> list[tuple[int, LlamaLayer]]:
@@ -156,11 +168,6 @@ def _parts(path: str, linear: Linear) -> list[str]:
     if not isinstance(linear, FusedLinear):
         return [f"{path}.weight"]
     return [f"{path.rsplit('.', 1)[0]}.{part}.weight" for part in linear.parts]
-
-
-def _head_name(model: CausalLM) -> str:
-    tied = model.spec.tie_word_embeddings
-    return "model.embed_tokens.weight" if tied else "lm_head.weight"
 
 
 def _quantized(path: str, linear: Linear, find: FindGroups) -> QuantizedLinear:

@@ -15,6 +15,8 @@ from minivllm.native.build import library
 
 PANEL = 32
 """Rows that are packed together."""
+ROWS_AT_ONCE = 64 * PANEL
+"""That are packed in one go: what that takes beside the result stays small."""
 QUAD = 4
 """Columns that one instruction multiplies and adds up."""
 
@@ -52,13 +54,34 @@ def fits(rows: int, cols: int) -> bool:
 def panels(groups: Groups) -> torch.Tensor:
     """The matrix as the C code reads it: (panels, groups, bytes) uint8; see ``quantized.c``."""
     rows, cols = groups.codes.shape
-    shape = (rows // PANEL, 2, PANEL // 2, cols // GROUP_SIZE, GROUP_SIZE // QUAD, QUAD)
-    # (panel, half, row, group, quad, column) → (panel, group, quad, half, row, column)
-    codes = groups.codes.view(shape).permute(0, 3, 4, 1, 2, 5)
-    if groups.bits == 4:
-        codes = codes[:, :, :, 0] | (codes[:, :, :, 1] << 4)
-    parts = [_by_panel(groups.scale), _by_panel(groups.minimum), codes.flatten(2)]
-    return torch.cat(parts, dim=2)
+    block_bytes = 4 * PANEL + groups.bits * PANEL * GROUP_SIZE // 8
+    result = torch.empty((rows // PANEL, cols // GROUP_SIZE, block_bytes), dtype=torch.uint8)
+    for some, into in zip(range(0, rows, ROWS_AT_ONCE), result.split(ROWS_AT_ONCE // PANEL)):
+        part = groups.map(lambda of: of[some : some + ROWS_AT_ONCE])
+        # (panel, half, row, group, quad, column) → (panel, group, quad, half, row, column)
+        shape = (-1, 2, PANEL // 2, cols // GROUP_SIZE, GROUP_SIZE // QUAD, QUAD)
+        codes = part.codes.reshape(shape).permute(0, 3, 4, 1, 2, 5)
+        if groups.bits == 4:
+            codes = codes[:, :, :, 0] | (codes[:, :, :, 1] << 4)
+        parts = [_by_panel(part.scale), _by_panel(part.minimum), codes.flatten(2)]
+        torch.cat(parts, dim=2, out=into)
+    return result
+
+
+def rows_of(blocks: torch.Tensor, bits: int, rows: torch.Tensor) -> torch.Tensor:
+    """Some rows, (num_rows,), of :func:`panels` as they were: (num_rows, cols) float32."""
+    panel, within = rows // PANEL, rows % PANEL
+    half, row = within // (PANEL // 2), within % (PANEL // 2)
+    scales = blocks[..., : 4 * PANEL].view(torch.float16).unflatten(2, (2, PANEL))
+    shape = (GROUP_SIZE // QUAD, bits // 4, PANEL // 2, QUAD)
+    codes = blocks[..., 4 * PANEL :].unflatten(2, shape)  # (panel, group, quad, half, row, column)
+    if bits == 8:
+        found = codes[panel, :, :, half, row]
+    else:
+        found = (codes[panel, :, :, 0, row] >> (4 * half)[:, None, None, None]) & 15
+    scale, minimum = scales[panel, :, 0, within], scales[panel, :, 1, within]
+    wide = found.flatten(2).float()  # (num_rows, groups, 32)
+    return (wide * scale[..., None].float() + minimum[..., None].float()).flatten(1)
 
 
 def _by_panel(numbers: torch.Tensor) -> torch.Tensor:
