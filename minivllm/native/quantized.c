@@ -21,7 +21,7 @@
 
 #include <omp.h>
 
-enum { GROUP = 32, PANEL = 32, QUADS = GROUP / 4, MOST_TOKENS = 6, TOKENS_AT_ONCE = 252 };
+enum { GROUP = 32, PANEL = 32, QUADS = GROUP / 4, MOST_TOKENS = 6, FEW = 8, TOKENS_AT_ONCE = 252 };
 
 typedef struct {
     const uint8_t *blocks;
@@ -47,15 +47,27 @@ typedef struct {
     int8_t *codes;
     float *scale, *sum;
     int64_t cols;
+    int shared; /* by all threads; else each has its own */
 } Bytes;
 
-static Bytes new_bytes(int64_t tokens, int64_t cols) {
-    Bytes b = {malloc(tokens * cols), malloc(tokens * cols / GROUP * sizeof(float)),
-               malloc(tokens * cols / GROUP * sizeof(float)), cols};
-    return b;
+/* One for all threads, or (of few tokens) one for each. */
+static Bytes *new_bytes(int64_t tokens, int64_t cols, int threads) {
+    int shared = tokens >= FEW, count = shared ? 1 : threads;
+    Bytes *all = malloc(count * sizeof(Bytes));
+    for (int i = 0; i < count; i++) {
+        float *numbers = malloc(tokens * cols / GROUP * 2 * sizeof(float));
+        all[i] = (Bytes){malloc(tokens * cols), numbers, numbers + tokens * cols / GROUP, cols, shared};
+    }
+    return all;
 }
 
-static void free_bytes(Bytes b) { free(b.codes), free(b.scale), free(b.sum); }
+static const Bytes *mine(const Bytes *all) { return all->shared ? all : all + omp_get_thread_num(); }
+
+static void free_bytes(Bytes *all, int threads) {
+    int count = all->shared ? 1 : threads;
+    for (int i = 0; i < count; i++) free(all[i].codes), free(all[i].scale);
+    free(all);
+}
 
 /* 32 numbers as bytes. A NaN or infinity must come out as one: the scale carries it. */
 static inline void quantize_group(const Bytes *b, int64_t token, int64_t group, __m512 low,
@@ -80,21 +92,29 @@ static inline __m512 widen_lanes(const bf16 *x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-/* Shared by the threads that are there, as is every function below that says `omp for`. */
+/* Of the tokens, the threads that are there take turns; then they wait for each other. Of few, each
+ * does all, into bytes of its own: to wait takes longer, and far longer where a core is busy. */
+static inline int64_t first_of(const Bytes *b) { return b->shared ? omp_get_thread_num() : 0; }
+static inline int64_t step_of(const Bytes *b) { return b->shared ? omp_get_num_threads() : 1; }
+static inline void wait_if_shared(const Bytes *b) {
+    if (b->shared) {
+#pragma omp barrier
+    }
+}
+
 static void quantize_floats(const Bytes *b, const float *x, int64_t tokens) {
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < tokens; t++)
+    for (int64_t t = first_of(b); t < tokens; t += step_of(b))
         for (int64_t g = 0; g < b->cols / GROUP; g++) {
             const float *from = x + t * b->cols + g * GROUP;
             quantize_group(b, t, g, _mm512_loadu_ps(from), _mm512_loadu_ps(from + LANES));
         }
+    wait_if_shared(b);
 }
 
 /* With `weight`: of the norm, as in rms_norm. */
 static void quantize_rows(const Bytes *b, const bf16 *x, const bf16 *weight, float eps,
                           int64_t tokens) {
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < tokens; t++) {
+    for (int64_t t = first_of(b); t < tokens; t += step_of(b)) {
         const bf16 *row = x + t * b->cols;
         __m512 scale = _mm512_set1_ps(weight ? inverse_root_mean_square(row, b->cols, eps) : 1.f);
         for (int64_t g = 0; g < b->cols / GROUP; g++) {
@@ -108,6 +128,7 @@ static void quantize_rows(const Bytes *b, const bf16 *x, const bf16 *weight, flo
             quantize_group(b, t, g, low, high);
         }
     }
+    wait_if_shared(b);
 }
 
 /* --- the product ----------------------------------------------------------------------------- */
@@ -206,14 +227,15 @@ static void keep(const Results *to, const float *sums, int64_t token, int64_t pa
     }
 }
 
+/* The panels are dealt out; nobody waits at the end. */
 static void multiply(const Results *to, const Matrix *m, const Bytes *b, int64_t tokens) {
     int64_t groups = m->cols / GROUP;
     uint8_t *codes = aligned_alloc(64, m->cols * PANEL);
     float *scales = aligned_alloc(64, groups * 2 * PANEL * sizeof(float));
     /* Many tokens: whoever is free takes the next panel. Few: to ask would cost more than to wait. */
     int64_t panels = m->rows / PANEL, threads = omp_get_num_threads();
-    int64_t share = tokens < 8 ? (panels + threads - 1) / threads : 1;
-#pragma omp for schedule(dynamic, share)
+    int64_t share = tokens < FEW ? (panels + threads - 1) / threads : 1;
+#pragma omp for schedule(dynamic, share) nowait
     for (int64_t panel = 0; panel < panels; panel++) {
         unpack(codes, scales, m, panel);
         const float *bias = m->bias ? m->bias + panel * PANEL : NULL;
@@ -245,14 +267,16 @@ void layer_before(bf16 *qkv, const bf16 *x, const Layer *l, const bf16 *cos, con
                   int64_t tokens, int threads) {
     int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE, width = l->qkv.rows;
     int64_t turning = l->heads + l->kv_heads, dim = l->dim;
-    Bytes normed = new_bytes(most, l->hidden);
+    Bytes *all = new_bytes(most, l->hidden, threads);
     bf16 *unturned = malloc(most * width * sizeof(bf16));
 #pragma omp parallel num_threads(threads)
     for (int64_t first = 0; first < tokens; first += most) {
+        const Bytes *normed = mine(all);
         int64_t count = tokens - first < most ? tokens - first : most;
-        quantize_rows(&normed, x + first * l->hidden, l->first_norm, l->eps, count);
-        multiply(&(Results){.narrow = unturned}, &l->qkv, &normed, count);
-#pragma omp for schedule(static)
+        quantize_rows(normed, x + first * l->hidden, l->first_norm, l->eps, count);
+        multiply(&(Results){.narrow = unturned}, &l->qkv, normed, count);
+#pragma omp barrier
+#pragma omp for schedule(static) nowait
         for (int64_t t = 0; t < count; t++) {
             bf16 *from = unturned + t * width, *to = qkv + (first + t) * width;
             const bf16 *c = cos + (first + t) * dim / 2, *s = sin + (first + t) * dim / 2;
@@ -269,7 +293,7 @@ void layer_before(bf16 *qkv, const bf16 *x, const Layer *l, const bf16 *cos, con
             memcpy(to + turning * dim, from + turning * dim, l->kv_heads * dim * sizeof(bf16));
         }
     }
-    free_bytes(normed), free(unturned);
+    free_bytes(all, threads), free(unturned);
 }
 
 /* o + - norm - silu(gate) * up - down +, from attention on.
@@ -277,32 +301,38 @@ void layer_before(bf16 *qkv, const bf16 *x, const Layer *l, const bf16 *cos, con
 void layer_after(bf16 *out, const bf16 *attended, const bf16 *x, const Layer *l, int64_t tokens,
                  int threads) {
     int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE, hidden = l->hidden;
-    Bytes heads = new_bytes(most, l->o.cols), normed = new_bytes(most, hidden);
-    Bytes inner = new_bytes(most, l->down.cols);
+    Bytes *all_heads = new_bytes(most, l->o.cols, threads);
+    Bytes *all_normed = new_bytes(most, hidden, threads);
+    Bytes *all_inner = new_bytes(most, l->down.cols, threads);
     bf16 *middle = malloc(most * hidden * sizeof(bf16));
     float *gated = malloc(most * l->down.cols * sizeof(float));
 #pragma omp parallel num_threads(threads)
     for (int64_t first = 0; first < tokens; first += most) {
+        const Bytes *heads = mine(all_heads), *normed = mine(all_normed);
+        const Bytes *inner = mine(all_inner);
         int64_t count = tokens - first < most ? tokens - first : most;
-        quantize_rows(&heads, attended + first * l->o.cols, NULL, 0, count);
-        multiply(&(Results){.narrow = middle, .add = x + first * hidden}, &l->o, &heads, count);
-        quantize_rows(&normed, middle, l->second_norm, l->eps, count);
-        multiply(&(Results){.gated = gated}, &l->gate_up, &normed, count);
-        quantize_floats(&inner, gated, count);
-        multiply(&(Results){.narrow = out + first * hidden, .add = middle}, &l->down, &inner, count);
+        quantize_rows(heads, attended + first * l->o.cols, NULL, 0, count);
+        multiply(&(Results){.narrow = middle, .add = x + first * hidden}, &l->o, heads, count);
+#pragma omp barrier
+        quantize_rows(normed, middle, l->second_norm, l->eps, count);
+        multiply(&(Results){.gated = gated}, &l->gate_up, normed, count);
+#pragma omp barrier
+        quantize_floats(inner, gated, count);
+        multiply(&(Results){.narrow = out + first * hidden, .add = middle}, &l->down, inner, count);
     }
-    free_bytes(heads), free_bytes(normed), free_bytes(inner), free(middle), free(gated);
+    free_bytes(all_heads, threads), free_bytes(all_normed, threads);
+    free_bytes(all_inner, threads), free(middle), free(gated);
 }
 
 /* y = x W^T, not rounded. x: (tokens, cols); y: (tokens, rows) */
 void quantized_linear(float *y, const bf16 *x, const Matrix *m, int64_t tokens, int threads) {
-    Bytes bytes = new_bytes(tokens, m->cols);
+    Bytes *all = new_bytes(tokens, m->cols, threads);
 #pragma omp parallel num_threads(threads)
     {
-        quantize_rows(&bytes, x, NULL, 0, tokens);
-        multiply(&(Results){.plain = y}, m, &bytes, tokens);
+        quantize_rows(mine(all), x, NULL, 0, tokens);
+        multiply(&(Results){.plain = y}, m, mine(all), tokens);
     }
-    free_bytes(bytes);
+    free_bytes(all, threads);
 }
 
 #else
