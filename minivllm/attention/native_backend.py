@@ -22,12 +22,26 @@ DIMS = (64, 128, 192, 256)
 """Widths of a head that it takes."""
 
 
+class Batch(ctypes.Structure):
+    """What all layers of a step have in common, as ``attention.c`` reads it."""
+
+    _fields_ = (
+        ("pieces", ctypes.c_void_p),
+        ("num_pieces", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("query_start_loc", "seq_lens", "block_table")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("max_blocks", "block_size", "heads", "kv_heads", "dim")
+        ),
+    )
+
+
 class NativeAttention:
     """The backend: shapes of the cache, and the plan of each step."""
 
     def __init__(self, library: ctypes.CDLL, num_heads: int, num_kv_heads: int) -> None:
         self.name = "native"
-        self._library, self._share = library, num_heads // num_kv_heads
+        self._library, self._heads = library, (num_heads, num_kv_heads)
 
     def kv_cache_shape(
         self, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
@@ -35,56 +49,61 @@ class NativeAttention:
         return (2, num_blocks, block_size, num_kv_heads, head_dim)
 
     def prepare(self, metadata: AttentionMetadata, block_size: int) -> NativeAttentionStep:
-        return NativeAttentionStep(self._library, metadata, block_size, self._share)
+        return NativeAttentionStep(self._library, metadata, block_size, *self._heads)
 
 
 class NativeAttentionStep:
     """Attention over one flat batch, layer after layer."""
 
     def __init__(
-        self, library: ctypes.CDLL, metadata: AttentionMetadata, block_size: int, share: int
+        self,
+        library: ctypes.CDLL,
+        metadata: AttentionMetadata,
+        block_size: int,
+        num_heads: int,
+        num_kv_heads: int,
     ) -> None:
         self._store, self._attend = library.store, library.paged_attention
-        self._metadata, self._block_size = metadata, block_size  # keeps the arrays alive
         starts = metadata.query_start_loc
-        self._pieces = torch.from_numpy(pieces(starts.numpy(), MOST_ROWS // share))
+        plan = torch.from_numpy(pieces(starts.numpy(), MOST_ROWS * num_kv_heads // num_heads))
+        self._kept = metadata, plan  # the structure below has only addresses
         self._padded = int(starts[-1]) < metadata.slot_mapping.shape[0]
         self._slots = metadata.slot_mapping.data_ptr()
-        self._where = (
-            self._pieces.data_ptr(),
-            self._pieces.shape[0],
+        self._batch = Batch(
+            plan.data_ptr(),
+            plan.shape[0],
             starts.data_ptr(),
             metadata.seq_lens.data_ptr(),
             metadata.block_table.data_ptr(),
             metadata.block_table.shape[1],
             block_size,
+            num_heads,
+            num_kv_heads,
         )
         self._threads = torch.get_num_threads()
 
     def forward(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv_cache: torch.Tensor
     ) -> torch.Tensor:
-        num_tokens, num_heads, dim = q.shape
-        num_kv_heads = k.shape[1]
-        row = num_kv_heads * dim
-        keys, values = kv_cache[0].data_ptr(), kv_cache[1].data_ptr()
+        num_tokens, _, dim = q.shape
+        self._batch.dim = dim
+        keys = kv_cache.data_ptr()
+        values = keys + kv_cache.nbytes // 2
         self._store(
             keys, values, k.data_ptr(), v.data_ptr(), self._slots,
-            num_tokens, row, k.stride(0), v.stride(0),
+            num_tokens, k.shape[1] * dim, k.stride(0), v.stride(0),
         )  # fmt: skip
         out = torch.empty(q.shape, dtype=q.dtype)
         if self._padded:
             out.zero_()  # nobody's rows
-        self._attend(
-            out.data_ptr(), q.data_ptr(), keys, values, *self._where,
-            num_heads, num_kv_heads, dim, q.stride(0), self._threads,
-        )  # fmt: skip
+        batch = ctypes.byref(self._batch)
+        self._attend(out.data_ptr(), q.data_ptr(), keys, values, batch, q.stride(0), self._threads)
         return out
 
 
 def pieces(query_start_loc: np.ndarray, most: int) -> np.ndarray:
     """Each request's new tokens in pieces of up to ``most``: (num_pieces, 3) int64 of request,
-    first row, tokens. Those that see most keys first, so that the last one drawn is short."""
+    first row, tokens. Those that see most keys come last: they are drawn first."""
     result = [
         (request, row, min(most, end - row))
         for request, (begin, end) in enumerate(
@@ -92,4 +111,4 @@ def pieces(query_start_loc: np.ndarray, most: int) -> np.ndarray:
         )
         for row in range(begin, end, most)
     ]
-    return np.array(result[::-1], dtype=np.int64).reshape(-1, 3)
+    return np.array(result, dtype=np.int64).reshape(-1, 3)

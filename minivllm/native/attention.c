@@ -5,6 +5,7 @@
  * up in the same order whoever else is in the batch and however its prompt was cut into chunks.
  * Counterpart in vLLM: csrc/cpu/cpu_attn.cpp. */
 #include "numbers.h"
+#include "pool.h"
 
 enum { WIDE = 4, TILE = LANES * WIDE, ROWS = 6, SOME_ROWS = 24, MAX_ROWS = 96, MAX_DIM = 256 };
 
@@ -254,31 +255,45 @@ void store(bf16 *key_cache, bf16 *value_cache, const bf16 *k, const bf16 *v,
     }
 }
 
-/* Attention of a flat batch over the paged cache. Work is dealt in pieces of (request, up to
- * `piece` tokens, K/V head), the longest first come the last tokens.
- * out: (tokens, heads, dim); q the same, tokens q_stride apart; caches: (slots, kv_heads, dim);
- * pieces: (num_pieces, 3) of request, first row, number of tokens. */
-void paged_attention(bf16 *out, const bf16 *q, const bf16 *key_cache, const bf16 *value_cache,
-                     const int64_t *pieces, int64_t num_pieces, const int32_t *query_start_loc,
-                     const int32_t *seq_lens, const int32_t *block_table, int64_t max_blocks,
-                     int64_t block_size, int64_t heads, int64_t kv_heads, int64_t dim,
-                     int64_t q_stride, int threads) {
-    int64_t share = heads / kv_heads;
-    float scale = LOG2_E / sqrtf((float)dim);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t item = 0; item < num_pieces * kv_heads; item++) {
-        const int64_t *piece = pieces + item / kv_heads * 3;
-        int64_t head = item % kv_heads, req = piece[0], row = piece[1], rows = piece[2] * share;
-        int64_t position = seq_lens[req] - (query_start_loc[req + 1] - row);
-        const bf16 *queries[MAX_ROWS];
-        bf16 *outs[MAX_ROWS];
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t token = row + r / share, at = (head * share + r % share) * dim;
-            queries[r] = q + token * q_stride + at;
-            outs[r] = out + token * heads * dim + at;
-        }
-        Where where = {block_table + req * max_blocks, block_size, kv_heads * dim};
-        attend(outs, queries, key_cache + head * dim, value_cache + head * dim, &where, rows, share,
-               position, dim, scale);
+/* What a step's every layer has in common is Python's `Batch`, and what it has of its own the
+ * arguments of paged_attention. */
+typedef struct {
+    const int64_t *pieces; /* (num_pieces, 3) of request, first row, number of tokens */
+    int64_t num_pieces;
+    const int32_t *query_start_loc, *seq_lens, *block_table;
+    int64_t max_blocks, block_size, heads, kv_heads, dim;
+} Batch;
+
+typedef struct {
+    const Batch *batch;
+    bf16 *out;
+    const bf16 *q, *key_cache, *value_cache;
+    int64_t q_stride;
+} Call;
+
+static void attend_piece(void *what, int64_t item) {
+    const Call *c = what;
+    const Batch *b = c->batch;
+    int64_t share = b->heads / b->kv_heads, dim = b->dim, head = item % b->kv_heads;
+    const int64_t *piece = b->pieces + item / b->kv_heads * 3;
+    int64_t req = piece[0], row = piece[1], rows = piece[2] * share;
+    int64_t position = b->seq_lens[req] - (b->query_start_loc[req + 1] - row);
+    const bf16 *queries[MAX_ROWS];
+    bf16 *outs[MAX_ROWS];
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t token = row + r / share, at = (head * share + r % share) * dim;
+        queries[r] = c->q + token * c->q_stride + at;
+        outs[r] = c->out + token * b->heads * dim + at;
     }
+    Where where = {b->block_table + req * b->max_blocks, b->block_size, b->kv_heads * dim};
+    attend(outs, queries, c->key_cache + head * dim, c->value_cache + head * dim, &where, rows,
+           share, position, dim, LOG2_E / sqrtf((float)dim));
+}
+
+/* Attention of a flat batch over the paged cache. out: (tokens, heads, dim); q the same, tokens
+ * q_stride apart; caches: (slots, kv_heads, dim). */
+void paged_attention(bf16 *out, const bf16 *q, const bf16 *key_cache, const bf16 *value_cache,
+                     const Batch *batch, int64_t q_stride, int threads) {
+    Call call = {batch, out, q, key_cache, value_cache, q_stride};
+    run_items(attend_piece, &call, batch->num_pieces * batch->kv_heads, threads);
 }

@@ -27,11 +27,10 @@ from minivllm.models.source import cache_dir
 log = logging.getLogger(__name__)
 
 SOURCES = sorted(Path(__file__).parent.glob("*.c"))
-HEADER = Path(__file__).with_name("numbers.h")
-FLAGS = ["-O3", "-march=native", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
+FLAGS = ["-O3", "-march=native", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"]
-"""Sums may be re-ordered, which vectors need; NaN and infinity stay what they are. The library is
-not linked with OpenMP's: it finds the one that torch has loaded, and so shares its threads."""
+"""Sums may be re-ordered, which vectors need; NaN and infinity stay what they are."""
 if platform.machine() in ("x86_64", "AMD64"):  # else gcc takes half of a register that is there
     FLAGS.append("-mprefer-vector-width=512")
 TIMEOUT_S = 60.0
@@ -45,7 +44,7 @@ SIGNATURES = {
     "layer_before": [_POINTER] * 5 + [_INT, _THREADS],
     "layer_after": [_POINTER] * 4 + [_INT, _THREADS],
     "quantized_linear": [_POINTER] * 3 + [_INT, _THREADS],
-    "paged_attention": [_POINTER] * 5 + [_INT] + [_POINTER] * 3 + [_INT] * 6 + [_THREADS],
+    "paged_attention": [_POINTER] * 5 + [_INT, _THREADS],
 }
 
 
@@ -70,7 +69,7 @@ def _built() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise RuntimeError("there is no C compiler")
-    texts = [path.read_bytes() for path in (HEADER, *SOURCES)]
+    texts = [path.read_bytes() for path in (*HEADERS, *SOURCES)]
     of = (*texts, " ".join(FLAGS).encode(), _cpu().encode())
     name = hashlib.sha256(b"\0".join(of)).hexdigest()[:16]
     target = cache_dir() / "native" / f"kernels-{name}.so"
@@ -85,7 +84,7 @@ def _built() -> Path:
                 for source, into in zip(SOURCES, objects, strict=True)
             ]
         )
-        _run([[compiler, "-shared", *objects, "-o", str(made), "-lm"]])
+        _run([[compiler, "-shared", *objects, "-o", str(made), "-lm", "-pthread"]])
         made.replace(target)  # other processes see no file or the whole file
     return target
 

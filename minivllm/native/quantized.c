@@ -18,10 +18,10 @@
  * In 4 bits the second 64 codes are in the upper halves of the first ones' bytes.
  * Counterpart in vLLM: csrc/cpu/sgl-kernels/ (gemm_int8.cpp). Needs AVX-512 VNNI. */
 #include "numbers.h"
+#include "pool.h"
 
-#include <omp.h>
-
-enum { GROUP = 32, PANEL = 32, QUADS = GROUP / 4, MOST_TOKENS = 6, FEW = 8, TOKENS_AT_ONCE = 252 };
+enum { GROUP = 32, PANEL = 32, QUADS = GROUP / 4, MOST_TOKENS = 6, SOME_TOKENS = 12,
+       TOKENS_AT_ONCE = 252 };
 
 typedef struct {
     const uint8_t *blocks;
@@ -47,27 +47,14 @@ typedef struct {
     int8_t *codes;
     float *scale, *sum;
     int64_t cols;
-    int shared; /* by all threads; else each has its own */
 } Bytes;
 
-/* One for all threads, or (of few tokens) one for each. */
-static Bytes *new_bytes(int64_t tokens, int64_t cols, int threads) {
-    int shared = tokens >= FEW, count = shared ? 1 : threads;
-    Bytes *all = malloc(count * sizeof(Bytes));
-    for (int i = 0; i < count; i++) {
-        float *numbers = malloc(tokens * cols / GROUP * 2 * sizeof(float));
-        all[i] = (Bytes){malloc(tokens * cols), numbers, numbers + tokens * cols / GROUP, cols, shared};
-    }
-    return all;
+static Bytes new_bytes(int64_t tokens, int64_t cols) {
+    float *numbers = malloc(tokens * cols / GROUP * 2 * sizeof(float));
+    return (Bytes){malloc(tokens * cols), numbers, numbers + tokens * cols / GROUP, cols};
 }
 
-static const Bytes *mine(const Bytes *all) { return all->shared ? all : all + omp_get_thread_num(); }
-
-static void free_bytes(Bytes *all, int threads) {
-    int count = all->shared ? 1 : threads;
-    for (int i = 0; i < count; i++) free(all[i].codes), free(all[i].scale);
-    free(all);
-}
+static void free_bytes(Bytes b) { free(b.codes), free(b.scale); }
 
 /* 32 numbers as bytes. A NaN or infinity must come out as one: the scale carries it. */
 static inline void quantize_group(const Bytes *b, int64_t token, int64_t group, __m512 low,
@@ -92,43 +79,44 @@ static inline __m512 widen_lanes(const bf16 *x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-/* Of the tokens, the threads that are there take turns; then they wait for each other. Of few, each
- * does all, into bytes of its own: to wait takes longer, and far longer where a core is busy. */
-static inline int64_t first_of(const Bytes *b) { return b->shared ? omp_get_thread_num() : 0; }
-static inline int64_t step_of(const Bytes *b) { return b->shared ? omp_get_num_threads() : 1; }
-static inline void wait_if_shared(const Bytes *b) {
-    if (b->shared) {
-#pragma omp barrier
+/* What is rounded: one of the two. With `weight`: the norm of it, as in rms_norm. */
+typedef struct {
+    const Bytes *to;
+    const bf16 *narrow;
+    const float *wide;
+    const bf16 *weight;
+    float eps;
+    int64_t tokens;
+} Rounding;
+
+static void round_token(const Rounding *r, int64_t token) {
+    int64_t cols = r->to->cols;
+    const bf16 *row = r->narrow + token * cols;
+    __m512 scale = _mm512_set1_ps(r->weight ? inverse_root_mean_square(row, cols, r->eps) : 1.f);
+    for (int64_t g = 0; g < cols / GROUP; g++) {
+        if (r->wide) {
+            const float *from = r->wide + token * cols + g * GROUP;
+            quantize_group(r->to, token, g, _mm512_loadu_ps(from), _mm512_loadu_ps(from + LANES));
+            continue;
+        }
+        __m512 low = widen_lanes(row + g * GROUP), high = widen_lanes(row + g * GROUP + LANES);
+        if (r->weight) {
+            const bf16 *w = r->weight + g * GROUP;
+            low = _mm512_mul_ps(_mm512_mul_ps(low, scale), widen_lanes(w));
+            high = _mm512_mul_ps(_mm512_mul_ps(high, scale), widen_lanes(w + LANES));
+        }
+        quantize_group(r->to, token, g, low, high);
     }
 }
 
-static void quantize_floats(const Bytes *b, const float *x, int64_t tokens) {
-    for (int64_t t = first_of(b); t < tokens; t += step_of(b))
-        for (int64_t g = 0; g < b->cols / GROUP; g++) {
-            const float *from = x + t * b->cols + g * GROUP;
-            quantize_group(b, t, g, _mm512_loadu_ps(from), _mm512_loadu_ps(from + LANES));
-        }
-    wait_if_shared(b);
+static void round_some(void *what, int64_t piece) {
+    const Rounding *r = what;
+    int64_t end = (piece + 1) * SOME_TOKENS < r->tokens ? (piece + 1) * SOME_TOKENS : r->tokens;
+    for (int64_t t = piece * SOME_TOKENS; t < end; t++) round_token(r, t);
 }
 
-/* With `weight`: of the norm, as in rms_norm. */
-static void quantize_rows(const Bytes *b, const bf16 *x, const bf16 *weight, float eps,
-                          int64_t tokens) {
-    for (int64_t t = first_of(b); t < tokens; t += step_of(b)) {
-        const bf16 *row = x + t * b->cols;
-        __m512 scale = _mm512_set1_ps(weight ? inverse_root_mean_square(row, b->cols, eps) : 1.f);
-        for (int64_t g = 0; g < b->cols / GROUP; g++) {
-            __m512 low = widen_lanes(row + g * GROUP);
-            __m512 high = widen_lanes(row + g * GROUP + LANES);
-            if (weight) {
-                const bf16 *w = weight + g * GROUP;
-                low = _mm512_mul_ps(_mm512_mul_ps(low, scale), widen_lanes(w));
-                high = _mm512_mul_ps(_mm512_mul_ps(high, scale), widen_lanes(w + LANES));
-            }
-            quantize_group(b, t, g, low, high);
-        }
-    }
-    wait_if_shared(b);
+static void quantize(Rounding r, int threads) {
+    run_items(round_some, &r, (r.tokens + SOME_TOKENS - 1) / SOME_TOKENS, threads);
 }
 
 /* --- the product ----------------------------------------------------------------------------- */
@@ -227,112 +215,134 @@ static void keep(const Results *to, const float *sums, int64_t token, int64_t pa
     }
 }
 
-/* The panels are dealt out; nobody waits at the end. */
-static void multiply(const Results *to, const Matrix *m, const Bytes *b, int64_t tokens) {
-    int64_t groups = m->cols / GROUP;
-    uint8_t *codes = aligned_alloc(64, m->cols * PANEL);
-    float *scales = aligned_alloc(64, groups * 2 * PANEL * sizeof(float));
-    /* Many tokens: whoever is free takes the next panel. Few: to ask would cost more than to wait. */
-    int64_t panels = m->rows / PANEL, threads = omp_get_num_threads();
-    int64_t share = tokens < FEW ? (panels + threads - 1) / threads : 1;
-#pragma omp for schedule(dynamic, share) nowait
-    for (int64_t panel = 0; panel < panels; panel++) {
-        unpack(codes, scales, m, panel);
-        const float *bias = m->bias ? m->bias + panel * PANEL : NULL;
-        for (int64_t t = 0; t < tokens; t += MOST_TOKENS) {
-            float sums[MOST_TOKENS * PANEL];
-            int64_t count = tokens - t < MOST_TOKENS ? tokens - t : MOST_TOKENS;
-#define TILE(COUNT)                                                                            \
-    multiply_tile(sums, codes, scales, bias, b->codes + t * m->cols, b->scale + t * groups,    \
-                  b->sum + t * groups, groups, COUNT)
-            switch (count) { /* a number that is known when this is compiled */
-            case 1: TILE(1); break;
-            case 2: TILE(2); break;
-            case 3: TILE(3); break;
-            case 4: TILE(4); break;
-            case 5: TILE(5); break;
-            default: TILE(6);
-            }
-            keep(to, sums, t, panel, m->rows, count);
-        }
+typedef struct {
+    const Results *to;
+    const Matrix *matrix;
+    const Bytes *bytes;
+    int64_t tokens, share; /* panels of an item */
+} Product;
+
+static void multiply_panel(const Product *p, int64_t panel) {
+    static _Thread_local uint8_t *codes; /* what unpack() fills; it grows with the matrices */
+    static _Thread_local int64_t most_cols;
+    const Matrix *m = p->matrix;
+    int64_t groups = m->cols / GROUP, code_bytes = m->cols * PANEL;
+    if (m->cols > most_cols) {
+        free(codes);
+        codes = aligned_alloc(64, code_bytes + groups * 2 * PANEL * sizeof(float));
+        most_cols = m->cols;
     }
-    free(codes), free(scales);
+    float *scales = (float *)(codes + code_bytes);
+    unpack(codes, scales, m, panel);
+    const float *bias = m->bias ? m->bias + panel * PANEL : NULL;
+    for (int64_t t = 0; t < p->tokens; t += MOST_TOKENS) {
+        float sums[MOST_TOKENS * PANEL];
+        int64_t count = p->tokens - t < MOST_TOKENS ? p->tokens - t : MOST_TOKENS;
+#define TILE(COUNT)                                                                               \
+    multiply_tile(sums, codes, scales, bias, p->bytes->codes + t * m->cols,                       \
+                  p->bytes->scale + t * groups, p->bytes->sum + t * groups, groups, COUNT)
+        switch (count) { /* a number that is known when this is compiled */
+        case 1: TILE(1); break;
+        case 2: TILE(2); break;
+        case 3: TILE(3); break;
+        case 4: TILE(4); break;
+        case 5: TILE(5); break;
+        default: TILE(6);
+        }
+        keep(p->to, sums, t, panel, m->rows, count);
+    }
+}
+
+static void multiply_some(void *what, int64_t item) {
+    const Product *p = what;
+    int64_t panels = p->matrix->rows / PANEL, end = (item + 1) * p->share;
+    for (int64_t i = item * p->share; i < (end < panels ? end : panels); i++) multiply_panel(p, i);
+}
+
+/* Of few tokens a panel is done sooner than the next could be asked for: several are an item. */
+static void multiply(Results to, const Matrix *m, const Bytes *bytes, int64_t tokens, int threads) {
+    int64_t panels = m->rows / PANEL, most = 4 * threads;
+    int64_t share = tokens < MOST_TOKENS ? (panels + most - 1) / most : 1;
+    Product product = {&to, m, bytes, tokens, share};
+    run_items(multiply_some, &product, (panels + share - 1) / share, threads);
 }
 
 /* --- a layer --------------------------------------------------------------------------------- */
+
+typedef struct {
+    const Layer *layer;
+    bf16 *from, *to;
+    const bf16 *cos, *sin;
+    int64_t tokens;
+} Turning;
+
+static void turn_some(void *what, int64_t piece) {
+    const Turning *w = what;
+    const Layer *l = w->layer;
+    int64_t turning = l->heads + l->kv_heads, dim = l->dim, width = l->qkv.rows;
+    int64_t end = (piece + 1) * SOME_TOKENS < w->tokens ? (piece + 1) * SOME_TOKENS : w->tokens;
+    for (int64_t t = piece * SOME_TOKENS; t < end; t++) {
+        bf16 *from = w->from + t * width, *to = w->to + t * width;
+        for (int64_t h = 0; h < turning; h++) {
+            bf16 *head = from + h * dim;
+            const bf16 *weight = h < l->heads ? l->q_norm : l->k_norm;
+            if (weight) {
+                float scale = inverse_root_mean_square(head, dim, l->eps);
+                for (int64_t i = 0; i < dim; i++)
+                    head[i] = narrow(widen(head[i]) * scale * widen(weight[i]));
+            }
+            turn(to + h * dim, head, w->cos + t * dim / 2, w->sin + t * dim / 2, dim);
+        }
+        memcpy(to + turning * dim, from + turning * dim, l->kv_heads * dim * sizeof(bf16));
+    }
+}
 
 /* norm - q|k|v - rotate, as far as attention.
  * x: (tokens, hidden); cos, sin: (tokens, dim / 2); qkv: (tokens, q + k + v) */
 void layer_before(bf16 *qkv, const bf16 *x, const Layer *l, const bf16 *cos, const bf16 *sin,
                   int64_t tokens, int threads) {
     int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE, width = l->qkv.rows;
-    int64_t turning = l->heads + l->kv_heads, dim = l->dim;
-    Bytes *all = new_bytes(most, l->hidden, threads);
+    Bytes normed = new_bytes(most, l->hidden);
     bf16 *unturned = malloc(most * width * sizeof(bf16));
-#pragma omp parallel num_threads(threads)
     for (int64_t first = 0; first < tokens; first += most) {
-        const Bytes *normed = mine(all);
-        int64_t count = tokens - first < most ? tokens - first : most;
-        quantize_rows(normed, x + first * l->hidden, l->first_norm, l->eps, count);
-        multiply(&(Results){.narrow = unturned}, &l->qkv, normed, count);
-#pragma omp barrier
-#pragma omp for schedule(static) nowait
-        for (int64_t t = 0; t < count; t++) {
-            bf16 *from = unturned + t * width, *to = qkv + (first + t) * width;
-            const bf16 *c = cos + (first + t) * dim / 2, *s = sin + (first + t) * dim / 2;
-            for (int64_t h = 0; h < turning; h++) {
-                bf16 *head = from + h * dim;
-                const bf16 *weight = h < l->heads ? l->q_norm : l->k_norm;
-                if (weight) {
-                    float scale = inverse_root_mean_square(head, dim, l->eps);
-                    for (int64_t i = 0; i < dim; i++)
-                        head[i] = narrow(widen(head[i]) * scale * widen(weight[i]));
-                }
-                turn(to + h * dim, head, c, s, dim);
-            }
-            memcpy(to + turning * dim, from + turning * dim, l->kv_heads * dim * sizeof(bf16));
-        }
+        int64_t count = tokens - first < most ? tokens - first : most, at = first * l->dim / 2;
+        const bf16 *some = x + first * l->hidden;
+        quantize((Rounding){&normed, some, NULL, l->first_norm, l->eps, count}, threads);
+        multiply((Results){.narrow = unturned}, &l->qkv, &normed, count, threads);
+        Turning turning = {l, unturned, qkv + first * width, cos + at, sin + at, count};
+        run_items(turn_some, &turning, (count + SOME_TOKENS - 1) / SOME_TOKENS, threads);
     }
-    free_bytes(all, threads), free(unturned);
+    free_bytes(normed), free(unturned);
 }
 
 /* o + - norm - silu(gate) * up - down +, from attention on.
  * attended: (tokens, q); x, out: (tokens, hidden) */
 void layer_after(bf16 *out, const bf16 *attended, const bf16 *x, const Layer *l, int64_t tokens,
                  int threads) {
-    int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE, hidden = l->hidden;
-    Bytes *all_heads = new_bytes(most, l->o.cols, threads);
-    Bytes *all_normed = new_bytes(most, hidden, threads);
-    Bytes *all_inner = new_bytes(most, l->down.cols, threads);
-    bf16 *middle = malloc(most * hidden * sizeof(bf16));
+    int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE;
+    Bytes heads = new_bytes(most, l->o.cols), normed = new_bytes(most, l->hidden);
+    Bytes inner = new_bytes(most, l->down.cols);
+    bf16 *middle = malloc(most * l->hidden * sizeof(bf16));
     float *gated = malloc(most * l->down.cols * sizeof(float));
-#pragma omp parallel num_threads(threads)
     for (int64_t first = 0; first < tokens; first += most) {
-        const Bytes *heads = mine(all_heads), *normed = mine(all_normed);
-        const Bytes *inner = mine(all_inner);
-        int64_t count = tokens - first < most ? tokens - first : most;
-        quantize_rows(heads, attended + first * l->o.cols, NULL, 0, count);
-        multiply(&(Results){.narrow = middle, .add = x + first * hidden}, &l->o, heads, count);
-#pragma omp barrier
-        quantize_rows(normed, middle, l->second_norm, l->eps, count);
-        multiply(&(Results){.gated = gated}, &l->gate_up, normed, count);
-#pragma omp barrier
-        quantize_floats(inner, gated, count);
-        multiply(&(Results){.narrow = out + first * hidden, .add = middle}, &l->down, inner, count);
+        int64_t count = tokens - first < most ? tokens - first : most, at = first * l->hidden;
+        const bf16 *some = attended + first * l->o.cols;
+        quantize((Rounding){&heads, some, NULL, NULL, 0, count}, threads);
+        multiply((Results){.narrow = middle, .add = x + at}, &l->o, &heads, count, threads);
+        quantize((Rounding){&normed, middle, NULL, l->second_norm, l->eps, count}, threads);
+        multiply((Results){.gated = gated}, &l->gate_up, &normed, count, threads);
+        quantize((Rounding){&inner, NULL, gated, NULL, 0, count}, threads);
+        multiply((Results){.narrow = out + at, .add = middle}, &l->down, &inner, count, threads);
     }
-    free_bytes(all_heads, threads), free_bytes(all_normed, threads);
-    free_bytes(all_inner, threads), free(middle), free(gated);
+    free_bytes(heads), free_bytes(normed), free_bytes(inner), free(middle), free(gated);
 }
 
 /* y = x W^T, not rounded. x: (tokens, cols); y: (tokens, rows) */
 void quantized_linear(float *y, const bf16 *x, const Matrix *m, int64_t tokens, int threads) {
-    Bytes *all = new_bytes(tokens, m->cols, threads);
-#pragma omp parallel num_threads(threads)
-    {
-        quantize_rows(mine(all), x, NULL, 0, tokens);
-        multiply(&(Results){.plain = y}, m, mine(all), tokens);
-    }
-    free_bytes(all, threads);
+    Bytes bytes = new_bytes(tokens, m->cols);
+    quantize((Rounding){&bytes, x, NULL, NULL, 0, tokens}, threads);
+    multiply((Results){.plain = y}, m, &bytes, tokens, threads);
+    free_bytes(bytes);
 }
 
 #else

@@ -3,43 +3,84 @@
  * Torch's own operators do the same; here each is one pass over memory instead of up to eight.
  * Counterpart in vLLM: csrc/cpu/ (layernorm.cpp, pos_encoding.cpp, activation.cpp). */
 #include "numbers.h"
+#include "pool.h"
+
+enum { FEW = 16 }; /* tokens that one thread has done before another is awake */
+
+static int64_t pieces_of(int64_t rows) { return (rows + FEW - 1) / FEW; }
+static int64_t end_of(int64_t piece, int64_t rows) {
+    return (piece + 1) * FEW < rows ? (piece + 1) * FEW : rows;
+}
+
+typedef struct {
+    bf16 *out, *sum;
+    const bf16 *x, *add, *weight;
+    int64_t rows, size, x_stride;
+    float eps;
+} Norm;
+
+static void norm_piece(void *what, int64_t piece) {
+    const Norm *n = what;
+    for (int64_t r = piece * FEW; r < end_of(piece, n->rows); r++) {
+        const bf16 *from = n->x + r * n->x_stride;
+        if (n->add) {
+            for (int64_t i = 0; i < n->size; i++)
+                n->sum[r * n->size + i] = narrow(widen(from[i]) + widen(n->add[r * n->size + i]));
+            from = n->sum + r * n->size;
+        }
+        float scale = inverse_root_mean_square(from, n->size, n->eps);
+        for (int64_t i = 0; i < n->size; i++)
+            n->out[r * n->size + i] = narrow(widen(from[i]) * scale * widen(n->weight[i]));
+    }
+}
 
 /* out = norm(x + add) * weight; sum = x + add. Without add (NULL) no sum is written.
  * (rows, size); the rows of x are x_stride apart. */
 void rms_norm(bf16 *out, bf16 *sum, const bf16 *x, const bf16 *add, const bf16 *weight,
               int64_t rows, int64_t size, int64_t x_stride, float eps, int threads) {
-#pragma omp parallel for num_threads(threads) if (rows >= 32)
-    for (int64_t r = 0; r < rows; r++) {
-        const bf16 *from = x + r * x_stride;
-        if (add) {
-            for (int64_t i = 0; i < size; i++)
-                sum[r * size + i] = narrow(widen(from[i]) + widen(add[r * size + i]));
-            from = sum + r * size;
-        }
-        float scale = inverse_root_mean_square(from, size, eps);
-        for (int64_t i = 0; i < size; i++)
-            out[r * size + i] = narrow(widen(from[i]) * scale * widen(weight[i]));
+    Norm norm = {out, sum, x, add, weight, rows, size, x_stride, eps};
+    run_items(norm_piece, &norm, pieces_of(rows), threads);
+}
+
+typedef struct {
+    bf16 *out;
+    const bf16 *gate_up;
+    int64_t rows, size;
+} Gated;
+
+static void gated_piece(void *what, int64_t piece) {
+    const Gated *g = what;
+    for (int64_t r = piece * FEW; r < end_of(piece, g->rows); r++) {
+        const bf16 *gate = g->gate_up + 2 * r * g->size, *up = gate + g->size;
+        for (int64_t i = 0; i < g->size; i++)
+            g->out[r * g->size + i] = narrow(silu(widen(gate[i])) * widen(up[i]));
     }
 }
 
 /* out = silu(first half of a row) * second half: (rows, 2 * size) -> (rows, size) */
 void silu_mul(bf16 *out, const bf16 *gate_up, int64_t rows, int64_t size, int threads) {
-#pragma omp parallel for num_threads(threads) if (rows >= 8)
-    for (int64_t r = 0; r < rows; r++) {
-        const bf16 *gate = gate_up + 2 * r * size, *up = gate + size;
-        for (int64_t i = 0; i < size; i++)
-            out[r * size + i] = narrow(silu(widen(gate[i])) * widen(up[i]));
-    }
+    Gated gated = {out, gate_up, rows, size};
+    run_items(gated_piece, &gated, pieces_of(rows), threads);
+}
+
+typedef struct {
+    bf16 *out;
+    const bf16 *x, *cos, *sin;
+    int64_t tokens, heads, dim, x_stride;
+} Turned;
+
+static void turned_piece(void *what, int64_t piece) {
+    const Turned *w = what;
+    for (int64_t t = piece * FEW; t < end_of(piece, w->tokens); t++)
+        for (int64_t h = 0; h < w->heads; h++)
+            turn(w->out + (t * w->heads + h) * w->dim, w->x + t * w->x_stride + h * w->dim,
+                 w->cos + t * w->dim / 2, w->sin + t * w->dim / 2, w->dim);
 }
 
 /* x: (tokens, heads, dim), tokens x_stride apart; cos, sin: (tokens, dim / 2);
  * out: (tokens, heads, dim) */
 void rotate(bf16 *out, const bf16 *x, const bf16 *cos, const bf16 *sin, int64_t tokens,
             int64_t heads, int64_t dim, int64_t x_stride, int threads) {
-    int64_t half = dim / 2;
-#pragma omp parallel for num_threads(threads) if (tokens >= 32)
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t h = 0; h < heads; h++)
-            turn(out + (t * heads + h) * dim, x + t * x_stride + h * dim, cos + t * half,
-                 sin + t * half, dim);
+    Turned turned = {out, x, cos, sin, tokens, heads, dim, x_stride};
+    run_items(turned_piece, &turned, pieces_of(tokens), threads);
 }
