@@ -1,9 +1,10 @@
-"""The fast path beside the exact one on 4,000 tokens of prose, teacher-forced: the same text is fed
-to both, so that no difference carries on.
+"""The fast paths beside the exact one on 4,000 tokens of prose, teacher-forced: the same text is
+fed to both, so that no difference carries on.
 
-Two promises, for each way through the packed model: perplexity within 1 % of the same weights' in
-float32, and the same best token wherever the two best are clearly apart. The head's logits come out
-in bfloat16, which has steps of 1/8 between 16 and 32: what lies a few steps apart may change.
+Two promises, for the model on the file's codes (where this CPU multiplies bytes) and for each way
+through the packed one: perplexity within 1 % of the same weights' in float32, and the same best
+token wherever the two best are clearly apart. The packed head's logits come out in bfloat16, which
+has steps of 1/8 between 16 and 32: what lies a few steps apart may change.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from minivllm.models.causal_lm import CausalLM
 from minivllm.models.loader import load_model
 from minivllm.models.packed import MOST_INT4_HEAD_ROWS, MOST_INT4_ROWS
 from minivllm.models.source import resolve
+from minivllm.native import quantized
 from minivllm.tokenizer import get_tokenizer
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
@@ -35,6 +37,9 @@ WINDOW = 512
 """Tokens of one sequence; each begins anew."""
 BLOCK_SIZE = 16
 CPU = torch.device("cpu")
+NEEDS_CODES = pytest.mark.skipif(
+    not quantized.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +107,25 @@ def logits(
 
 
 @pytest.mark.parametrize(
-    ("per_step", "rows"),
-    [(WINDOW, 64), (MOST_INT4_ROWS, MOST_INT4_HEAD_ROWS)],
-    ids=["many tokens: bfloat16", "few tokens: 4 bit"],
+    ("codes", "per_step", "rows"),
+    [
+        pytest.param(True, WINDOW, 64, marks=NEEDS_CODES, id="codes"),
+        pytest.param(False, WINDOW, 64, id="many tokens: bfloat16"),
+        pytest.param(False, MOST_INT4_ROWS, MOST_INT4_HEAD_ROWS, id="few tokens: 4 bit"),
+    ],
 )
 def test_perplexity_and_best_tokens_are_the_exact_models(
-    per_step: int, rows: int, windows: list[list[int]], exact: list[Scored]
+    codes: bool,
+    per_step: int,
+    rows: int,
+    windows: list[list[int]],
+    exact: list[Scored],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not codes:
+        monkeypatch.setattr(quantized, "available", lambda: False)
     model = load_model(resolve("smollm2-135m"), "bfloat16", CPU, "auto")
-    assert model.has_int4
+    assert model.has_int4 and model.kernels.startswith("codes") == codes
     native = select_native("auto", model.spec, torch.bfloat16)
     backend: AttentionBackend = TorchAttention()
     if native is not None:

@@ -1,7 +1,12 @@
-"""Packed weights: the kernels behind them, and a model that runs on them beside the reference."""
+"""Packed weights: the kernels behind them, and a model that runs on them beside the reference.
+
+The way of a CPU that multiplies no bytes, so the faster one (``quantized.py``) is switched off;
+what both promise alike is tried with and without it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -15,8 +20,9 @@ from minivllm.models.cpu_linear import Int4Weight, OneDNNWeight, PlainWeight, av
 from minivllm.models.gguf import GGUFCheckpoint
 from minivllm.models.gguf_file import GGUFFile, Groups
 from minivllm.models.loader import load_model
-from minivllm.models.packed import PackedLayer
+from minivllm.models.packed import MOST_INT4_HEAD_ROWS, PackedHead, PackedLayer
 from minivllm.models.source import ModelSource
+from minivllm.native import quantized
 from tests.model.builders import (
     CPU,
     logits_of,
@@ -29,6 +35,13 @@ from tests.model.builders import (
 )
 
 BF16 = torch.bfloat16
+CODES = quantized.available()
+"""Whether this machine has the faster way at all."""
+
+
+@pytest.fixture(autouse=True)
+def no_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized, "available", lambda: False)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -40,7 +53,7 @@ def some_groups(rows: int, cols: int) -> Groups:
     torch.manual_seed(1)
     codes = torch.randint(0, 16, (rows, cols), dtype=torch.uint8)
     scale = torch.randint(1, 100, (rows, cols // 32)) / 4096
-    return Groups(codes, scale, -8 * scale)
+    return Groups(codes, scale, -8 * scale, 4)
 
 
 def test_int4_weights_are_the_files_own_numbers() -> None:
@@ -52,7 +65,7 @@ def test_int4_weights_are_the_files_own_numbers() -> None:
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
 def test_groups_of_a_file_are_its_tensors_exactly(kind: str, tmp_path: Path) -> None:
-    """As 4-bit codes and as unpacked numbers: the same. Of eight bits, the two halves add up."""
+    """As codes and as unpacked numbers: the same. Of eight bits, two halves of four add up."""
     source = save_gguf(
         reference_llama(), tmp_path / "tiny.gguf", kind=gguf.GGMLQuantizationType[kind]
     )
@@ -61,11 +74,21 @@ def test_groups_of_a_file_are_its_tensors_exactly(kind: str, tmp_path: Path) -> 
     assert len(names) >= 7
     for name in names:
         groups, tensor = file.groups(name), file.load(name)
-        assert groups is not None and int(groups.codes.max()) <= 15
-        dense = groups.dense()
-        if kind == "Q8_0":
-            dense = dense[:, : tensor.shape[1]] + dense[:, tensor.shape[1] :]
-        torch.testing.assert_close(dense, tensor, rtol=1e-6, atol=1e-6)
+        assert groups is not None and groups.bits == (8 if kind == "Q8_0" else 4)
+        assert int(groups.codes.max()) < 2**groups.bits
+        torch.testing.assert_close(groups.dense(), tensor, rtol=1e-6, atol=1e-6)
+        if groups.bits == 8:
+            halves = groups.halved()
+            assert halves.bits == 4 and int(halves.codes.max()) <= 15
+            high, low = halves.dense().split(tensor.shape[1], dim=1)
+            torch.testing.assert_close(high + low, tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_unlike_bits_are_joined_as_the_wider() -> None:
+    narrow, wide = some_groups(64, 96), replace(some_groups(64, 96), bits=8)
+    whole = Groups.joined([narrow, wide])
+    assert whole.bits == 8
+    assert torch.equal(whole.dense(), torch.cat((narrow.dense(), wide.dense())))
 
 
 def test_groups_follow_the_rows_of_the_weights(tmp_path: Path) -> None:
@@ -122,12 +145,20 @@ def test_a_kernel_that_is_gone_or_wrong_is_not_used(
         available.cache_clear()
 
 
-WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+# Vocabulary and all else in multiples of 64 rows, as the 4-bit kernel wants them.
+WIDE = {
+    "vocab_size": 192,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+}
 
 
 def gguf_source(tmp_path: Path, packing: str = "Q4_1") -> tuple[ModelSource, object]:
     model = reference_llama(**WIDE)
-    return save_gguf(model, tmp_path / "wide.gguf", kind=gguf.GGMLQuantizationType[packing]), model
+    return save_gguf(
+        model, tmp_path / f"{packing}.gguf", kind=gguf.GGMLQuantizationType[packing]
+    ), model
 
 
 @pytest.mark.parametrize("length", [1, 3, 30])
@@ -137,24 +168,47 @@ def test_logits_of_a_packed_file_are_those_of_the_unpacked_one(length: int, tmp_
     exact = load_model(source, "float32", CPU)
     fast = load_model(source, "bfloat16", CPU, "auto")
     assert fast.has_int4 and all(type(layer) is PackedLayer for layer in fast.layers)
-    assert "int4" in fast.kernels and not exact.kernels
+    assert "int4" in fast.kernels and "codes" not in fast.kernels and not exact.kernels
     prompt = random_prompt(length, seed=length)
     assert relative(logits_of(fast, prompt), logits_of(exact, prompt)) < 0.05
 
 
-def test_without_quantization_no_4_bit_weights_are_kept(tmp_path: Path) -> None:
+def test_a_head_of_eight_bits_is_two_of_four_for_few_tokens(tmp_path: Path) -> None:
+    source, _ = gguf_source(tmp_path, "Q8_0")
+    exact, fast = load_model(source, "float32", CPU), load_model(source, "bfloat16", CPU, "auto")
+    assert isinstance(fast.head, PackedHead) and not fast.has_int4
+    rows = torch.randn(MOST_INT4_HEAD_ROWS, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = exact.compute_logits(rows)
+        assert relative(fast.compute_logits(rows.to(BF16)), expected) < 0.02
+        few, fast.head._few = fast.head._few, None
+        assert few is not None, "there are no 4-bit weights of the head"
+        assert relative(fast.compute_logits(rows.to(BF16)), expected) < 0.02
+
+
+def test_without_quantization_no_4_bit_weights_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, _ = gguf_source(tmp_path)
-    model = load_model(source, "bfloat16", CPU, "none")
-    assert not model.has_int4 and "int4" not in model.kernels
+    for there_are_codes in (False, CODES):
+        monkeypatch.setattr(quantized, "available", lambda there=there_are_codes: there)
+        model = load_model(source, "bfloat16", CPU, "none")
+        assert not model.has_int4 and "int4" not in model.kernels
+        assert all(type(layer) is PackedLayer for layer in model.layers)
 
 
-def test_q4_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
+def test_q4_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, model = gguf_source(tmp_path)
-    assert load_model(source, "bfloat16", CPU, "q4").has_int4
-    with pytest.raises(ConfigError, match="quantization"):
-        load_model(source, "float32", CPU, "q4")
-    with pytest.raises(ConfigError, match="Q4_0 or Q4_1"):
-        load_model(save_hf(model, tmp_path / "hf"), "bfloat16", CPU, "q4")
+    eights, _ = gguf_source(tmp_path, "Q8_0")
+    plain = save_hf(model, tmp_path / "hf")
+    for there_are_codes in (False, CODES):
+        monkeypatch.setattr(quantized, "available", lambda there=there_are_codes: there)
+        assert load_model(source, "bfloat16", CPU, "q4").has_int4
+        with pytest.raises(ConfigError, match="quantization"):
+            load_model(source, "float32", CPU, "q4")
+        for without in (plain, eights):
+            with pytest.raises(ConfigError, match="Q4_0 or Q4_1"):
+                load_model(without, "bfloat16", CPU, "q4")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral"])

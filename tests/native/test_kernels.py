@@ -26,7 +26,7 @@ BF16 = torch.bfloat16
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
     found = build.library()
-    assert found is not None, "kernels.c could not be compiled here; see the log of minivllm.native"
+    assert found is not None, "they could not be compiled here; see the log of minivllm.native"
     return found
 
 
