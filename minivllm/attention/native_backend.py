@@ -2,7 +2,7 @@
 
 The torch backend gathers each request's K and V before it attends, and pads requests of unlike
 lengths; for sixteen decodes that takes three times as long as all matrix products together. Here
-the code walks each block table itself (``native/kernels.c``), so nothing is copied and nothing is
+the code walks each block table itself (``native/attention.c``), so nothing is copied and nothing is
 padded. In float32, and for heads that are no multiple of 64, the torch backend runs. Counterpart in
 vLLM: ``vllm/v1/attention/backends/cpu_attn.py`` and ``csrc/cpu/cpu_attn.cpp``.
 """
@@ -17,7 +17,7 @@ import torch
 from minivllm.attention.metadata import AttentionMetadata
 
 MOST_ROWS = 96
-"""Query heads in one piece of work: MAX_ROWS of ``kernels.c``."""
+"""Query heads in one piece of work: MAX_ROWS of ``attention.c``."""
 DIMS = (64, 128, 192, 256)
 """Widths of a head that it takes."""
 

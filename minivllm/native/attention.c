@@ -78,7 +78,7 @@ static void pair_values(num *tile, const bf16 *const *v, int64_t count, int64_t 
  * is behind them weighs nothing. scale: of a score, so that weights are powers of two. Returns how
  * far earlier results fade. */
 static inline __m512 exp2_of(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.f));
+    x = _mm512_max_ps(_mm512_set1_ps(-126.f), x); /* in this order, NaN stays NaN */
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 f = _mm512_sub_ps(x, n), p = _mm512_set1_ps(0.00133989f);
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.00961850f));

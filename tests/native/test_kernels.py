@@ -1,4 +1,4 @@
-"""The compiled operators against torch's, and their attention against the float64 reference.
+"""The compiled operators against torch's, and how the library comes to be.
 
 Where there is no C compiler there is nothing to test, and these fail and say so: the machines that
 run them have one.
@@ -11,14 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from minivllm.attention.native_backend import NativeAttention
 from minivllm.models.operators import TorchOperators
 from minivllm.native import build
 from minivllm.native.operators import NativeOperators
-from tests.kernels.batches import TOLERANCE, Case, make, same_bits
 
 BF16 = torch.bfloat16
 
@@ -72,42 +68,6 @@ def test_what_is_not_a_number_stays_so(library: ctypes.CDLL, bad: float) -> None
     assert bool(ours.silu_mul(torch.full((1, 64), float("nan"), dtype=BF16)).isnan().all())
 
 
-chunk = st.tuples(st.integers(0, 150), st.integers(1, 80))
-decode = st.tuples(st.integers(0, 300), st.just(1))
-idle = st.tuples(st.just(5), st.just(0))
-cases = st.builds(
-    Case,
-    chunks=st.lists(st.one_of(chunk, decode, decode, idle), min_size=1, max_size=6),
-    block_size=st.sampled_from([1, 3, 16, 128]),
-    num_kv_heads=st.sampled_from([1, 3]),
-    share=st.sampled_from([1, 3, 8]),
-    head_dim=st.sampled_from([64, 128]),
-    dtype=st.just(BF16),
-    padding=st.sampled_from([0, 0, 3]),
-    seed=st.integers(0, 10_000),
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(case=cases)
-def test_attention_over_ragged_batches_equals_the_float64_reference(case: Case) -> None:
-    """Cells that hold no token are NaN: what is read without having been written, shows."""
-    library = build.library()
-    assert library is not None
-    batch = make(case)
-    batch.kv_cache = batch.kv_cache.contiguous()
-    backend = NativeAttention(library, case.num_kv_heads * case.share, case.num_kv_heads)
-    torch.use_deterministic_algorithms(True)  # fresh tensors hold NaN
-    try:
-        out = batch.run(backend)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    error = (out.double() - batch.expected).abs()
-    assert bool((error <= TOLERANCE[BF16] * (1 + batch.expected.abs())).all()), error.max()
-    after = batch.cache_after[:, 1:-1, :, : case.num_kv_heads, : case.head_dim]
-    assert same_bits(batch.kv_cache, after), "the cache holds something else"
-
-
 @pytest.mark.parametrize(
     "says", ["/bin/false", "/no/such/compiler"], ids=["one that fails", "one that is not there"]
 )
@@ -118,6 +78,13 @@ def test_without_a_compiler_there_is_no_library(
     monkeypatch.setenv("MINIVLLM_HOME", str(tmp_path))
     assert build.library.__wrapped__() is None
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_who_wants_no_library_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINIVLLM_NATIVE", "0")
+    monkeypatch.setenv("MINIVLLM_HOME", str(tmp_path))
+    assert build.library.__wrapped__() is None
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_a_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
