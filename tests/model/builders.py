@@ -114,8 +114,10 @@ def save_gguf(
     extra: dict[str, np.ndarray] | None = None,
     metadata: dict[str, Any] | None = None,
     tokenizer: bool = False,
+    kinds: dict[str, gguf.GGMLQuantizationType] | None = None,
 ) -> ModelSource:
-    """Write the model as llama.cpp's converter would; matrices are quantised as ``kind``."""
+    """Write the model as llama.cpp's converter would; matrices are quantised as ``kind``, and
+    those named in ``kinds`` as that says."""
     config = model.config
     like_llama = config.model_type in ("llama", "mistral")
     writer = gguf.GGUFWriter(path, architecture or ("llama" if like_llama else config.model_type))
@@ -132,7 +134,7 @@ def save_gguf(
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     if tokenizer:
-        _add_tokenizer(writer)
+        _add_tokenizer(writer, config.vocab_size)
     else:
         writer.add_token_list([f"token{i}" for i in range(config.vocab_size)])
     for key, value in (metadata or {}).items():
@@ -145,9 +147,10 @@ def save_gguf(
             array = permute_for_gguf(array, config.num_attention_heads)
         elif like_llama and ".k_proj." in name:
             array = permute_for_gguf(array, config.num_key_value_heads)
-        if array.ndim == 2 and kind != gguf.GGMLQuantizationType.F32:
-            packed = gguf.quantize(array, kind)
-            writer.add_tensor(_gguf_name(name), packed, raw_dtype=kind)
+        as_kind = (kinds or {}).get(name, kind)
+        if array.ndim == 2 and as_kind != gguf.GGMLQuantizationType.F32:
+            packed = gguf.quantize(array, as_kind)
+            writer.add_tensor(_gguf_name(name), packed, raw_dtype=as_kind)
         else:
             writer.add_tensor(_gguf_name(name), np.ascontiguousarray(array))
     writer.write_header_to_file()
@@ -157,14 +160,21 @@ def save_gguf(
     return ModelSource("gguf", path, path.stem)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, vocab_size: int) -> None:
     """The one of ``save_tokenizer``, as llama.cpp's converter writes it; one merge, because
-    transformers' conversion asks for some."""
+    transformers' conversion asks for some; then padding, if the model has more rows."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([*alphabet, *SPECIALS, "ab"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 3 + [1])
+    tokens = [*alphabet, *SPECIALS, "ab"]
+    padding = [f"[PAD{i}]" for i in range(len(tokens), vocab_size)]
+    writer.add_token_list(tokens + padding)
+    writer.add_token_types(
+        [gguf.TokenType.NORMAL] * 256
+        + [gguf.TokenType.CONTROL] * 3
+        + [gguf.TokenType.NORMAL]
+        + [gguf.TokenType.UNUSED] * len(padding)
+    )
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(257)
 
