@@ -82,10 +82,12 @@ class ModelConfig:
     dtype: str = "auto"
     """``float32`` (exact: a token does not depend on who shares its batch) | ``bfloat16`` |
     ``float16`` | ``auto`` (bfloat16 on a GPU, float32 on a CPU) | ``fast`` (as ``auto``, but
-    bfloat16 on a CPU, too, if that is faster in it: measured at the start)."""
+    bfloat16 on a CPU, too, if that is faster in it: measured at the start, or known of codes)."""
     quantization: str = "auto"
-    """``auto``: where the checkpoint's matrices are 4 bit (GGUF's Q4_0, Q4_1), a CPU computes with
-    these while a batch has few tokens. ``none``: never. ``q4``: refuse to start without."""
+    """``auto``: where the checkpoint's matrices are codes of 4 or 8 bits (GGUF's Q4_0, Q4_1, Q8_0)
+    and the dtype is bfloat16, a CPU computes with these: in compiled C where it multiplies bytes
+    (AVX-512 VNNI), else by torch while a batch has few tokens. ``none``: never. ``q4``: refuse to
+    start without 4-bit ones."""
     attention_backend: str = "auto"
     """``torch`` | ``native`` | ``triton`` | ``auto`` (triton on a GPU; on a CPU native for bfloat16
     where there is a C compiler, else torch): whose kernels compute attention and the operations

@@ -79,7 +79,7 @@ FLAGS = (
         "--dtype",
         _MODEL,
         "Numbers of weights and KV cache: float32 (exact, the reference), bfloat16 or float16 "
-        "(half the memory; the last bits then depend on the batch), auto (bfloat16 on a GPU, else "
+        "(half the memory; the last bits may depend on the batch), auto (bfloat16 on a GPU, else "
         "float32), or fast (bfloat16 on a CPU, too, if it is faster in that, measured at the "
         "start: three times as fast or more). serve and chat: fast, unless told otherwise.",
         metavar="|".join(DTYPES),
@@ -89,9 +89,9 @@ FLAGS = (
         str,
         "--quantization",
         _MODEL,
-        "auto: where the file's own matrices are 4 bit (Q4_0, Q4_1) and the dtype is bfloat16, a "
-        "CPU computes with these while a batch has at most 4 tokens, which is three times as fast "
-        "and takes a third more memory. none: never. q4: refuse to start without.",
+        "auto: where the file's own matrices are codes of 4 or 8 bits (Q4_0, Q4_1, Q8_0) and the "
+        "dtype is bfloat16, a CPU computes with these: the fastest way, and the least memory, if "
+        "it has AVX-512 VNNI and cc is there. none: never. q4: refuse to start without 4-bit ones.",
         metavar="|".join(QUANTIZATIONS),
     ),
     Flag(

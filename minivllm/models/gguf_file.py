@@ -67,6 +67,11 @@ class Groups:
         """With ``change``, which re-orders rows, done to all three."""
         return Groups(change(self.codes), change(self.scale), change(self.minimum), self.bits)
 
+    def split(self, rows: int) -> list[Groups]:
+        """By so many rows."""
+        parts = (self.codes.split(rows), self.scale.split(rows), self.minimum.split(rows))
+        return [Groups(*part, self.bits) for part in zip(*parts, strict=True)]
+
     def halved(self) -> Groups:
         """Eight bits as two times four: with code = 16 · high + low, W · x is [high | low] · [x |
         x], each half with a scale of its own. The matrix comes out twice as wide."""

@@ -18,17 +18,18 @@ from minivllm.models.packed import pack
 from minivllm.models.quantized import quantize, taken_as_codes
 from minivllm.models.registry import find
 from minivllm.models.source import ModelSource
+from minivllm.native.quantized import available as codes_run
 
 LEAST_BYTES_PER_PARAM = 1.5 / 8
 """The tightest packing there is (IQ1). Checked before any memory is asked for: a damaged number
 in a header must not allocate what no file could fill."""
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str, device: torch.device, in_codes: bool = False) -> torch.dtype:
     """``auto`` is float32 on a CPU, where it is exact, and bfloat16 on a GPU; ``fast`` is bfloat16
-    on a CPU, too, if that is faster in it (measured)."""
+    on a CPU, too, if that is faster in it (measured), or if the matrices stay ``in_codes``."""
     if dtype in ("auto", "fast"):
-        narrow = device.type != "cpu" or (dtype == "fast" and bfloat16_pays())
+        narrow = device.type != "cpu" or (dtype == "fast" and (in_codes or bfloat16_pays()))
         dtype = "bfloat16" if narrow else "float32"
     return {
         "float32": torch.float32,
@@ -50,15 +51,15 @@ def load_model(
             f"{source.path}: its configuration describes {checkpoint.spec.num_params} parameters, "
             f"but it holds only {checkpoint.num_bytes} bytes. Fetch it again"
         )
+    on_cpu = device.type == "cpu"
+    grouped = checkpoint.grouped() if on_cpu and quantization != "none" else set()
     previous = torch.get_default_dtype()
-    torch.set_default_dtype(choose_dtype(dtype, device))
+    torch.set_default_dtype(choose_dtype(dtype, device, bool(grouped) and codes_run()))
     try:
         with device, torch.inference_mode():
             model = find(checkpoint.spec.architecture).build(checkpoint.spec)
     finally:
         torch.set_default_dtype(previous)
-    on_cpu = device.type == "cpu" and model.embed_tokens.dtype != torch.float32
-    grouped = checkpoint.grouped() if on_cpu and quantization != "none" else set()
     as_codes = taken_as_codes(model, grouped)
     try:
         with torch.inference_mode():
@@ -71,7 +72,7 @@ def load_model(
             f"{source.path}: {error}. It is not whole, or its configuration is another model's. "
             "Fetch it again"
         ) from None
-    if on_cpu:
+    if on_cpu and (dtype == "fast" or model.embed_tokens.dtype != torch.float32):
         with torch.inference_mode():
             pack(model, checkpoint.groups if grouped else _nothing)
     if quantization == "q4" and not model.has_int4:

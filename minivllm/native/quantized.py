@@ -56,15 +56,14 @@ def panels(groups: Groups) -> torch.Tensor:
     rows, cols = groups.codes.shape
     block_bytes = 4 * PANEL + groups.bits * PANEL * GROUP_SIZE // 8
     result = torch.empty((rows // PANEL, cols // GROUP_SIZE, block_bytes), dtype=torch.uint8)
-    for some, into in zip(range(0, rows, ROWS_AT_ONCE), result.split(ROWS_AT_ONCE // PANEL)):
-        part = groups.map(lambda of: of[some : some + ROWS_AT_ONCE])
+    into = result.split(ROWS_AT_ONCE // PANEL)
+    for some, to in zip(groups.split(ROWS_AT_ONCE), into, strict=True):
         # (panel, half, row, group, quad, column) → (panel, group, quad, half, row, column)
         shape = (-1, 2, PANEL // 2, cols // GROUP_SIZE, GROUP_SIZE // QUAD, QUAD)
-        codes = part.codes.reshape(shape).permute(0, 3, 4, 1, 2, 5)
+        codes = some.codes.reshape(shape).permute(0, 3, 4, 1, 2, 5)
         if groups.bits == 4:
             codes = codes[:, :, :, 0] | (codes[:, :, :, 1] << 4)
-        parts = [_by_panel(part.scale), _by_panel(part.minimum), codes.flatten(2)]
-        torch.cat(parts, dim=2, out=into)
+        torch.cat((_by_panel(some.scale), _by_panel(some.minimum), codes.flatten(2)), 2, out=to)
     return result
 
 

@@ -32,8 +32,9 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if platform.machine() in ("x86_64", "AMD64"):
         flags.append("-march=x86-64-v3")
     made = tmp_path_factory.mktemp("portable") / "attention.so"
-    (source,) = [path for path in build.SOURCES if path.name == "attention.c"]
-    subprocess.run(["cc", *flags, "-shared", str(source), "-o", str(made), "-lm"], check=True)
+    sources = [str(path) for path in build.SOURCES if path.stem in ("attention", "pool")]
+    command = ["cc", *flags, "-shared", *sources, "-o", str(made), "-lm", "-pthread"]
+    subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(made))
     for name in ("store", "paged_attention"):
         function = getattr(loaded, name)

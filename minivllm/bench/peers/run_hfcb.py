@@ -1,5 +1,5 @@
-"""transformers' continuous batching in bfloat16. Its thread looks for work without a pause, so it is
-started in each turn and stopped at its end; the model stays, and so does its cache."""
+"""transformers' continuous batching in bfloat16. Its thread looks for work without a pause, so a
+turn starts it and stops it; the model stays, and so does its cache."""
 
 from __future__ import annotations
 
