@@ -228,3 +228,22 @@ def test_fast_is_bfloat16_on_a_cpu_only_where_that_is_faster(
     assert loader.choose_dtype("fast", CPU) == (BF16 if pays else torch.float32)
     assert loader.choose_dtype("fast", torch.device("cuda")) == BF16
     assert loader.choose_dtype("auto", CPU) == torch.float32
+
+
+@pytest.mark.parametrize("there_are_codes", [True, False])
+def test_fast_takes_codes_whatever_bfloat16_costs(
+    there_are_codes: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without: float32, packed, and as exact as the reference."""
+    source, _ = gguf_source(tmp_path)
+    monkeypatch.setattr(loader, "bfloat16_pays", lambda: False)
+    monkeypatch.setattr(loader, "codes_run", lambda: there_are_codes)
+    model = load_model(source, "fast", CPU, "auto")
+    assert model.embed_tokens.dtype == (BF16 if there_are_codes else torch.float32)
+    if there_are_codes:
+        return
+    assert all(type(layer) is PackedLayer for layer in model.layers) and not model.has_int4
+    exact = load_model(source, "float32", CPU)
+    assert all(type(layer) is not PackedLayer for layer in exact.layers)
+    prompt = random_prompt(20, seed=1)
+    assert relative(logits_of(model, prompt), logits_of(exact, prompt)) < 1e-5
