@@ -18,7 +18,7 @@ from minivllm.models.packed import pack
 from minivllm.models.quantized import quantize, taken_as_codes
 from minivllm.models.registry import find
 from minivllm.models.source import ModelSource
-from minivllm.native.quantized import available as codes_run
+from minivllm.native.codes import available as codes_run
 
 LEAST_BYTES_PER_PARAM = 1.5 / 8
 """The tightest packing there is (IQ1). Checked before any memory is asked for: a damaged number

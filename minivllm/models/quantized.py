@@ -1,6 +1,6 @@
 """The model on its file's own 4- and 8-bit codes, by compiled C: the fastest way on a CPU.
 
-A layer is three calls, whatever the number of tokens (``native/quantized.c``, ``attention.c``)::
+A layer is three calls, whatever the number of tokens (``native/layer.c``, ``attention.c``)::
 
     norm ─ q|k|v ─ rotate  →  attention  →  o + ─ norm ─ silu(gate)·up ─ down +
 
@@ -24,7 +24,7 @@ from minivllm.models.causal_lm import CausalLM
 from minivllm.models.gguf_file import Groups
 from minivllm.models.layers import FusedLinear, Linear
 from minivllm.models.llama import LlamaAttention, LlamaLayer
-from minivllm.native import quantized as native
+from minivllm.native import codes as native
 from minivllm.native.build import library
 
 FindGroups = Callable[[str], Groups | None]
@@ -43,7 +43,7 @@ class QuantizedLinear:
         rows, cols = groups.codes.shape
         bias_at = None if self._bias is None else self._bias.data_ptr()
         self.matrix = native.Matrix(self._blocks.data_ptr(), bias_at, rows, cols, groups.bits)
-        self._multiply, self._threads = found.quantized_linear, torch.get_num_threads()
+        self._multiply, self._threads = found.codes_linear, torch.get_num_threads()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(tokens, cols) bfloat16 → (tokens, rows) float32"""

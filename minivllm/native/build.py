@@ -43,7 +43,7 @@ SIGNATURES = {
     "store": [_POINTER] * 5 + [_INT] * 4,
     "layer_before": [_POINTER] * 5 + [_INT, _THREADS],
     "layer_after": [_POINTER] * 4 + [_INT, _THREADS],
-    "quantized_linear": [_POINTER] * 3 + [_INT, _THREADS],
+    "codes_linear": [_POINTER] * 3 + [_INT, _THREADS],
     "paged_attention": [_POINTER] * 5 + [_INT, _THREADS],
 }
 

@@ -24,7 +24,7 @@ from minivllm.models.causal_lm import CausalLM
 from minivllm.models.loader import load_model
 from minivllm.models.packed import MOST_INT4_HEAD_ROWS, MOST_INT4_ROWS
 from minivllm.models.source import resolve
-from minivllm.native import quantized
+from minivllm.native import codes
 from minivllm.tokenizer import get_tokenizer
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
@@ -38,7 +38,7 @@ WINDOW = 512
 BLOCK_SIZE = 16
 CPU = torch.device("cpu")
 NEEDS_CODES = pytest.mark.skipif(
-    not quantized.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
+    not codes.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
 )
 
 
@@ -123,7 +123,7 @@ def test_perplexity_and_best_tokens_are_the_exact_models(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not codes:
-        monkeypatch.setattr(quantized, "available", lambda: False)
+        monkeypatch.setattr(codes, "available", lambda: False)
     model = load_model(resolve("smollm2-135m"), "bfloat16", CPU, "auto")
     assert model.has_int4 and model.kernels.startswith("codes") == codes
     native = select_native("auto", model.spec, torch.bfloat16)

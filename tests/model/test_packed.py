@@ -22,7 +22,7 @@ from minivllm.models.gguf_file import GGUFFile, Groups
 from minivllm.models.loader import load_model
 from minivllm.models.packed import MOST_INT4_HEAD_ROWS, PackedHead, PackedLayer
 from minivllm.models.source import ModelSource
-from minivllm.native import quantized
+from minivllm.native import codes
 from tests.model.builders import (
     CPU,
     logits_of,
@@ -35,13 +35,13 @@ from tests.model.builders import (
 )
 
 BF16 = torch.bfloat16
-CODES = quantized.available()
+CODES = codes.available()
 """Whether this machine has the faster way at all."""
 
 
 @pytest.fixture(autouse=True)
 def no_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized, "available", lambda: False)
+    monkeypatch.setattr(codes, "available", lambda: False)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -191,7 +191,7 @@ def test_without_quantization_no_4_bit_weights_are_kept(
 ) -> None:
     source, _ = gguf_source(tmp_path)
     for there_are_codes in (False, CODES):
-        monkeypatch.setattr(quantized, "available", lambda there=there_are_codes: there)
+        monkeypatch.setattr(codes, "available", lambda there=there_are_codes: there)
         model = load_model(source, "bfloat16", CPU, "none")
         assert not model.has_int4 and "int4" not in model.kernels
         assert all(type(layer) is PackedLayer for layer in model.layers)
@@ -202,7 +202,7 @@ def test_q4_is_refused_where_it_cannot_be(tmp_path: Path, monkeypatch: pytest.Mo
     eights, _ = gguf_source(tmp_path, "Q8_0")
     plain = save_hf(model, tmp_path / "hf")
     for there_are_codes in (False, CODES):
-        monkeypatch.setattr(quantized, "available", lambda there=there_are_codes: there)
+        monkeypatch.setattr(codes, "available", lambda there=there_are_codes: there)
         assert load_model(source, "bfloat16", CPU, "q4").has_int4
         with pytest.raises(ConfigError, match="quantization"):
             load_model(source, "float32", CPU, "q4")

@@ -15,12 +15,12 @@ from minivllm.models.causal_lm import CausalLM
 from minivllm.models.loader import load_model
 from minivllm.models.quantized import QuantizedLayer
 from minivllm.models.source import ModelSource
-from minivllm.native import build, quantized
+from minivllm.native import build, codes
 from minivllm.native.operators import NativeOperators
 from tests.model.builders import CPU, reference_model, save_gguf
 
 needs_codes = pytest.mark.skipif(
-    not quantized.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
+    not codes.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
 )
 SHAPE = {
     "vocab_size": 288,

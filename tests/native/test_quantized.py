@@ -14,12 +14,12 @@ import torch
 
 from minivllm.models.gguf_file import GROUP_SIZE, Groups
 from minivllm.models.quantized import QuantizedLinear
-from minivllm.native import build, quantized
+from minivllm.native import build, codes
 from tests.kernels.batches import same_bits
 
 BF16 = torch.bfloat16
 needs_codes = pytest.mark.skipif(
-    not quantized.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
+    not codes.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
 )
 TOKENS = [*range(14), 253]
 """Tiles are of six tokens; from eight on, threads share the panels in another way."""
@@ -76,7 +76,7 @@ def test_there_is_a_product_of_codes_where_the_cpu_multiplies_bytes() -> None:
     except OSError:
         flags = []
     assert build.library() is not None
-    assert quantized.available() == ("avx512_vnni" in flags)
+    assert codes.available() == ("avx512_vnni" in flags)
 
 
 @needs_codes
@@ -178,7 +178,7 @@ def test_rows_need_not_lie_one_behind_the_other() -> None:
 
 @needs_codes
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("rows", [32, 160, quantized.ROWS_AT_ONCE + 64])
+@pytest.mark.parametrize("rows", [32, 160, codes.ROWS_AT_ONCE + 64])
 def test_a_row_is_looked_up_as_it_was(rows: int, bits: int) -> None:
     """An embedding's; packed some rows at a time."""
     groups = some_groups(rows, 96, bits, seed=10)
@@ -204,5 +204,5 @@ def test_threads_change_no_bit(bits: int) -> None:
 
 
 def test_only_whole_panels_and_groups_fit() -> None:
-    assert quantized.fits(32, 32) and quantized.fits(160, 576)
-    assert not quantized.fits(48, 32) and not quantized.fits(32, 48)
+    assert codes.fits(32, 32) and codes.fits(160, 576)
+    assert not codes.fits(48, 32) and not codes.fits(32, 48)

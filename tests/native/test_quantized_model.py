@@ -18,7 +18,7 @@ from minivllm.models.llama import LlamaLayer
 from minivllm.models.loader import load_model
 from minivllm.models.packed import PackedLayer
 from minivllm.models.quantized import QuantizedLayer, QuantizedLinear
-from minivllm.native import quantized
+from minivllm.native import codes
 from tests.model.builders import (
     CPU,
     KINDS,
@@ -193,7 +193,7 @@ def test_where_bytes_are_not_multiplied_the_model_is_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = save_gguf(reference_model("llama"), tmp_path / "tiny.gguf", TYPES.Q4_0)
-    monkeypatch.setattr(quantized, "available", lambda: False)
+    monkeypatch.setattr(codes, "available", lambda: False)
     fast = load_model(source, "bfloat16", CPU, "auto")
     assert all(type(layer) is PackedLayer for layer in fast.layers)
     assert "codes" not in fast.kernels and not isinstance(fast.head, QuantizedLinear)
@@ -206,11 +206,11 @@ def test_without_a_library_or_its_instructions_there_are_no_codes(
     library: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Without:
-        def has_quantized(self) -> int:
+        def has_codes(self) -> int:
             return 0
 
-    monkeypatch.setattr(quantized, "library", lambda: None if library is None else Without())
-    assert quantized.available.__wrapped__() is False
+    monkeypatch.setattr(codes, "library", lambda: None if library is None else Without())
+    assert codes.available.__wrapped__() is False
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -1,4 +1,4 @@
-"""The C code of ``quantized.c`` from Python: matrices as it reads them, and its three calls.
+"""The C code of ``codes.h`` from Python: matrices as it reads them, and its three calls.
 
 A layer's structure is laid out once; a call passes pointers and a number of tokens.
 """
@@ -42,9 +42,9 @@ class Layer(ctypes.Structure):
 
 @cache
 def available() -> bool:
-    """Whether there is a library, and this CPU has what ``quantized.c`` needs."""
+    """Whether there is a library, and this CPU has what ``codes.h`` needs."""
     found = library()
-    return found is not None and bool(found.has_quantized())
+    return found is not None and bool(found.has_codes())
 
 
 def fits(rows: int, cols: int) -> bool:
@@ -52,7 +52,7 @@ def fits(rows: int, cols: int) -> bool:
 
 
 def panels(groups: Groups) -> torch.Tensor:
-    """The matrix as the C code reads it: (panels, groups, bytes) uint8; see ``quantized.c``."""
+    """The matrix as the C code reads it: (panels, groups, bytes) uint8; see ``codes.h``."""
     rows, cols = groups.codes.shape
     block_bytes = 4 * PANEL + groups.bits * PANEL * GROUP_SIZE // 8
     result = torch.empty((rows // PANEL, cols // GROUP_SIZE, block_bytes), dtype=torch.uint8)
