@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -38,12 +39,23 @@ def test_every_item_is_done_once_before_the_call_returns(
         assert Counter(done) == Counter(range(items))
 
 
-def test_helpers_work_too_and_alone_the_highest_comes_first(
+def test_helpers_are_waited_for_and_alone_the_highest_comes_first(
     run_items: Callable[..., None],
 ) -> None:
     order: list[int] = []
     run_items(lambda _what, item: order.append(item), 9, 1)
     assert order == list(range(8, -1, -1))
+    slow: list[int] = []
+
+    def sleep_then_say(_what: object, item: int) -> None:
+        time.sleep(0.01 * (item == 0 or threading.get_ident() != caller))
+        slow.append(item)
+
+    caller = threading.get_ident()
+    for _ in range(5):
+        slow.clear()
+        run_items(sleep_then_say, 2, 2)
+        assert sorted(slow) == [0, 1], "the call returned while a helper was at work"
     both = threading.Barrier(2, timeout=60)  # passed by two threads or none
     run_items(lambda _what, _item: both.wait(), 2, 2)
     assert not both.broken
