@@ -13,7 +13,7 @@ llama.cpp's.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -132,17 +132,17 @@ def quantize(model: CausalLM, names: set[str], find: FindGroups) -> None:
     a matrix of the wrong shape."""
     for i, layer in _llamas(model):
         linears = _linears(layer, i)
-        if all(_parts(path, linear)[0] in names for path, linear in linears.items()):
+        if all(names.issuperset(_parts(path, linear)) for path, linear in linears.items()):
             codes = [_quantized(path, linear, find) for path, linear in linears.items()]
             model.layers[i] = QuantizedLayer(layer, codes)
             model.has_int4 |= any(one.matrix.bits == 4 for one in codes)
     if EMBEDDING in names:
-        table = QuantizedLinear(_joined([EMBEDDING], find, model.embed_tokens.shape))
+        table = QuantizedLinear(_joined({EMBEDDING: model.embed_tokens.shape}, find))
         model.embed, model.embed_tokens.data = table.rows, model.embed_tokens.new_empty(0)
         if model.spec.tie_word_embeddings:
             model.head = table
     if HEAD in names:
-        model.head = QuantizedLinear(_joined([HEAD], find, model.lm_head.shape))
+        model.head = QuantizedLinear(_joined({HEAD: model.lm_head.shape}, find))
         model.lm_head.data = model.lm_head.new_empty(0)
 
 
@@ -163,15 +163,17 @@ def _linears(layer: LlamaLayer, i: int) -> dict[str, Linear]:
     }
 
 
-def _parts(path: str, linear: Linear) -> list[str]:
-    """The checkpoint's names of the matrices that are one here."""
+def _parts(path: str, linear: Linear) -> dict[str, tuple[int, int]]:
+    """The checkpoint's names of the matrices that are one here, and the shape of each."""
+    rows, cols = linear.weight.shape
     if not isinstance(linear, FusedLinear):
-        return [f"{path}.weight"]
-    return [f"{path.rsplit('.', 1)[0]}.{part}.weight" for part in linear.parts]
+        return {f"{path}.weight": (rows, cols)}
+    beside = path.rsplit(".", 1)[0]
+    return {f"{beside}.{part}.weight": (rows, cols) for part, rows in linear.parts.items()}
 
 
 def _quantized(path: str, linear: Linear, find: FindGroups) -> QuantizedLinear:
-    groups = _joined(_parts(path, linear), find, linear.weight.shape)
+    groups = _joined(_parts(path, linear), find)
     bias = None if linear.bias is None else linear.bias.data
     if path.endswith("gate_up_proj"):
         groups, bias = groups.map(_alternate), None if bias is None else _alternate(bias)
@@ -185,12 +187,15 @@ def _alternate(rows: torch.Tensor) -> torch.Tensor:
     return halves.transpose(0, 1).reshape(rows.shape)
 
 
-def _joined(names: list[str], find: FindGroups, shape: torch.Size) -> Groups:
-    parts = [find(name) for name in names]
-    groups = Groups.joined([part for part in parts if part is not None])
-    if groups.codes.shape != shape:
-        raise ModelFileError(
-            f"{', '.join(names)}: shape {tuple(groups.codes.shape)} in all, but the configuration "
-            f"asks for {tuple(shape)}"
-        )
-    return groups
+def _joined(shapes: Mapping[str, Sequence[int]], find: FindGroups) -> Groups:
+    """Matrices one below the other, each of the shape it must have."""
+    parts = []
+    for name, shape in shapes.items():
+        part = find(name)
+        if part is None or part.codes.shape != tuple(shape):
+            is_there = None if part is None else tuple(part.codes.shape)
+            raise ModelFileError(
+                f"tensor {name} has shape {is_there}, but the configuration asks for {tuple(shape)}"
+            )
+        parts.append(part)
+    return Groups.joined(parts)

@@ -189,6 +189,20 @@ def test_a_matrix_of_the_wrong_shape_is_named_and_its_file(
     assert str(source.path) in str(caught.value) and f"{name}.weight" in str(caught.value)
 
 
+@needs_codes
+@pytest.mark.parametrize("up", [(128, 64), (96, 128)], ids=["rows", "columns"])
+def test_parts_that_do_not_fit_one_another_are_refused(up: tuple[int, int], tmp_path: Path) -> None:
+    """Gate and up may have the rows in all that they should, but not each."""
+    gate = (192 - up[0], 64)
+    wrong = {
+        "model.layers.0.mlp.gate_proj.weight": np.ones(gate, dtype=np.float32),
+        "model.layers.0.mlp.up_proj.weight": np.ones(up, dtype=np.float32),
+    }
+    source = save_gguf(reference_model("llama"), tmp_path / "wrong.gguf", TYPES.Q4_0, extra=wrong)
+    with pytest.raises(ModelFileError, match=r"wrong.gguf: .*(gate|up)_proj.weight has shape"):
+        load_model(source, "bfloat16", CPU, "auto")
+
+
 def test_where_bytes_are_not_multiplied_the_model_is_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
