@@ -1,5 +1,6 @@
-"""A CPU's own operators in C, compiled where they run; without a compiler torch does their work.
+"""A CPU's own code in C, compiled where it runs; without a compiler torch does its work.
 
-``kernels.c`` is the code, ``build.py`` makes a library of it, ``operators.py`` and
-``attention/native_backend.py`` call it.
+``build.py`` makes a library of the C files. Who calls what: ``operators.py`` ``rows.c``;
+``attention/native_backend.py`` ``attention.c``; ``models/quantized.py``, by way of ``codes.py``,
+``layer.c`` and ``codes.c``. ``pool.c`` has their threads.
 """
