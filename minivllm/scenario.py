@@ -24,6 +24,7 @@ import msgspec
 
 from minivllm import __version__
 from minivllm.config import EngineConfig, make_config, own_names
+from minivllm.core.own_class import name_of
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.errors import ConfigError, ScenarioError
@@ -234,8 +235,8 @@ def make_header(config: EngineConfig, executor: Executor | None, name: str = "")
         engine_version=__version__,
         name=name,
         config={
-            "cache": msgspec.to_builtins(config.cache),
-            "scheduler": msgspec.to_builtins(config.scheduler),
+            "cache": msgspec.to_builtins(config.cache, enc_hook=name_of),
+            "scheduler": msgspec.to_builtins(config.scheduler, enc_hook=name_of),
             "python": platform.python_version(),
         },
         seed=config.model.seed,

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from minivllm.config import make_config
 from minivllm.core.contiguous import ContiguousKVManager
 from minivllm.core.interfaces import PrefixHit, Shortage
 from minivllm.core.kv_cache_manager import KVCacheManager
 from minivllm.core.scheduler import Scheduler
 from minivllm.errors import ConfigError, OwnClassError
+from minivllm.scenario import make_header
 from minivllm.trace.fold import fold
 from minivllm.trace.story import story
 from tests.core.builders import Engine, message
@@ -219,3 +221,10 @@ def test_a_class_that_keeps_its_promises_runs_as_the_shipped_one() -> None:
     runs = [run_three(), run_three(kv_manager_cls=Mine, scheduler_cls=Own)]
     first, second = ([e.data for kind in decisions for e in r.events(kind)] for r in runs)
     assert first == second
+
+
+def test_a_class_itself_stands_in_a_traces_header_by_its_name() -> None:
+    config = make_config(scheduler_cls=Scheduler, kv_manager_cls=KVCacheManager, live=True)
+    written = make_header(config, None).config
+    assert written["scheduler"]["scheduler_cls"] == "minivllm.core.scheduler.Scheduler"
+    assert written["cache"]["kv_manager_cls"].endswith(".KVCacheManager")
