@@ -8,6 +8,8 @@ place. So memory holds the weights once, plus one tensor, whatever the file's ow
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -64,7 +66,7 @@ def load_model(
         torch.set_default_dtype(previous)
     as_codes = taken_as_codes(model, grouped)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_thread():
             model.load_weights(checkpoint.weights(as_codes), as_codes)
             quantize(model, as_codes, checkpoint.groups)
     except ModelFileError as error:
@@ -86,6 +88,18 @@ def load_model(
             "bfloat16, and a torch whose 4-bit kernel works",
         )
     return model
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For thousands of small operations: by several threads they are hardly faster, and where a
+    core is busy with something else they wait for each other (5 s instead of 1)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _give_memory_back() -> None:
