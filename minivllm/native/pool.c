@@ -72,7 +72,18 @@ static void *help(void *number) {
     return NULL;
 }
 
+/* A process that forks has its helpers; the new one has none, whatever they were doing. */
+static void forget_helpers(void) {
+    num_helpers = 0;
+    atomic_store(&sleepers, 0), atomic_store(&state, 0), atomic_store(&unfinished, 0);
+    callers = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    bed = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    alarm_clock = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
 static void hire(int wanted) {
+    static int registered;
+    if (!registered) registered = !pthread_atfork(NULL, NULL, forget_helpers);
     while (num_helpers < wanted && num_helpers < MOST_HELPERS) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, help, (void *)(int64_t)num_helpers)) return;

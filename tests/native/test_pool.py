@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -83,7 +84,7 @@ def test_who_comes_while_the_helpers_are_busy_does_the_work_alone(
     assert all(Counter(mine) == Counter(dict.fromkeys(range(30), 20)) for mine in done)
 
 
-def test_a_forked_process_has_no_helpers_and_does_not_wait_for_them(
+def test_a_forked_process_does_not_wait_for_its_parents_helpers(
     run_items: Callable[..., None],
 ) -> None:
     run_items(lambda _what, _item: None, 10, 3)
@@ -93,3 +94,20 @@ def test_a_forked_process_has_no_helpers_and_does_not_wait_for_them(
         run_items(lambda _what, item: done.append(item), 10, 3)
         os._exit(0 if sorted(done) == list(range(10)) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_process_has_helpers_of_its_own(run_items: Callable[..., None]) -> None:
+    """More than its parent had, too."""
+    run_items(lambda _what, _item: None, 50, 2)
+    child = os.fork()
+    if child == 0:
+        both = threading.Barrier(2, timeout=30)
+        run_items(lambda _what, _item: both.wait(), 2, 6)  # passed by two threads or none
+        os._exit(3 if both.broken else 0)
+    deadline = time.monotonic() + 60
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if done == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done[0] == child and os.waitstatus_to_exitcode(done[1]) == 0
