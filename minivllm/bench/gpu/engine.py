@@ -70,8 +70,8 @@ def equals_transformers(check: Check, model: str, device: torch.device, count: i
     for prompt, mine in zip(PROMPTS, ours, strict=True):
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=True).input_ids.to(device)
         text = exact.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=count,
-            min_new_tokens=count, do_sample=False,
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False,
+            eos_token_id=-1,  # as ignore_eos: it may come, and ends nothing
         )[0, ids.shape[1] :].tolist()  # fmt: skip
         texts.append(ids[0].tolist() + text)
         same = next((i for i, (a, b) in enumerate(zip(mine, text, strict=True)) if a != b), count)
