@@ -4,10 +4,12 @@ A layer is three calls, whatever the number of tokens (``native/layer.c``, ``att
 
     norm ─ q|k|v ─ rotate  →  attention  →  o + ─ norm ─ silu(gate)·up ─ down +
 
-The weights are never there in another form, so the model takes the memory of its file. A token's
-numbers depend on nothing but its own past: not on who else is in the batch, nor on how its prompt
-was cut into chunks. Counterpart in vLLM: its compiled model, and ``csrc/cpu/``; the arithmetic is
-llama.cpp's.
+The weights are never there in another form, so the model takes the memory of its file. With
+``attention.c`` between the two others, a token's numbers depend on nothing but its own past: not on
+who else is in the batch, nor on how its prompt was cut into chunks. Torch's attention (heads of
+other sizes, ``--attention-backend torch``) and its matrix product (a head or a layer that is not in
+codes) do not promise that. Counterpart in vLLM: its compiled model, and ``csrc/cpu/``; the
+arithmetic is llama.cpp's.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def logits(
 
 
 @pytest.mark.parametrize(
-    ("codes", "per_step", "rows"),
+    ("on_codes", "per_step", "rows"),
     [
         pytest.param(True, WINDOW, 64, marks=NEEDS_CODES, id="codes"),
         pytest.param(False, WINDOW, 64, id="many tokens: bfloat16"),
@@ -115,17 +115,17 @@ def logits(
     ],
 )
 def test_perplexity_and_best_tokens_are_the_exact_models(
-    codes: bool,
+    on_codes: bool,
     per_step: int,
     rows: int,
     windows: list[list[int]],
     exact: list[Scored],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not codes:
+    if not on_codes:
         monkeypatch.setattr(codes, "available", lambda: False)
     model = load_model(resolve("smollm2-135m"), "bfloat16", CPU, "auto")
-    assert model.has_int4 and model.kernels.startswith("codes") == codes
+    assert model.has_int4 and model.kernels.startswith("codes") == on_codes
     native = select_native("auto", model.spec, torch.bfloat16)
     backend: AttentionBackend = TorchAttention()
     if native is not None:
