@@ -7,12 +7,36 @@ Of the tokens that were sampled, and of a prompt's own tokens. Counterpart in vL
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from minivllm.core.scheduler_output import TokenLogprobs
+from minivllm.sample.transfer import HostTransfer, send
+
+
+@dataclass(slots=True)
+class LogprobRows:
+    """Logprobs that are on their way to the host."""
+
+    transfer: HostTransfer
+    place: slice
+    num_top: Sequence[int]
+    most: int
+    """Width of the rows that ask for the most likely tokens."""
+
+    def read(self) -> list[TokenLogprobs]:
+        """An entry per row."""
+        token_ids, ranks, values, top_ids, top_values = self.transfer.read(self.place)
+        result, first = [], 0
+        for i, count in enumerate(self.num_top):
+            best = slice(first, first + min(count, self.most))
+            top = list(zip(map(int, top_ids[best]), top_values[best], strict=True))
+            result.append(TokenLogprobs(int(token_ids[i]), values[i], int(ranks[i]), top))
+            first += self.most if count else 0
+        return result
 
 
 def gather_logprobs(
@@ -20,7 +44,8 @@ def gather_logprobs(
     normaliser: torch.Tensor,
     token_ids: torch.Tensor,
     num_top: Sequence[int],
-) -> list[TokenLogprobs]:
+    transfer: HostTransfer,
+) -> LogprobRows:
     """Row i: the logprob and rank of ``token_ids[i]``, and the ``num_top[i]`` most likely tokens.
 
     ``logits``: (num_rows, vocab) float32; ``normaliser``: (num_rows,), their logsumexp
@@ -31,26 +56,10 @@ def gather_logprobs(
     ranks = (logits > chosen).count_nonzero(-1) + 1
     asking = [i for i, count in enumerate(num_top) if count]
     most = min(max(num_top, default=0), logits.shape[1])
-    rows = logits if len(asking) == len(num_top) else logits[asking]  # no copy where all ask
+    rows, their = logits, normaliser  # no copy where all ask
+    if len(asking) < len(num_top):
+        index = send(asking, np.int64, logits.device)
+        rows, their = logits[index], normaliser[index]
     top, top_ids = rows.topk(most)  # (asking, most)
-    top_logprobs = top - normaliser[asking, None]
-    ids, rank, values, ids_of_top, values_of_top = _to_host(
-        token_ids, ranks, chosen[:, 0] - normaliser, top_ids, top_logprobs
-    )
-    tops: dict[int, list[tuple[int, float]]] = {}
-    for k, i in enumerate(asking):
-        first = k * most
-        best = slice(first, first + num_top[i])
-        tops[i] = list(zip(map(int, ids_of_top[best]), values_of_top[best], strict=True))
-    return [
-        TokenLogprobs(int(token_id), values[i], int(rank[i]), tops.get(i, []))
-        for i, token_id in enumerate(ids)
-    ]
-
-
-def _to_host(*tensors: torch.Tensor) -> list[list[float]]:
-    """Their numbers, flat, in one transfer, so that a GPU is waited for once. float64 holds every
-    float32 and every index as they are."""
-    numbers = torch.cat([tensor.flatten().double() for tensor in tensors]).tolist()
-    ends = list(itertools.accumulate(tensor.numel() for tensor in tensors))
-    return [numbers[end - tensor.numel() : end] for tensor, end in zip(tensors, ends, strict=True)]
+    place = transfer.add(token_ids, ranks, chosen[:, 0] - normaliser, top_ids, top - their[:, None])
+    return LogprobRows(transfer, place, num_top, most)

@@ -42,14 +42,24 @@ def _xor_shift(bits: torch.Tensor, shift: int) -> torch.Tensor:
     return bits ^ ((bits >> shift) & (2 ** (64 - shift) - 1))
 
 
+def stream(seed: int, position: int) -> int:
+    """What names a row's noise: the numbers of all token ids follow from it."""
+    return _signed(_mix_int(_mix_int(seed + _GOLDEN) + (position + 1) * _GOLDEN))
+
+
 def gumbel(seed: int, position: int, token_ids: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise, float32, one for each of ``token_ids`` (any shape, int64).
 
     ``position`` is the index in the sequence that the drawn token will have. The token with the
     largest (logit + noise) is a fair draw from softmax(logits).
     """
-    stream = _mix_int(_mix_int(seed + _GOLDEN) + (position + 1) * _GOLDEN)
-    bits = token_ids * _signed(_GOLDEN) + _signed(stream)
+    return gumbel_of(stream(seed, position), token_ids)
+
+
+def gumbel_of(stream: int | torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """The same of a :func:`stream`, or of one for each row: (num_rows, 1) int64 and (vocab,) ids
+    → (num_rows, vocab)."""
+    bits = token_ids * _signed(_GOLDEN) + stream
     bits = _xor_shift(bits, 30) * _signed(_MIX[0])
     bits = _xor_shift(bits, 27) * _signed(_MIX[1])
     bits = _xor_shift(bits, 31)

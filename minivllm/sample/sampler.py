@@ -12,7 +12,8 @@ In this order, for each row (counterpart in vLLM: ``vllm/v1/sample/sampler.py``)
 
 Steps 3, 4 and 6 are in ``logits_processors.py``. Noise is computed only for what survives them:
 over the whole vocabulary it would cost more than the model does. Since it is looked up and not
-drawn in turn, no row depends on another.
+drawn in turn, no row depends on another. That is the CPU's way, where a look at a number is free
+and work is not; a GPU's, which looks once at the end and not before, is in ``draw_batch.py``.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from minivllm.core.scheduler_output import SampleDetail, TokenLogprobs
-from minivllm.sample.explain import Explanation
+from minivllm.sample.draw_batch import draw_batch
+from minivllm.sample.explain import explain_row
 from minivllm.sample.logits_processors import lowest_score, process, takes_the_largest
 from minivllm.sample.logprobs import gather_logprobs
 from minivllm.sample.noise import SPREAD, gumbel
 from minivllm.sample.row import SampleRow
+from minivllm.sample.transfer import HostTransfer, send
 from minivllm.sampling_params import SamplingParams
 
 NOT_FINITE = "the model returned logits that are not finite (NaN or infinity)"
@@ -53,56 +57,77 @@ class SamplerOutput:
 def sample(
     logits: torch.Tensor,
     rows: list[SampleRow],
-    grammar_bitmask: torch.Tensor | None = None,
+    grammar_bitmask: np.ndarray | None = None,
     explain: bool = False,
+    transfer: HostTransfer | None = None,
 ) -> SamplerOutput:
     """Draw one token per row.
 
     ``logits``: (num_rows, vocab), not modified. ``grammar_bitmask``: (num_rows, ceil(vocab / 32))
-    int32 on the same device, a set bit is an allowed token, -1 throughout for a row without a
-    grammar. ``explain``: also fill ``details``.
+    int32, a set bit is an allowed token, -1 throughout for a row without a grammar. ``explain``:
+    also fill ``details``, at the price of fetching the logits. ``transfer``: what else the step
+    wants to know; it is made here.
     """
     logits = logits.float()
-    if grammar_bitmask is not None:
-        rows = _with_grammar(rows, grammar_bitmask, logits.shape[1])
+    transfer = transfer or HostTransfer()
     normaliser = logits.logsumexp(-1)  # (num_rows,); not finite iff the row holds NaN or +inf
-    token_ids = logits.argmax(-1)  # (num_rows,); right already where greedy asks for nothing else
-    errors: dict[int, str] = {}
-    details: list[SampleDetail | None] = [None] * len(rows)
-
-    # Rows that want more than the largest logit. They look at numbers on the way; the others wait
-    # for a GPU once, when everything is fetched.
-    picky = [i for i, row in enumerate(rows) if explain or not takes_the_largest(row)]
-    if picky:
-        finite = normaliser.isfinite().tolist()
-        errors = {i: NOT_FINITE for i in picky if not finite[i]}
-    for i in picky:
-        if i in errors:
-            continue
-        row = rows[i]
-        told = Explanation(logits[i], normaliser[i]) if explain else None
-        raw = logits[i]  # (vocab,)
-        scores = process(raw, row, told.watch if told else None)
-        if scores is not raw:
-            token_ids[i] = best = scores.argmax()
-            if scores[best] == -torch.inf:
-                errors[i] = NOTHING_LEFT
-                continue
-        if not row.params.greedy:
-            token_ids[i] = draw(scores, row)
-        details[i] = told.finish(scores, row) if told else None
-
+    token_ids, largest = _choose(logits, normaliser, _with_grammar(rows, grammar_bitmask, logits))
     num_top = [row.params.logprobs or 0 for row in rows]
-    logprobs = gather_logprobs(logits, normaliser, token_ids, num_top)
-    for i in set(range(len(rows))).difference(picky):
-        if math.isnan(logprobs[i].logprob):  # the largest is NaN or +inf, or all are -inf
+    pending = gather_logprobs(logits, normaliser, token_ids, num_top, transfer)
+    totals, best = transfer.read(transfer.add(normaliser, largest))
+    logprobs = pending.read()
+
+    errors: dict[int, str] = {}
+    for i in range(len(rows)):
+        if not math.isfinite(totals[i]):
             errors[i] = NOT_FINITE
+        elif best[i] == -math.inf:
+            errors[i] = NOTHING_LEFT
+    details: list[SampleDetail | None] = [None] * len(rows)
+    if explain:
+        on_host = logits.cpu()
+        for i, row in enumerate(_with_grammar(rows, grammar_bitmask, on_host)):
+            if i not in errors:
+                details[i] = explain_row(on_host[i], totals[i], row)
     return SamplerOutput(
         [-1 if i in errors else entry.token_id for i, entry in enumerate(logprobs)],
         [None if i in errors else entry for i, entry in enumerate(logprobs)],
         errors,
         details,
     )
+
+
+def _choose(
+    logits: torch.Tensor, normaliser: torch.Tensor, rows: list[SampleRow]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token for each row, and its largest score: -inf where there is nothing to choose from (of
+    a row without processors it tells no more than the ``normaliser``). Both (num_rows,)."""
+    token_ids = logits.argmax(-1)  # right already where greedy asks for nothing else
+    largest = normaliser.clone()
+    waiting: dict[int, torch.Tensor] = {}
+    for i, row in enumerate(rows):
+        if takes_the_largest(row):
+            continue
+        raw = logits[i]  # (vocab,)
+        scores = process(raw, row)
+        if scores is not raw:
+            token_ids[i] = at = scores.argmax(-1, keepdim=True)
+            largest[i] = scores.gather(0, at)
+        if row.params.greedy:
+            continue
+        if not looks_are_free(logits.device):
+            waiting[i] = scores
+        elif largest[i] > -math.inf:  # nor NaN
+            token_ids[i] = draw(scores, row)
+    if waiting:
+        drawn = draw_batch(torch.stack(list(waiting.values())), [rows[i] for i in waiting])
+        token_ids.index_copy_(0, send(list(waiting), np.int64, logits.device), drawn)
+    return token_ids, largest
+
+
+def looks_are_free(device: torch.device) -> bool:
+    """Is nothing waited for where a number is read? (see ``transfer.py``)"""
+    return device.type == "cpu"
 
 
 def draw(logits: torch.Tensor, row: SampleRow) -> torch.Tensor:
@@ -119,15 +144,20 @@ def threshold(scores: torch.Tensor, params: SamplingParams) -> float:
     return max(lowest_score(scores, params), float(scores.max()) - SPREAD)
 
 
-def _with_grammar(rows: list[SampleRow], bitmask: torch.Tensor, vocab_size: int) -> list[SampleRow]:
-    """The rows, each that has a grammar with its own line of the bitmask."""
-    expected = (len(rows), -(-vocab_size // 32))
-    if tuple(bitmask.shape) != expected or bitmask.dtype != torch.int32:
+def _with_grammar(
+    rows: list[SampleRow], bitmask: np.ndarray | None, logits: torch.Tensor
+) -> list[SampleRow]:
+    """The rows, each that has a grammar with its own line of the bitmask, where the logits are."""
+    if bitmask is None:
+        return rows
+    expected = (len(rows), -(-logits.shape[1] // 32))
+    if bitmask.shape != expected or bitmask.dtype != np.int32:
         raise ValueError(
-            f"grammar_bitmask is {bitmask.dtype} of {tuple(bitmask.shape)}; must be int32 of "
+            f"grammar_bitmask is {bitmask.dtype} of {bitmask.shape}; must be int32 of "
             f"{expected}: a line for each row, a bit for each token"
         )
-    limits = (bitmask != -1).any(-1).tolist()  # all ones limit nothing
+    limits = (bitmask != -1).any(-1)  # all ones limit nothing
+    lines = send(bitmask, np.int32, logits.device)
     return [
-        replace(row, grammar_bitmask=bitmask[i]) if limits[i] else row for i, row in enumerate(rows)
+        replace(row, grammar_bitmask=lines[i]) if limits[i] else row for i, row in enumerate(rows)
     ]

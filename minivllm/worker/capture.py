@@ -105,8 +105,8 @@ class StepCapture:
         """The likeliest tokens after these rows of the batch. logits: (rows, vocab) float32."""
         top = torch.log_softmax(logits, dim=-1).topk(min(NUM_TOP, logits.shape[-1]), dim=-1)
         self._arrays["top.rows"] = torch.tensor(rows)
-        self._arrays["top.token_ids"] = top.indices.cpu()
-        self._arrays["top.logprobs"] = top.values.cpu()
+        self._arrays["top.token_ids"] = top.indices
+        self._arrays["top.logprobs"] = top.values
 
     def result(self) -> StepTensors:
         arrays = [
@@ -131,4 +131,4 @@ class _WatchedAttention:
 
 
 def _bytes(array: torch.Tensor) -> bytes:
-    return array.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return array.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -26,8 +26,11 @@ from minivllm.config import TraceConfig
 from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.errors import ConfigError
 from minivllm.models.causal_lm import CausalLM
-from minivllm.sample.logprobs import gather_logprobs
+from minivllm.sample.logprobs import LogprobRows, gather_logprobs
+from minivllm.sample.row import SampleRow
 from minivllm.sample.sampler import NOTHING_LEFT, SamplerOutput, sample
+from minivllm.sample.transfer import HostTransfer, send
+from minivllm.sampling_params import SamplingParams
 from minivllm.worker.capture import StepCapture
 from minivllm.worker.decode_graphs import DecodeGraphs, GraphCapture
 from minivllm.worker.input_batch import FlatBatch, InputBatch, PromptRows, SampledRows
@@ -101,9 +104,18 @@ class ModelRunner:
             self._capture(scheduler_output, flat) if scheduler_output.capture_tensors else None
         )
         hidden = self._forward(flat, capture)  # (num_tokens, hidden)
-        for rows in flat.prompt_rows:
-            self._score_prompt(hidden, rows)
-        output = self._sample(hidden, flat.sampled, scheduler_output.grammar_bitmask, capture)
+        transfer = HostTransfer()  # whatever is read below comes to the host in one
+        prompts = [self._score_prompt(hidden, rows, transfer) for rows in flat.prompt_rows]
+        masks = scheduler_output.grammar_bitmask
+        result = self._sample(hidden, flat.sampled, masks, capture, transfer)
+        for rows, pending in zip(flat.prompt_rows, prompts, strict=True):
+            request = self.batch.requests[rows.req_id]
+            request.prompt_logprobs += [entry for part in pending for entry in part.read()]
+        output = ModelRunnerOutput(sampled_token_ids={})
+        first = 0
+        for sampled in flat.sampled:
+            self._keep(sampled, result, first, output)
+            first += sampled.count
         if capture is not None:
             output.tensors = capture.result()
         return output
@@ -145,8 +157,9 @@ class ModelRunner:
             prompt_rows=[],
         )
         hidden = self._run_model(self.inputs.load(flat))
-        last = torch.from_numpy(starts[1:].astype(np.int64) - 1).to(self.device)
-        self.model.compute_logits(hidden[last]).logsumexp(-1)  # the sampler's own first reduction
+        last = send(starts[1:] - 1, np.int64, self.device)
+        drawing = SampleRow(SamplingParams(top_p=0.9), 0, [0], 1)  # what takes most memory
+        sample(self.model.compute_logits(hidden[last]), [drawing] * num_seqs)
         self.kv_caches = caches
 
     def _forward(self, flat: FlatBatch, capture: StepCapture | None) -> torch.Tensor:
@@ -162,23 +175,23 @@ class ModelRunner:
             attention = capture.watch(attention)
         return self.model(inputs.input_ids, inputs.positions, self.kv_caches, attention)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device)
-
-    def _score_prompt(self, hidden: torch.Tensor, rows: PromptRows) -> None:
-        """Keep the logprobs of prompt tokens that the batch's rows predict."""
+    def _score_prompt(
+        self, hidden: torch.Tensor, rows: PromptRows, transfer: HostTransfer
+    ) -> list[LogprobRows]:
+        """The logprobs of prompt tokens that the batch's rows predict."""
         request = self.batch.requests[rows.req_id]
+        pending = []
         for done in range(0, rows.count, PROMPT_ROWS_AT_ONCE):
             count = min(PROMPT_ROWS_AT_ONCE, rows.count - done)
             row, target = rows.first_row + done, rows.target + done
             logits = self.model.compute_logits(hidden[row : row + count])  # (count, vocab)
             # In one pass: over thousands of rows it counts that logsumexp takes several.
             logprobs = logits.log_softmax(-1)
-            tokens = torch.tensor(request.token_ids[target : target + count], device=self.device)
+            tokens = send(request.token_ids[target : target + count], np.int64, self.device)
             num_top = [request.sampling_params.prompt_logprobs or 0] * count
-            request.prompt_logprobs += gather_logprobs(
-                logprobs, logprobs.new_zeros(count), tokens, num_top
-            )
+            zeros = logprobs.new_zeros(count)
+            pending.append(gather_logprobs(logprobs, zeros, tokens, num_top, transfer))
+        return pending
 
     def _sample(
         self,
@@ -186,12 +199,12 @@ class ModelRunner:
         sampled: list[SampledRows],
         masks: dict[str, bytes],
         capture: StepCapture | None,
-    ) -> ModelRunnerOutput:
-        output = ModelRunnerOutput(sampled_token_ids={})
+        transfer: HostTransfer,
+    ) -> SamplerOutput:
         if not sampled:
-            return output
+            return SamplerOutput([], [], {})
         numbers = [s.first_row + k for s in sampled for k in range(s.count)]
-        logits = self.model.compute_logits(hidden[torch.tensor(numbers, device=self.device)])
+        logits = self.model.compute_logits(hidden[send(numbers, np.int64, self.device)])
         # (num_rows, vocab) float32
         if capture is not None:
             capture.take_logits(numbers, logits)
@@ -204,12 +217,7 @@ class ModelRunner:
         bitmask = self._bitmask(owners, masks, logits.shape[1])
         # Who armed a step wants to see how its tokens were drawn, too.
         explain = self.explain or capture is not None
-        result = sample(logits, rows, bitmask, explain=explain)
-        first = 0
-        for one in sampled:
-            self._keep(one, result, first, output)
-            first += one.count
-        return output
+        return sample(logits, rows, bitmask, explain, transfer)
 
     def _keep(
         self, sampled: SampledRows, result: SamplerOutput, first: int, output: ModelRunnerOutput
@@ -241,7 +249,7 @@ class ModelRunner:
 
     def _bitmask(
         self, req_ids: list[str], masks: dict[str, bytes], vocab_size: int
-    ) -> torch.Tensor | None:
+    ) -> np.ndarray | None:
         """(num_rows, ceil(vocab / 32)) int32; a row without a grammar is all ones.
 
         The masks are as wide as the tokenizer's vocabulary. Of the model's, what goes beyond it
@@ -255,4 +263,4 @@ class ModelRunner:
             if req_id in masks:
                 words = np.frombuffer(masks[req_id], dtype="<i4")[:width]
                 row[: len(words)], row[len(words) :] = words, 0
-        return self._tensor(bitmask)
+        return bitmask

@@ -303,7 +303,7 @@ def test_grammar_is_given_beside_the_rows_a_line_each() -> None:
     logits = random_logits(3, seed=7)
     worst = logits.argmin(-1).tolist()
     lines = bitmask([{worst[0]}, None, {worst[2]}])
-    result = sample(logits, [row(**GREEDY)] * 3, grammar_bitmask=lines)
+    result = sample(logits, [row(**GREEDY)] * 3, grammar_bitmask=lines.numpy())
     assert result.token_ids == [worst[0], int(logits[1].argmax()), worst[2]]
 
 
@@ -311,9 +311,9 @@ def test_row_without_a_grammar_does_no_work_for_it(monkeypatch: pytest.MonkeyPat
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(
         "minivllm.sample.sampler.process",
-        lambda raw, asking, watch: (seen.append(asking.grammar_bitmask), raw)[1],
+        lambda raw, asking: (seen.append(asking.grammar_bitmask), raw)[1],
     )
-    sample(random_logits(2), [row(), row()], grammar_bitmask=bitmask([None, {1}]))
+    sample(random_logits(2), [row(), row()], grammar_bitmask=bitmask([None, {1}]).numpy())
     assert seen[0] is None and seen[1] is not None
 
 
@@ -327,7 +327,7 @@ def test_row_without_a_grammar_does_no_work_for_it(monkeypatch: pytest.MonkeyPat
 )
 def test_bitmask_of_another_shape_is_refused_with_the_right_one(wrong: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"must be int32 of \(2, 2\)"):
-        sample(random_logits(2), [row(), row()], grammar_bitmask=wrong)
+        sample(random_logits(2), [row(), row()], grammar_bitmask=wrong.numpy())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

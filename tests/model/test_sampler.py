@@ -164,7 +164,7 @@ def test_cuts_leave_what_the_float64_reference_leaves(
 
 
 def test_top_p_looks_further_when_the_first_look_does_not_hold_the_mass() -> None:
-    logits = torch.linspace(0, 0.1, 4 * logits_processors.TOP_P_FIRST_LOOK)
+    logits = torch.linspace(0, 0.1, 4 * logits_processors.TOP_P_LOOKS[-1])
     cut = threshold(logits, SamplingParams(top_p=0.9))
     count = int((logits >= cut).sum())
     assert abs(count / len(logits) - 0.9) < 0.01
