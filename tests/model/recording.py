@@ -2,16 +2,19 @@
 memory, without running any Python of the model. So what Python decided at recording is baked in, as
 it is in a real graph, and an operation that has to look at a number is refused, as it is there.
 
-With it an attention that can be recorded: torch's own looks at the lengths."""
+With it an attention that can be recorded, since torch's own looks at the lengths; and ``Looks``,
+which lists what a GPU would have to be waited for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from minivllm.attention.metadata import AttentionMetadata
 
@@ -38,6 +41,65 @@ class _Recorder(TorchDispatchMode):
             raise HostSyncError(func._schema.name)
         result = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+
+METHODS = ("tolist", "numpy", "cpu")
+"""Looks without an operation, where the tensor is on the CPU as in the tests."""
+
+SHAPED_BY_VALUES = {"aten::_unique2", "aten::masked_select", "aten::bincount", "aten::equal"}
+
+
+class Looks(TorchDispatchMode):
+    """``with Looks() as seen``: every look at a number, every shape that depends on one, and every
+    copy to another device that is waited for. ``tolist`` of a meta tensor gives zeros: the meta
+    device has no numbers, so on it nothing can be looked at behind this one's back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self._patches = ExitStack()
+
+    def __enter__(self) -> list[str]:  # type: ignore[override]
+        for name in METHODS:
+            patch = mock.patch.object(torch.Tensor, name, self._method(name))
+            self._patches.enter_context(patch)
+        # There is no pinned memory without a GPU; the copy that follows is what counts.
+        pin = mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        self._patches.enter_context(pin)
+        super().__enter__()
+        return self.seen
+
+    def __exit__(self, *args: Any) -> None:
+        super().__exit__(*args)
+        self._patches.close()
+
+    def _method(self, name: str) -> Callable[[torch.Tensor], Any]:
+        original = getattr(torch.Tensor, name)
+
+        def look(tensor: torch.Tensor) -> Any:
+            self.seen.append(name)
+            if name == "tolist" and tensor.is_meta:
+                return [0.0] * tensor.numel()
+            return original(tensor)
+
+        return look
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name, kwargs = func._schema.name, kwargs or {}
+        flat = [arg for arg in tree_flatten((args, kwargs))[0] if isinstance(arg, torch.Tensor)]
+        indices = flat[1:] if name in ("aten::index", "aten::index_put_") else []
+        result = func(*args, **kwargs)
+        if name in ("aten::_to_copy", "aten::copy_"):
+            waits = not (kwargs.get("non_blocking") or True in args[2:])
+            if waits and result.device != flat[-1].device:
+                self.seen.append(f"{name} waits")
+        elif name in LOOKS | SHAPED_BY_VALUES or any(i.dtype == torch.bool for i in indices):
+            self.seen.append(name)
+        elif len({tensor.device for tensor in flat if tensor.dim()}) > 1:
+            self.seen.append(f"{name} over devices")
         return result
 
 

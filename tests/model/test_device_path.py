@@ -7,10 +7,8 @@ graph would: stale lengths, a moved buffer, a number that Python looked up.
 from __future__ import annotations
 
 import random
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -21,9 +19,6 @@ from minivllm.errors import ConfigError
 from minivllm.executor.uniproc import UniprocExecutor
 from minivllm.models.causal_lm import CausalLM
 from minivllm.models.loader import load_model
-from minivllm.sample.row import SampleRow
-from minivllm.sample.sampler import sample
-from minivllm.sampling_params import SamplingParams
 from minivllm.worker.decode_graphs import capture_sizes
 from minivllm.worker.memory_profile import profile_memory
 from minivllm.worker.model_runner import ModelRunner
@@ -281,28 +276,3 @@ def test_worker_records_what_its_limits_allow(path: Path) -> None:
     assert worker.graph_sizes == []  # not on a CPU
     worker.record_graphs(RecordedCapture())
     assert worker.graph_sizes == [1, 2, 4, 8]
-
-
-def test_greedy_sampling_waits_for_the_device_once() -> None:
-    """Sixteen rows, some with logprobs: one transfer brings ids, logprobs, ranks and the best."""
-    logits = torch.randn(16, 50, generator=torch.Generator().manual_seed(1))
-    rows = [
-        SampleRow(SamplingParams(temperature=0, logprobs=i % 3 or None), 0, [1, 2], 1)
-        for i in range(16)
-    ]
-    looks: list[str] = []
-    names = ("tolist", "item", "__bool__", "__int__", "__float__", "numpy", "cpu")
-    with ExitStack() as stack:
-        for name in names:
-            original = getattr(torch.Tensor, name)
-
-            def look(self: Any, *args: Any, name: str = name, original: Any = original) -> Any:
-                looks.append(name)
-                return original(self, *args)
-
-            stack.enter_context(mock.patch.object(torch.Tensor, name, look))
-        output = sample(logits, rows)
-    assert looks == ["tolist"]
-    assert output.token_ids == logits.argmax(-1).tolist()
-    first = output.logprobs[2]
-    assert first is not None and [token for token, _ in first.top] == logits[2].topk(2)[1].tolist()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivllm.sample import logits_processors, sampler
+from minivllm.sample.draw_batch import lowest_scores
 from minivllm.sample.logits_processors import process
 from minivllm.sample.noise import SPREAD
 from minivllm.sample.row import SampleRow
@@ -68,8 +69,12 @@ def test_logprobs_are_raw_whatever_the_sampler_does(temperature: float) -> None:
 
 
 def test_more_logprobs_than_the_vocabulary_has_gives_the_whole_vocabulary() -> None:
-    result = sample(random_logits(1, 6, seed=3), [row(temperature=0, logprobs=20)])
-    assert result.logprobs[0] is not None and len(result.logprobs[0].top) == 6
+    """Each row's own, and no more."""
+    logits = random_logits(3, 6, seed=3)
+    result = sample(logits, [row(temperature=0, logprobs=k) for k in (20, 3, 9)])
+    tops = [[token_id for token_id, _ in entry.top] for entry in result.logprobs if entry]
+    best = logits.argsort(-1, descending=True).tolist()
+    assert tops == [best[0], best[1][:3], best[2]]
 
 
 def test_min_tokens_masks_the_stop_ids_and_leaves_the_raw_logprobs_alone() -> None:
@@ -160,7 +165,10 @@ def test_cuts_leave_what_the_float64_reference_leaves(
     scores = logits / temperature
     got = set((scores >= threshold(scores, params)).nonzero().flatten().tolist())
     reachable = set((scores >= scores.max() - SPREAD).nonzero().flatten().tolist())
-    assert allowed(logits, params, -1e-5) & reachable <= got <= allowed(logits, params, 1e-5)
+    at_least, at_most = allowed(logits, params, -1e-5), allowed(logits, params, 1e-5)
+    assert at_least & reachable <= got <= at_most
+    got = set((scores >= lowest_scores(scores[None], [params])[0]).nonzero().flatten().tolist())
+    assert at_least <= got and got & reachable <= at_most
 
 
 def test_top_p_looks_further_when_the_first_look_does_not_hold_the_mass() -> None:
