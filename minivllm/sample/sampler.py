@@ -133,9 +133,23 @@ def looks_are_free(device: torch.device) -> bool:
 def draw(logits: torch.Tensor, row: SampleRow) -> torch.Tensor:
     """Draw one token from a row, (vocab,) → (); temperature, cuts and noise as the row asks."""
     scores = logits / row.params.temperature  # (vocab,)
-    survivors = (scores >= threshold(scores, row.params)).nonzero()[:, 0]  # (survivors,) ids
-    noisy = scores[survivors] + gumbel(row.seed, row.position, survivors)
+    limited = 0 < row.params.top_k < len(scores)
+    if limited:  # then little is left for the other cuts to go through
+        ids = best_ids(scores, row.params.top_k)
+        scores = scores[ids]
+    places = (scores >= threshold(scores, row.params)).nonzero()[:, 0]  # (survivors,)
+    survivors = ids[places] if limited else places  # their ids
+    noisy = scores[places] + gumbel(row.seed, row.position, survivors)
     return survivors[noisy.argmax()]
+
+
+def best_ids(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Ids, ascending, of the ``count`` largest scores, and of all that equal the last of them."""
+    best = scores.topk(count + 1)
+    last, next_one = best.values[count - 1 :].tolist()
+    if next_one < last:  # no tie, so nobody else needs to be looked for
+        return best.indices[:count].sort().values
+    return (scores >= last).nonzero()[:, 0]
 
 
 def threshold(scores: torch.Tensor, params: SamplingParams) -> float:
