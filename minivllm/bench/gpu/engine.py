@@ -6,20 +6,21 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest import mock
 
 import torch
 
 from minivllm.bench.gpu.check import Check, Skipped
 from minivllm.config import make_config
+from minivllm.core.scheduler_output import ModelRunnerOutput, SchedulerOutput
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.factories import make_tokenizer
 from minivllm.engine.inproc_client import InprocClient
 from minivllm.engine.llm import LLM
 from minivllm.executor.uniproc import UniprocExecutor
 from minivllm.models.source import ModelSource, resolve
+from minivllm.sample.transfer import HostTransfer
 from minivllm.sampling_params import SamplingParams
-from minivllm.worker.capture import StepCapture
-from minivllm.worker.input_batch import FlatBatch
 
 PROMPTS = (
     "The capital of France is",
@@ -126,30 +127,63 @@ def graphs_change_nothing(check: Check, model: str, count: int) -> None:
             check.state, check.words = "failed", "float32: the graphs say something else"
 
 
+MIX = (
+    SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, logprobs=2),
+    SamplingParams(temperature=0.8, top_k=50, top_p=0.95, max_tokens=16, ignore_eos=True),
+    SamplingParams(seed=1, min_p=0.02, max_tokens=16, ignore_eos=True, prompt_logprobs=2),
+    SamplingParams(
+        repetition_penalty=1.2,
+        frequency_penalty=0.5,
+        presence_penalty=0.1,
+        max_tokens=16,
+        ignore_eos=True,
+    ),
+    SamplingParams(top_p=0.9, logit_bias={9: 2.0}, min_tokens=4, bad_words=[" the"], max_tokens=16),
+)
+"""One for each prompt: whatever a row may ask of the sampler."""
+
+
 def waits_once(check: Check, model: str) -> None:
-    """The forward pass of a step asks the GPU nothing: torch raises where it would wait."""
+    """A step asks the GPU nothing before its one transfer to the host: torch raises where it would
+    wait."""
     config = make_config(model=model, max_num_seqs=8, max_model_len=1024)
     executor = UniprocExecutor(config)
     client = InprocClient(EngineCore(config, executor), lockstep=True)
     runner = executor.worker.runner
-    forward = runner._forward
-    calls = 0
+    execute, fetch = runner.execute_model, HostTransfer._fetch
+    steps = transfers = 0
+    refused: list[str] = []  # the engine outlives a step's error, so it is kept here
 
-    def strict(flat: FlatBatch, capture: StepCapture | None) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
+    def strict(scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        nonlocal steps
+        steps += 1
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return forward(flat, capture)
+            return execute(scheduler_output)
+        except Exception as error:
+            refused.append(str(error))
+            raise
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    params = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+    def counted(transfer: HostTransfer) -> list[list[float]]:
+        nonlocal transfers
+        transfers += 1
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return fetch(transfer)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
     with LLM.from_parts(client, make_tokenizer(config)) as llm:
-        llm.generate(list(PROMPTS), params, use_tqdm=False)  # whatever is compiled on first use
-        runner._forward = strict  # type: ignore[method-assign]
-        llm.generate(list(PROMPTS), params, use_tqdm=False)
-    check.words = f"{calls} forward passes, none of which waited for the GPU"
+        llm.generate(list(PROMPTS), MIX, use_tqdm=False)  # whatever is compiled on first use
+        runner.execute_model = strict  # type: ignore[method-assign]
+        with mock.patch.object(HostTransfer, "_fetch", counted):
+            llm.generate(list(PROMPTS), MIX, use_tqdm=False)
+    if refused:
+        check.state, check.words = "failed", refused[0]
+        return
+    check.words = f"{steps} steps, {transfers} transfers to the host, no other wait for the GPU"
 
 
 def pool_fits(check: Check, model: str) -> None:
