@@ -104,6 +104,7 @@ def _choose(
     a row without processors it tells no more than the ``normaliser``). Both (num_rows,)."""
     token_ids = logits.argmax(-1)  # right already where greedy asks for nothing else
     largest = normaliser.clone()
+    may_look = looks_are_free(logits.device)
     waiting: dict[int, torch.Tensor] = {}
     for i, row in enumerate(rows):
         if takes_the_largest(row):
@@ -115,9 +116,9 @@ def _choose(
             largest[i] = scores.gather(0, at)
         if row.params.greedy:
             continue
-        if not looks_are_free(logits.device):
+        if not may_look:
             waiting[i] = scores
-        elif largest[i] > -math.inf:  # nor NaN
+        elif float(largest[i]) > -math.inf:  # nor NaN
             token_ids[i] = draw(scores, row)
     if waiting:
         drawn = draw_batch(torch.stack(list(waiting.values())), [rows[i] for i in waiting])
