@@ -16,7 +16,7 @@ from minivllm.attention.torch_backend import TorchAttention
 from minivllm.errors import ConfigError, MissingExtraError
 from minivllm.models.operators import Operators, TorchOperators
 from minivllm.models.spec import ModelSpec
-from minivllm.native.build import library
+from minivllm.native.build import library, why_none
 from minivllm.native.operators import NativeOperators
 
 
@@ -60,19 +60,25 @@ def select_native(
     """
     if name not in ("auto", "native"):
         return None
-    fits = dtype == torch.bfloat16 and spec.head_dim in DIMS and _share(spec) <= MOST_ROWS
-    found = library() if fits else None
+    lacking = _lacking(spec, dtype)
+    found = library() if not lacking else None
     if found is not None:
         return NativeAttention(found, spec.num_heads, spec.num_kv_heads), NativeOperators(found)
     if name == "auto":
         return None
-    heads = " | ".join(map(str, DIMS))
-    raise ConfigError(
-        "attention_backend",
-        name,
-        f"torch | auto here: native needs a C compiler (cc), dtype bfloat16 (it is {dtype}) and "
-        f"heads of {heads} numbers (they have {spec.head_dim})",
-    )
+    why = lacking or why_none()
+    raise ConfigError("attention_backend", name, f"torch | auto here: native cannot run ({why})")
+
+
+def _lacking(spec: ModelSpec, dtype: torch.dtype) -> str:
+    """Why the compiled attention does not fit a model; empty if it does."""
+    if dtype != torch.bfloat16:
+        return f"it needs dtype bfloat16, this is {str(dtype).removeprefix('torch.')}"
+    if spec.head_dim not in DIMS:
+        return f"it takes heads of {' | '.join(map(str, DIMS))} numbers, these have {spec.head_dim}"
+    if _share(spec) > MOST_ROWS:
+        return f"it takes {MOST_ROWS} query heads to a K/V head, this has {_share(spec)}"
+    return ""
 
 
 def _share(spec: ModelSpec) -> int:

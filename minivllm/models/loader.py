@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 
@@ -22,6 +23,7 @@ from minivllm.models.packed import pack
 from minivllm.models.quantized import quantize, taken_as_codes
 from minivllm.models.registry import find
 from minivllm.models.source import ModelSource
+from minivllm.native.build import why_none
 from minivllm.native.codes import available as codes_run
 
 LEAST_BYTES_PER_PARAM = 1.5 / 8
@@ -57,8 +59,11 @@ def load_model(
         )
     on_cpu = device.type == "cpu"
     grouped = checkpoint.grouped() if on_cpu and quantization != "none" else set()
+    chosen = choose_dtype(dtype, device, bool(grouped) and codes_run())
+    if quantization == "q4":
+        _check_q4(on_cpu, chosen, bool(grouped))
     previous = torch.get_default_dtype()
-    torch.set_default_dtype(choose_dtype(dtype, device, bool(grouped) and codes_run()))
+    torch.set_default_dtype(chosen)
     try:
         with device, torch.inference_mode():
             model = find(checkpoint.spec.architecture).build(checkpoint.spec)
@@ -81,13 +86,30 @@ def load_model(
             pack(model, checkpoint.groups if grouped else _nothing)
     _give_memory_back()
     if quantization == "q4" and not model.has_int4:
-        raise ConfigError(
-            "quantization",
-            quantization,
-            "auto | none here: q4 needs a checkpoint with Q4_0 or Q4_1 matrices, a CPU, dtype "
-            "bfloat16, and a torch whose 4-bit kernel works",
+        _refuse_q4(
+            "no layer has all its matrices so, or neither the C code nor torch's 4-bit kernel runs "
+            f"here ({why_none()})"
         )
     return model
+
+
+def _check_q4(on_cpu: bool, dtype: torch.dtype, grouped: bool) -> None:
+    """Before the weights are read."""
+    if not on_cpu:
+        _refuse_q4("this runs on a GPU")
+    if dtype != torch.bfloat16:
+        _refuse_q4(f"the dtype is {str(dtype).removeprefix('torch.')}")
+    if not grouped:
+        _refuse_q4("the checkpoint has no such matrix")
+
+
+def _refuse_q4(why: str) -> NoReturn:
+    raise ConfigError(
+        "quantization",
+        "q4",
+        "auto | none here; q4 is for a checkpoint with Q4_0 or Q4_1 matrices, on a CPU, in "
+        f"bfloat16: {why}",
+    )
 
 
 @contextmanager

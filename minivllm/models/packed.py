@@ -128,17 +128,19 @@ def pack(model: CausalLM, find: FindGroups) -> None:
     dtype = model.embed_tokens.dtype
     int4 = dtype == torch.bfloat16 and available(Int4Weight, dtype)
     kinds = dict.fromkeys("codes" for layer in model.layers if type(layer) is QuantizedLayer)
+    packed = "onednn" if available(OneDNNWeight, dtype) else "linear"
     for i, layer in enumerate(model.layers):
         if type(layer) is not LlamaLayer or type(layer.self_attn) is not LlamaAttention:
             continue  # somebody's own, or quantised: it stays what it is
         few = _few_tokens(layer, f"model.layers.{i}", find) if int4 else None
         model.layers[i] = PackedLayer(layer, few)
-        kinds["onednn" if available(OneDNNWeight, dtype) else "linear"] = None
+        kinds[packed] = None
         if few is not None:
             kinds[f"int4 up to {MOST_INT4_ROWS} tokens"] = None
             model.has_int4 = True
     if model.head is None:
         model.head = _packed_head(model, find if int4 else None)
+        kinds[packed] = None
     model.kernels = ", ".join(kinds)
 
 

@@ -73,10 +73,7 @@ static void pair_values(num *tile, const bf16 *const *v, int64_t count, int64_t 
         }
 }
 
-/* Scores of one row over a tile -> its weights, with the running maximum and sum of the online
- * softmax (arXiv 1805.02867). seen: keys of the tile that the row's token sees, at least one; what
- * is behind them weighs nothing. scale: of a score, so that weights are powers of two. Returns how
- * far earlier results fade. */
+/* As fast_exp2. */
 static inline __m512 exp2_of(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-126.f), x); /* in this order, NaN stays NaN */
     __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -89,6 +86,10 @@ static inline __m512 exp2_of(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+/* Scores of one row over a tile -> its weights, with the running maximum and sum of the online
+ * softmax (arXiv 1805.02867). seen: keys of the tile that the row's token sees, at least one; what
+ * is behind them weighs nothing. scale: of a score, so that weights are powers of two. Returns how
+ * far earlier results fade. */
 static inline float weigh(num *weights, const float *scores, float *most, float *total,
                           int64_t seen, float scale) {
     __m512 scaled[WIDE], high = _mm512_set1_ps(*most), sum = _mm512_setzero_ps();

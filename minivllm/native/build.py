@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -51,8 +52,21 @@ SIGNATURES = {
 @cache
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None. ``MINIVLLM_NATIVE=0`` says None, too."""
+    loaded, why = _load()
+    if loaded is None and os.environ.get("MINIVLLM_NATIVE") != "0":
+        log.warning("the C code of minivllm does not run here, torch is slower: %s", why)
+    return loaded
+
+
+def why_none() -> str:
+    """Why :func:`library` has none."""
+    return _load()[1]
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("MINIVLLM_NATIVE") == "0":
-        return None
+        return None, "MINIVLLM_NATIVE is 0"
     try:
         loaded = ctypes.CDLL(str(_built()))
         for name, arguments in SIGNATURES.items():
@@ -60,33 +74,40 @@ def library() -> ctypes.CDLL | None:
             function.argtypes, function.restype = arguments, None
         _check(loaded)
     except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
-        log.info("no native kernels, torch's operators are used: %s", error)
-        return None
-    return loaded
+        return None, str(error)
+    return loaded, ""
 
 
 def _built() -> Path:
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise RuntimeError("there is no C compiler")
     texts = [path.read_bytes() for path in (*HEADERS, *SOURCES)]
     of = (*texts, " ".join(FLAGS).encode(), _cpu().encode())
     name = hashlib.sha256(b"\0".join(of)).hexdigest()[:16]
     target = cache_dir() / "native" / f"kernels-{name}.so"
-    if target.is_file():
-        return target
+    digest = target.with_suffix(".sha256")
+    if target.is_file() and digest.is_file() and _digest(target) == digest.read_text():
+        return target  # whole: a process that loads a part of it is killed
+    compiler = shlex.split(os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or "")
+    if not compiler:
+        raise RuntimeError("there is no C compiler (cc)")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         objects, made = [f"{work}/{path.stem}.o" for path in SOURCES], Path(work) / "kernels.so"
         _run(
             [
-                [compiler, "-c", *FLAGS, str(source), "-o", into]
+                [*compiler, "-c", *FLAGS, str(source), "-o", into]
                 for source, into in zip(SOURCES, objects, strict=True)
             ]
         )
-        _run([[compiler, "-shared", *objects, "-o", str(made), "-lm", "-pthread"]])
+        _run([[*compiler, "-shared", *objects, "-o", str(made), "-lm", "-pthread"]])
+        said = Path(work) / "said"
+        said.write_text(_digest(made))
         made.replace(target)  # other processes see no file or the whole file
+        said.replace(digest)
     return target
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _run(commands: list[list[str]]) -> None:

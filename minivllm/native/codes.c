@@ -4,7 +4,8 @@
 
 #ifdef __AVX512VNNI__
 
-enum { QUADS = GROUP / 4, MOST_TOKENS = 6, SOME_TOKENS = 12 };
+/* Four columns are one instruction; of six tokens the sums are 24 of the 32 registers. */
+enum { QUADS = GROUP / 4, MOST_TOKENS = 6 };
 
 /* 32 numbers as bytes. A NaN or infinity must come out as one: the scale carries it. */
 static inline void quantize_group(const Bytes *b, int64_t token, int64_t group, __m512 low,
@@ -49,14 +50,13 @@ static void round_token(const Rounding *r, int64_t token) {
     }
 }
 
-static void round_some(void *what, int64_t piece) {
+static void round_some(void *what, int64_t item) {
     const Rounding *r = what;
-    int64_t end = (piece + 1) * SOME_TOKENS < r->tokens ? (piece + 1) * SOME_TOKENS : r->tokens;
-    for (int64_t t = piece * SOME_TOKENS; t < end; t++) round_token(r, t);
+    for (int64_t t = item * SOME; t < end_of(item, r->tokens); t++) round_token(r, t);
 }
 
 void round_to_bytes(Rounding r, int threads) {
-    run_items(round_some, &r, (r.tokens + SOME_TOKENS - 1) / SOME_TOKENS, threads);
+    run_items(round_some, &r, items_of(r.tokens), threads);
 }
 
 /* One panel's 32 rows times `count` tokens. codes: (groups, 8, 2, 64), unpacked; scales: (groups,
@@ -159,7 +159,7 @@ static void multiply_panel(const Product *p, int64_t panel) {
     int64_t groups = m->cols / GROUP, code_bytes = m->cols * PANEL;
     if (m->cols > most_cols) {
         free(codes);
-        codes = aligned_alloc(64, code_bytes + groups * 2 * PANEL * sizeof(float));
+        codes = allocate(code_bytes + groups * 2 * PANEL * sizeof(float));
         most_cols = m->cols;
     }
     float *scales = (float *)(codes + code_bytes);

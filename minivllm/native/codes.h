@@ -36,8 +36,8 @@ typedef struct {
 } Bytes;
 
 static inline Bytes new_bytes(int64_t tokens, int64_t cols) {
-    float *numbers = malloc(tokens * cols / GROUP * 2 * sizeof(float));
-    return (Bytes){malloc(tokens * cols), numbers, numbers + tokens * cols / GROUP, cols};
+    float *numbers = allocate(tokens * cols / GROUP * 2 * sizeof(float));
+    return (Bytes){allocate(tokens * cols), numbers, numbers + tokens * cols / GROUP, cols};
 }
 
 static inline void free_bytes(Bytes b) { free(b.codes), free(b.scale); }

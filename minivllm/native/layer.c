@@ -3,7 +3,8 @@
 #include "codes.h"
 #include "pool.h"
 
-enum { SOME_TOKENS = 12, TOKENS_AT_ONCE = 252 }; /* of an item; that fit in a core's cache */
+/* Tokens whose bytes and sums stay in a core's second cache (1 MB) while all panels pass by. */
+enum { TOKENS_AT_ONCE = 252 };
 
 typedef struct {
     Matrix qkv, o, gate_up, down; /* rows of gate and up alternate, by 16 */
@@ -27,12 +28,11 @@ typedef struct {
     int64_t tokens;
 } Turning;
 
-static void turn_some(void *what, int64_t piece) {
+static void turn_some(void *what, int64_t item) {
     const Turning *w = what;
     const Layer *l = w->layer;
     int64_t turning = l->heads + l->kv_heads, dim = l->dim, width = l->qkv.rows;
-    int64_t end = (piece + 1) * SOME_TOKENS < w->tokens ? (piece + 1) * SOME_TOKENS : w->tokens;
-    for (int64_t t = piece * SOME_TOKENS; t < end; t++) {
+    for (int64_t t = item * SOME; t < end_of(item, w->tokens); t++) {
         bf16 *from = w->from + t * width, *to = w->to + t * width;
         for (int64_t h = 0; h < turning; h++) {
             bf16 *head = from + h * dim;
@@ -54,14 +54,14 @@ void layer_before(bf16 *qkv, const bf16 *x, const Layer *l, const bf16 *cos, con
                   int64_t tokens, int threads) {
     int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE, width = l->qkv.rows;
     Bytes normed = new_bytes(most, l->hidden);
-    bf16 *unturned = malloc(most * width * sizeof(bf16));
+    bf16 *unturned = allocate(most * width * sizeof(bf16));
     for (int64_t first = 0; first < tokens; first += most) {
         int64_t count = tokens - first < most ? tokens - first : most, at = first * l->dim / 2;
         const bf16 *some = x + first * l->hidden;
         round_to_bytes((Rounding){&normed, some, NULL, l->first_norm, l->eps, count}, threads);
         multiply_codes((Results){.narrow = unturned}, &l->qkv, &normed, count, threads);
         Turning turning = {l, unturned, qkv + first * width, cos + at, sin + at, count};
-        run_items(turn_some, &turning, (count + SOME_TOKENS - 1) / SOME_TOKENS, threads);
+        run_items(turn_some, &turning, items_of(count), threads);
     }
     free_bytes(normed), free(unturned);
 }
@@ -73,8 +73,8 @@ void layer_after(bf16 *out, const bf16 *attended, const bf16 *x, const Layer *l,
     int64_t most = tokens < TOKENS_AT_ONCE ? tokens : TOKENS_AT_ONCE;
     Bytes heads = new_bytes(most, l->o.cols), normed = new_bytes(most, l->hidden);
     Bytes inner = new_bytes(most, l->down.cols);
-    bf16 *middle = malloc(most * l->hidden * sizeof(bf16));
-    float *gated = malloc(most * l->down.cols * sizeof(float));
+    bf16 *middle = allocate(most * l->hidden * sizeof(bf16));
+    float *gated = allocate(most * l->down.cols * sizeof(float));
     for (int64_t first = 0; first < tokens; first += most) {
         int64_t count = tokens - first < most ? tokens - first : most, at = first * l->hidden;
         const bf16 *some = attended + first * l->o.cols;

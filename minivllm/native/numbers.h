@@ -5,6 +5,7 @@
 #pragma once
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __AVX512F__
@@ -58,4 +59,11 @@ static inline void turn(bf16 *restrict to, const bf16 *restrict x, const bf16 *r
         to[i] = narrow(a * widen(c[i]) - b * widen(s[i]));
         to[half + i] = narrow(b * widen(c[i]) + a * widen(s[i]));
     }
+}
+
+/* Memory, by cache lines. Where there is none the process ends and says so: a step cannot go on. */
+static inline void *allocate(size_t bytes) {
+    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!memory && bytes) fprintf(stderr, "minivllm: no memory for %zu bytes of a step\n", bytes), abort();
+    return memory;
 }

@@ -21,7 +21,7 @@
 #define PAUSE() ((void)0)
 #endif
 
-enum { MOST_HELPERS = 255, LOOKS = 2000 };
+enum { MOST_HELPERS = 255, LOOKS = 2000 /* some 50 microseconds */ };
 
 static pthread_mutex_t callers = PTHREAD_MUTEX_INITIALIZER; /* one at a time has the helpers */
 static pthread_mutex_t bed = PTHREAD_MUTEX_INITIALIZER;
@@ -86,7 +86,12 @@ static void hire(int wanted) {
     if (!registered) registered = !pthread_atfork(NULL, NULL, forget_helpers);
     while (num_helpers < wanted && num_helpers < MOST_HELPERS) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, help, (void *)(int64_t)num_helpers)) return;
+        pthread_attr_t how; /* attention has its tiles on the stack; musl's default is less */
+        pthread_attr_init(&how);
+        pthread_attr_setstacksize(&how, 2 << 20);
+        int failed = pthread_create(&thread, &how, help, (void *)(int64_t)num_helpers);
+        pthread_attr_destroy(&how);
+        if (failed) return;
         pthread_detach(thread);
         num_helpers++;
     }

@@ -5,13 +5,6 @@
 #include "numbers.h"
 #include "pool.h"
 
-enum { FEW = 16 }; /* tokens that one thread has done before another is awake */
-
-static int64_t pieces_of(int64_t rows) { return (rows + FEW - 1) / FEW; }
-static int64_t end_of(int64_t piece, int64_t rows) {
-    return (piece + 1) * FEW < rows ? (piece + 1) * FEW : rows;
-}
-
 typedef struct {
     bf16 *out, *sum;
     const bf16 *x, *add, *weight;
@@ -19,9 +12,9 @@ typedef struct {
     float eps;
 } Norm;
 
-static void norm_piece(void *what, int64_t piece) {
+static void norm_some(void *what, int64_t item) {
     const Norm *n = what;
-    for (int64_t r = piece * FEW; r < end_of(piece, n->rows); r++) {
+    for (int64_t r = item * SOME; r < end_of(item, n->rows); r++) {
         const bf16 *from = n->x + r * n->x_stride;
         if (n->add) {
             for (int64_t i = 0; i < n->size; i++)
@@ -39,7 +32,7 @@ static void norm_piece(void *what, int64_t piece) {
 void rms_norm(bf16 *out, bf16 *sum, const bf16 *x, const bf16 *add, const bf16 *weight,
               int64_t rows, int64_t size, int64_t x_stride, float eps, int threads) {
     Norm norm = {out, sum, x, add, weight, rows, size, x_stride, eps};
-    run_items(norm_piece, &norm, pieces_of(rows), threads);
+    run_items(norm_some, &norm, items_of(rows), threads);
 }
 
 typedef struct {
@@ -48,9 +41,9 @@ typedef struct {
     int64_t rows, size;
 } Gated;
 
-static void gated_piece(void *what, int64_t piece) {
+static void gate_some(void *what, int64_t item) {
     const Gated *g = what;
-    for (int64_t r = piece * FEW; r < end_of(piece, g->rows); r++) {
+    for (int64_t r = item * SOME; r < end_of(item, g->rows); r++) {
         const bf16 *gate = g->gate_up + 2 * r * g->size, *up = gate + g->size;
         for (int64_t i = 0; i < g->size; i++)
             g->out[r * g->size + i] = narrow(silu(widen(gate[i])) * widen(up[i]));
@@ -60,7 +53,7 @@ static void gated_piece(void *what, int64_t piece) {
 /* out = silu(first half of a row) * second half: (rows, 2 * size) -> (rows, size) */
 void silu_mul(bf16 *out, const bf16 *gate_up, int64_t rows, int64_t size, int threads) {
     Gated gated = {out, gate_up, rows, size};
-    run_items(gated_piece, &gated, pieces_of(rows), threads);
+    run_items(gate_some, &gated, items_of(rows), threads);
 }
 
 typedef struct {
@@ -69,9 +62,9 @@ typedef struct {
     int64_t tokens, heads, dim, x_stride;
 } Turned;
 
-static void turned_piece(void *what, int64_t piece) {
+static void turn_some(void *what, int64_t item) {
     const Turned *w = what;
-    for (int64_t t = piece * FEW; t < end_of(piece, w->tokens); t++)
+    for (int64_t t = item * SOME; t < end_of(item, w->tokens); t++)
         for (int64_t h = 0; h < w->heads; h++)
             turn(w->out + (t * w->heads + h) * w->dim, w->x + t * w->x_stride + h * w->dim,
                  w->cos + t * w->dim / 2, w->sin + t * w->dim / 2, w->dim);
@@ -82,5 +75,5 @@ static void turned_piece(void *what, int64_t piece) {
 void rotate(bf16 *out, const bf16 *x, const bf16 *cos, const bf16 *sin, int64_t tokens,
             int64_t heads, int64_t dim, int64_t x_stride, int threads) {
     Turned turned = {out, x, cos, sin, tokens, heads, dim, x_stride};
-    run_items(turned_piece, &turned, pieces_of(tokens), threads);
+    run_items(turn_some, &turned, items_of(tokens), threads);
 }

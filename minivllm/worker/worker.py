@@ -59,8 +59,11 @@ class Worker:
 
     @property
     def kernel_path(self) -> str:
-        """Whose kernels run, and by what they are chosen."""
-        return ", ".join(filter(None, (self.backend.name, self.model.kernels)))
+        """Whose kernels run; and whether a token's numbers may vary with what else is in its
+        batch, beyond float32's rounding."""
+        names = (self.backend.name, self.model.kernels)
+        steady = self.dtype == torch.float32 or names == ("native", "codes")
+        return ", ".join(filter(None, (*names, "" if steady else "varies with the batch")))
 
     def _max_model_len(self) -> int:
         trained = self.model.spec.max_model_len
