@@ -4,6 +4,7 @@
     scheduling.py    what one call of the scheduler costs, by batch and by pool
     tracing.py       what the trace costs: off, and at level ``structure``
     compare.py       how fast minivllm is beside transformers, vLLM and llama.cpp (and ``peers/``)
+    profile.py       where the time of a step goes (and ``timers.py``)
     serve.py         how fast a server is, seen from outside (and ``serve_*.py``)
 
 ``minivllm bench`` prints them. Times are those of this machine: where two things are compared, they

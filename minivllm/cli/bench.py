@@ -1,4 +1,4 @@
-"""``minivllm bench``: measure what is claimed: KV waste, scheduler, trace, GPU kernels.
+"""``minivllm bench``: measure what is claimed: KV waste, scheduler, trace, GPU kernels, a step.
 
 ``bench serve`` has a file of its own: it measures any server, from outside.
 """
@@ -13,6 +13,7 @@ import typer
 from minivllm.cli.bench_compare import compare
 from minivllm.cli.bench_gpu import gpu
 from minivllm.cli.bench_kernels import kernels
+from minivllm.cli.bench_profile import profile
 from minivllm.cli.bench_serve import serve
 from minivllm.errors import ConfigError, MissingExtraError
 
@@ -26,11 +27,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Measure what is claimed: KV memory's waste, the cost of scheduling and of the trace, "
-    "what the GPU's kernels need. And measure a server, from outside.",
+    "what the GPU's kernels need, where a step's time goes. And measure a server, from outside.",
 )
 app.command("compare")(compare)
 app.command("kernels")(kernels)
 app.command("gpu")(gpu)
+app.command("profile")(profile)
 app.command("serve")(serve)
 
 
@@ -93,7 +95,7 @@ def kv_waste(
         style="dim",
         soft_wrap=True,
     )
-    _write(out, draw(results))
+    write(out, draw(results))
     typer.echo(f"picture: {out}")
 
 
@@ -243,10 +245,11 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise ConfigError(name, value, f"{least} or more")
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str, option: str = "--out") -> None:
+    """Raises ConfigError for ``option``, by which the path was given."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            "--out", str(path), f"a file that can be written: {error.strerror}"
+            option, str(path), f"a file that can be written: {error.strerror}"
         ) from error

@@ -59,11 +59,12 @@ def compare(
     Example: minivllm bench compare --peers hf,vllm,llamacpp --install-peers -o compare.json
     """
     from minivllm.bench import compare as bench
+    from minivllm.cli.bench import write
 
-    names = _among("--peers", peers, tuple(bench.REQUIREMENTS))
+    names = among("--peers", peers, tuple(bench.REQUIREMENTS))
     known = {w.name: w for w in bench.WORKLOADS}
-    chosen = [known[name] for name in _among("--workloads", workloads, tuple(known))]
-    for option, value in (("--trials", trials), ("--threads", threads or 1)):
+    chosen = [known[name] for name in among("--workloads", workloads, tuple(known))]
+    for option, value in (("--trials", trials), ("--threads", 1 if threads is None else threads)):
         if value < 1:
             raise ConfigError(option, value, "1 or more")
     try:
@@ -98,15 +99,10 @@ def compare(
         record = _record(source, threads, running, results, roofline)
     _print_roofline(record)
     if out is not None:
-        try:
-            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                "--out", str(out), f"a file that can be written: {error.strerror}"
-            ) from error
+        write(out, json.dumps(record, indent=1) + "\n")
 
 
-def _among(option: str, given: str, allowed: tuple[str, ...]) -> list[str]:
+def among(option: str, given: str, allowed: tuple[str, ...]) -> list[str]:
     names = [name.strip() for name in given.split(",") if name.strip()]
     if not names or not set(names) <= set(allowed):
         raise ConfigError(option, given, f"names of {', '.join(allowed)}, comma-separated")

@@ -84,7 +84,12 @@ def test_a_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("MINIVLLM_PEER_VLLM", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="MINIVLLM_PEER_VLLM"):
         Engine("vllm", Path("m"), 1, tmp_path / "log")
-    for args in (["--peers", "sglang"], ["--workloads", "W9"], ["--trials", "0"]):
+    for args in (
+        ["--peers", "sglang"],
+        ["--workloads", "W9"],
+        ["--trials", "0"],
+        ["--threads", "0"],
+    ):
         result = CliRunner().invoke(app, ["bench", "compare", *args])
         assert result.exit_code != 0
 

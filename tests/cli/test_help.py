@@ -45,6 +45,7 @@ def test_the_commands_are_these() -> None:
         *COMMANDS,
         *(f"trace {s}" for s in ["record", "stats", "cat", "diff", "worksheet", "schema"]),
         *(f"bench {s}" for s in ["kv-waste", "scheduler", "trace", "kernels", "gpu", "compare"]),
+        "bench profile",
         *(f"admin {s}" for s in ["list", "drain", "resume", "restart"]),
     ],
 )
