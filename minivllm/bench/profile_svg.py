@@ -75,7 +75,7 @@ def _bar(bar: Bar, y: float) -> Iterable[str]:
     )
     told = f"{bar.profile.title} · {steps} of {tokens} token{'s' * (tokens != '1')}"
     yield _text(WIDTH - MARGIN, y + 8, told, DIM, size=12, anchor="end")
-    x, y = float(MARGIN), y + 16
+    x, y, at = float(MARGIN), y + 16, MARGIN + least.ms * scale
     for stage in STAGES:
         ms = kind.ms(stage)
         width = ms * scale
@@ -86,19 +86,21 @@ def _bar(bar: Bar, y: float) -> Iterable[str]:
             f'<rect class="{stage}" x="{x:.2f}" y="{y}" width="{width:.2f}" height="{BAR}" '
             f'fill="{FILLS[stage]}" stroke="{DIM}" stroke-width="0.4">{tip}</rect>'
         )
-        if width >= NARROWEST:
+        left, right = x, x + width
+        if left < at < right:  # the number stands on the larger side of the mark
+            left, right = (left, at) if at - left > right - at else (at, right)
+        if right - left >= NARROWEST:
             ink = "#ffffff" if stage in DARK else INK
-            yield _text(x + width / 2, y + 20, number(ms), ink, size=12, anchor="middle")
+            yield _text((left + right) / 2, y + 20, number(ms), ink, size=12, anchor="middle")
         x += width
-    at = MARGIN + least.ms * scale
     for colour, width in (("#ffffff", 5), (INK, 2)):  # seen on dark parts, too
         mark = f'stroke="{colour}" stroke-width="{width}"'
         yield f'<path d="M{at:.1f} {y - 3}V{y + BAR + 8}" {mark}/>'
     share = f"{least.ms / kind.total_ms:.0%} of the step" if kind.total_ms else "no step"
     said = f"roofline {number(least.ms)} ms, {share}: {least.why}"
-    right = at < WIDTH / 2
-    anchor = "start" if right else "end"
-    yield _text(at + (6 if right else -6), y + BAR + 14, said, INK, size=11, anchor=anchor)
+    first_half = at < WIDTH / 2
+    anchor = "start" if first_half else "end"
+    yield _text(at + (6 if first_half else -6), y + BAR + 14, said, INK, size=11, anchor=anchor)
 
 
 def _legend(bars: Sequence[Bar], shown: Sequence[str], y: float) -> Iterable[str]:
