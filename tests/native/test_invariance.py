@@ -191,6 +191,27 @@ ROOMY: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        ({"dtype": "float32"}, "torch"),
+        ({"dtype": "bfloat16"}, "native, codes"),
+        (
+            {"dtype": "bfloat16", "attention_backend": "torch"},
+            "torch, codes, varies with the batch",
+        ),
+        ({"dtype": "bfloat16", "quantization": "none"}, "native, onednn, varies with the batch"),
+    ],
+)
+def test_a_header_says_what_varies_with_the_batch(
+    knobs: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    trace = tmp_path / "run.jsonl"
+    with LLM(str(tiny_gguf(tmp_path, "Q4_1").path), trace=str(trace), num_kv_blocks=20, **knobs):
+        pass
+    assert read_trace(trace).header.kernel_path == told
+
+
 @pytest.mark.parametrize("packing", ["Q4_1", "Q8_0"])
 def test_greedy_tokens_are_the_same_whatever_the_limits(
     packing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
