@@ -8,6 +8,15 @@
 The peak is measured, by running such a step once. What the recorded graphs take comes out of the
 share that is not used (0.1 unless told otherwise).
 
+Engines on one GPU have equal parts of ``total × gpu_memory_utilization``. Whoever measures sees of
+its sisters whatever they hold by then: nothing yet, weights, all of their part. So ``others``
+counts against the whole, and an engine's own peak against its part::
+
+    pool = min(whole / engines, whole - others) - peak
+
+The first is what each gets if all measure at the same time. The second is what is there: where
+another program has taken some, the engine that comes last has less.
+
 Counterpart in vLLM: ``GPUWorker.determine_available_memory`` in ``vllm/v1/worker/gpu_worker.py``.
 Left out: an estimate of the graphs' memory.
 """
@@ -68,28 +77,40 @@ class MemoryProfile:
     others: int
     peak: int
     utilization: float
+    num_engines: int = 1
+
+    @property
+    def part(self) -> int:
+        """Of one engine, weights and all."""
+        return int(self.total * self.utilization / self.num_engines)
 
     @property
     def available(self) -> int:
         """For the KV pool; not above 0 if nothing is left."""
-        return int(self.total * self.utilization) - self.others - self.peak
+        left = int(self.total * self.utilization) - self.others
+        return min(self.part, left) - self.peak
 
 
 def profile_memory(
-    memory: DeviceMemory, utilization: float, run_largest_step: Callable[[], None]
+    memory: DeviceMemory,
+    utilization: float,
+    run_largest_step: Callable[[], None],
+    num_engines: int = 1,
 ) -> MemoryProfile:
-    """Raises ConfigError if nothing is left for a pool."""
+    """``num_engines``: that share the device. Raises ConfigError if nothing is left for a pool."""
     memory.reset_peak()
     run_largest_step()
     peak = memory.peak()
     free, total = memory.free_and_total()
-    profile = MemoryProfile(total, total - free - memory.reserved(), peak, utilization)
+    others = total - free - memory.reserved()
+    profile = MemoryProfile(total, others, peak, utilization, num_engines)
     if profile.available <= 0:
+        part = f"each of {num_engines} engines may have {profile.part:,}, " * (num_engines > 1)
         raise ConfigError(
             "gpu_memory_utilization",
             utilization,
-            f"more: of {total:,} bytes of GPU memory others hold {profile.others:,}, weights and "
-            f"the largest step need {peak:,}, and nothing is left for the KV pool. Or a smaller "
-            "max_num_batched_tokens, or a smaller model",
+            f"more: of {total:,} bytes of GPU memory others hold {others:,}, "
+            f"{part}weights and the largest step need {peak:,}, and nothing is left for the KV "
+            "pool. Or a smaller max_num_batched_tokens, or a smaller model",
         )
     return profile

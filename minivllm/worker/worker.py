@@ -107,14 +107,15 @@ class Worker:
         return memory // block_bytes
 
     def measure_kv_memory(self, memory: DeviceMemory) -> int:
-        """Bytes for the pool, by one run of the largest step. Engines on one GPU share it."""
+        """Bytes for the pool, by one run of the largest step."""
         limits, parallel = self.config.scheduler, self.config.parallel
-        share = -(-parallel.data_parallel_size // max(1, torch.cuda.device_count()))
+        on_one_gpu = -(-parallel.data_parallel_size // max(1, torch.cuda.device_count()))
         num_seqs = min(limits.max_num_seqs, limits.max_num_batched_tokens)
         profile = profile_memory(
             memory,
-            self.config.cache.gpu_memory_utilization / share,
+            self.config.cache.gpu_memory_utilization,
             lambda: self.runner.run_largest_step(limits.max_num_batched_tokens, num_seqs),
+            on_one_gpu,
         )
         return profile.available
 

@@ -228,6 +228,87 @@ def test_pool_gets_what_others_and_the_peak_leave() -> None:
     assert (profile.others, profile.available) == (100, 900 - 100 - 550)
 
 
+class SharedGPU:
+    """1,000 bytes for several engines. Another program may have some of them."""
+
+    def __init__(self, foreign: int = 0) -> None:
+        self.used = foreign
+
+
+class Sister:
+    """One of the engines on it, as a DeviceMemory: 10 bytes for CUDA, 50 of weights, and 30 that
+    torch keeps once a step has needed them."""
+
+    def __init__(self, gpu: SharedGPU) -> None:
+        self.gpu, self.held = gpu, 50
+        gpu.used += 10 + 50
+
+    def measure(self) -> int:
+        return profile_memory(self, 0.9, lambda: self.allocate(30), num_engines=2).available
+
+    def allocate(self, num_bytes: int) -> None:
+        self.held += num_bytes
+        self.gpu.used += num_bytes
+
+    def take_pool(self) -> int:
+        pool = self.measure()
+        self.allocate(pool)
+        return pool
+
+    def reset_peak(self) -> None: ...
+
+    def free_and_total(self) -> tuple[int, int]:
+        return 1000 - self.gpu.used, 1000
+
+    def reserved(self) -> int:
+        return self.held
+
+    def peak(self) -> int:
+        return 80
+
+
+def both_ready(gpu: SharedGPU) -> list[int]:
+    """Weights of both, then one pool after the other."""
+    a, b = Sister(gpu), Sister(gpu)
+    return [a.take_pool(), b.take_pool()]
+
+
+def one_after_the_other(gpu: SharedGPU) -> list[int]:
+    return [Sister(gpu).take_pool(), Sister(gpu).take_pool()]
+
+
+def second_first(gpu: SharedGPU) -> list[int]:
+    a, b = Sister(gpu), Sister(gpu)
+    second = b.take_pool()
+    return [a.take_pool(), second]
+
+
+def at_once(gpu: SharedGPU) -> list[int]:
+    """Neither sees the other's pool."""
+    a, b = Sister(gpu), Sister(gpu)
+    pools = [a.measure(), b.measure()]
+    for one, pool in zip((a, b), pools, strict=True):
+        one.allocate(pool)
+    return pools
+
+
+@pytest.mark.parametrize("order", [both_ready, one_after_the_other, second_first, at_once])
+def test_two_engines_on_one_gpu_have_half_of_it_each(order: Any) -> None:
+    """The engine that comes second gives what CUDA holds for both, where it sees that."""
+    gpu = SharedGPU()
+    pools = order(gpu)
+    assert all(450 - 80 - 20 <= pool <= 450 - 80 for pool in pools)
+    assert gpu.used <= 900 + 2 * 10
+
+
+def test_of_two_engines_beside_another_program_none_takes_what_is_not_there() -> None:
+    gpu = SharedGPU(foreign=300)
+    first, second = one_after_the_other(gpu)
+    assert (first, second, gpu.used) == (450 - 80, 50, 900)
+    with pytest.raises(ConfigError, match=r"others hold 910.*each of 2 engines may have 450"):
+        one_after_the_other(SharedGPU(foreign=500))
+
+
 def test_no_room_for_a_pool_is_refused_with_the_numbers() -> None:
     memory = FakeMemory()
     with pytest.raises(ConfigError, match=r"gpu_memory_utilization.*others hold 100.*need 550"):
@@ -254,6 +335,16 @@ def test_the_pool_is_measured_with_a_step_of_the_largest_size(path: Path) -> Non
     assert worker.measure_kv_memory(FakeMemoryOfWorker()) == 900 - 100 - 550
     assert seen == [(50, 7)]
     assert worker.runner.kv_caches == []  # the small cache of that step is gone
+
+
+def test_engines_on_one_gpu_measure_a_share_each(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"data_parallel_size": 4, "engine_processes": True, "dtype": "float32"}
+    worker = UniprocExecutor(make_config(model=str(path), **flags)).worker
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)  # so one of them has two
+    monkeypatch.setattr(FakeMemoryOfWorker, "peak", lambda _: 50)
+    assert worker.measure_kv_memory(FakeMemoryOfWorker()) == 450 - 50
 
 
 class FakeMemoryOfWorker(FakeMemory):
