@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from minivllm.worker.input_batch import FlatBatch
@@ -80,6 +81,22 @@ def capture_sizes(max_num_seqs: int) -> list[int]:
     return [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < most]
 
 
+def decode_of_nobody(size: int, num_blocks: int) -> FlatBatch:
+    """A decode as any other, to record: ``size`` requests of one token, the first of its text, in
+    rows of the block table as wide as they may be. Its K and V are stored nowhere, so the null
+    block, which the rows name, stays zero."""
+    return FlatBatch(
+        input_ids=np.zeros(size, dtype=np.int64),
+        positions=np.zeros(size, dtype=np.int64),
+        query_start_loc=np.arange(size + 1, dtype=np.int32),
+        seq_lens=np.ones(size, dtype=np.int32),
+        block_table=np.zeros((size, num_blocks), dtype=np.int32),
+        slot_mapping=np.full(size, -1, dtype=np.int64),
+        sampled=[],
+        prompt_rows=[],
+    )
+
+
 class DecodeGraphs:
     """One recording for each batch size."""
 
@@ -91,8 +108,8 @@ class DecodeGraphs:
         self._inputs = inputs
         self._replays = {}
         for size in sorted(sizes, reverse=True):
-            views = inputs.views(size, size, inputs.sizes[2])
-            self._replays[size] = capture(lambda views=views: forward(views))  # type: ignore[misc]
+            loaded = inputs.load(decode_of_nobody(size, inputs.sizes[2]))
+            self._replays[size] = capture(lambda loaded=loaded: forward(loaded))  # type: ignore[misc]
         self.sizes = sorted(sizes)
 
     def size_for(self, flat: FlatBatch) -> int | None:

@@ -59,13 +59,16 @@ class HostInputs:
 
 
 class Buffer:
-    """An array's two homes. Its first dimension is how many tokens or requests there may be."""
+    """An array's two homes. Its first dimension is how many tokens or requests there may be.
+    ``fill``: what stands there until something is loaded."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, *shape: int) -> None:
+    def __init__(
+        self, device: torch.device, dtype: torch.dtype, *shape: int, fill: int = 0
+    ) -> None:
         pinned = device.type == "cuda"
-        self.staging = torch.zeros(*shape, dtype=dtype, pin_memory=pinned)
+        self.staging = torch.full(shape, fill, dtype=dtype, pin_memory=pinned)
         self.array: np.ndarray = self.staging.numpy()
-        self.device = torch.zeros(*shape, dtype=dtype, device=device)
+        self.device = torch.full(shape, fill, dtype=dtype, device=device)
 
     def send(self, count: int) -> torch.Tensor:
         """Start the copy of the first ``count`` entries; they are on the device for whatever is
@@ -84,7 +87,7 @@ class DeviceInputs:
         self.sizes = (max_num_tokens, max_num_reqs, max_blocks)
         self._input_ids = Buffer(device, torch.int64, max_num_tokens)
         self._positions = Buffer(device, torch.int64, max_num_tokens)
-        self._slot_mapping = Buffer(device, torch.int64, max_num_tokens)
+        self._slot_mapping = Buffer(device, torch.int64, max_num_tokens, fill=-1)  # nowhere
         self._query_start_loc = Buffer(device, torch.int32, max_num_reqs + 1)
         self._seq_lens = Buffer(device, torch.int32, max_num_reqs)
         self._block_table = Buffer(device, torch.int32, max_num_reqs, max_blocks)

@@ -120,6 +120,38 @@ def test_rows_of_nobody_leave_the_cache_alone(model: CausalLM) -> None:
         assert changed.nonzero().tolist() == [[block - 1, offset]]
 
 
+def test_recording_runs_real_decodes_and_stores_nothing(model: CausalLM) -> None:
+    """Each row a request of one token: else kernels are compiled and warmed up for another
+    shape. Its K and V go nowhere: attention reads the null block, which stays zero."""
+    runner = ModelRunner(model, MixedAttention(), BLOCK, CPU)
+    runner.initialize_kv_cache(BLOCKS)
+    seen: list[Any] = []
+    run_model = runner._run_model
+
+    def watching(inputs: Any, capture: Any = None) -> torch.Tensor:
+        meta = inputs.metadata
+        rows = (meta.query_start_loc.tolist(), meta.seq_lens.tolist(), meta.slot_mapping.tolist())
+        seen.append((*rows, meta.block_table.shape[1]))
+        return run_model(inputs, capture)
+
+    runner._run_model = watching  # type: ignore[method-assign]
+
+    def once(run: Any) -> Any:
+        result = run()
+        return lambda: result
+
+    runner.record_graphs([1, 3], WIDTH, once)
+    assert seen == [
+        ([0, 1, 2, 3], [1, 1, 1], [-1, -1, -1], WIDTH),
+        ([0, 1], [1], [-1], WIDTH),
+    ]
+    assert not any(cache[:, :BLOCKS].any() for cache in runner.kv_caches)
+
+
+def test_fresh_buffers_store_nothing() -> None:
+    assert DeviceInputs(CPU, 4, 2, 3).views(4, 2, 3).metadata.slot_mapping.tolist() == [-1] * 4
+
+
 def test_more_requests_than_the_largest_recording_run_eagerly(model: CausalLM) -> None:
     d, capture = recorded(model, [1, 2])
     plain = eager(model)
