@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -151,18 +151,26 @@ class Engine:
                 f"an engine that is installed ({python} is not there): add --install-peers, or "
                 f"name its Python in MINIVLLM_PEER_{peer.upper()}",
             )
-        self.name = peer
+        self.name, self.python = peer, python
         self._log = log
         with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [str(python), str(PEERS / f"run_{peer}.py"), str(model), str(threads)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [str(python), str(PEERS / f"run_{peer}.py"), str(model), str(threads)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    encoding="utf-8",
+                    errors="replace",
+                )
+            except OSError as error:
+                raise SetupError(
+                    f"{peer} cannot be started: {python}: {error.strerror}",
+                    f"name a Python that has it in MINIVLLM_PEER_{peer.upper()}",
+                ) from error
         try:
-            self.startup_s = float(self._answer()["ready"])
+            self.facts = self._answer("ready")
+            self.startup_s = float(self.facts.pop("ready"))
         except BaseException:
             self.stop()
             raise
@@ -170,12 +178,12 @@ class Engine:
     def run(self, turn: Turn) -> float:
         """Seconds that the turn took. Raises SetupError where it did not do its work."""
         assert self._process.stdin is not None
-        print(
-            json.dumps({"prompts": turn.prompts, "outputs": turn.outputs}),
-            file=self._process.stdin,
-            flush=True,
-        )
-        answer = self._answer()
+        line = json.dumps({"prompts": turn.prompts, "outputs": turn.outputs})
+        try:
+            print(line, file=self._process.stdin, flush=True)
+        except OSError as error:  # a broken pipe
+            raise self._ended() from error
+        answer = self._answer("tokens", "seconds")
         if answer["tokens"] != sum(turn.outputs):
             raise SetupError(
                 f"{self.name} made {answer['tokens']:.0f} tokens instead of {sum(turn.outputs)}",
@@ -195,21 +203,41 @@ class Engine:
     def stop(self) -> None:
         for end in (self._process.stdin, self._process.stdout):
             if end is not None:
-                end.close()
+                with suppress(OSError):  # what it was sent and did not read
+                    end.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, *numbers: str) -> dict[str, Any]:
+        """Its next line, an object in which these are. Raises SetupError where it is not."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise SetupError(f"{self.name} ended: {''.join(last)[:300]}", f"see {self._log}")
-        answer: dict[str, Any] = json.loads(line)
+            raise self._ended()
+        try:
+            answer: dict[str, Any] = json.loads(line)
+            if not all(isinstance(answer[name], (int, float)) for name in numbers):
+                raise TypeError
+        except (ValueError, TypeError, KeyError) as error:
+            raise SetupError(
+                f"{self.name} answers {line[:200]!r} instead of JSON with {' and '.join(numbers)}",
+                f"see {self._log}; is {self.python} a Python that runs {self.name}?",
+            ) from error
         return answer
+
+    def _ended(self) -> SetupError:
+        """How, and its last words."""
+        try:
+            code = self._process.wait(5)
+            how = f" (exit code {code})" if code >= 0 else f" (signal {-code})"
+        except subprocess.TimeoutExpired:
+            how = ", or closed its output,"
+        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        words = f": {last[0][:300]}" if last else " and said nothing"
+        return SetupError(f"{self.name} ended{how}{words}", f"see {self._log}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -250,6 +251,20 @@ def write(path: Path, text: str, option: str = "--out") -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
-            option, str(path), f"a file that can be written: {error.strerror}"
-        ) from error
+        raise _not_writable(path, option, error) from error
+
+
+def check_writable(path: Path, option: str = "--out") -> None:
+    """Before a long run: raises as :func:`write` would, and leaves what is there as it is."""
+    fresh = not os.path.lexists(path)
+    try:
+        with path.open("a"):
+            pass
+        if fresh:
+            path.unlink()
+    except OSError as error:
+        raise _not_writable(path, option, error) from error
+
+
+def _not_writable(path: Path, option: str, error: OSError) -> ConfigError:
+    return ConfigError(option, str(path), f"a file that can be written: {error.strerror}")

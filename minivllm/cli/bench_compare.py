@@ -59,7 +59,7 @@ def compare(
     Example: minivllm bench compare --peers hf,vllm,llamacpp --install-peers -o compare.json
     """
     from minivllm.bench import compare as bench
-    from minivllm.cli.bench import write
+    from minivllm.cli.bench import check_writable, write
 
     names = among("--peers", peers, tuple(bench.REQUIREMENTS))
     known = {w.name: w for w in bench.WORKLOADS}
@@ -67,6 +67,8 @@ def compare(
     for option, value in (("--trials", trials), ("--threads", 1 if threads is None else threads)):
         if value < 1:
             raise ConfigError(option, value, "1 or more")
+    if out is not None:
+        check_writable(out)  # now: the run takes up to an hour
     try:
         from minivllm.bench.export import as_directory
         from minivllm.bench.roofline import measure as measure_roofline

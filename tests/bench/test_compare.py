@@ -75,6 +75,47 @@ def test_an_engine_that_does_less_or_dies_is_told(scripted: Path) -> None:
         engine.stop()
 
 
+FAKES = {
+    "chatter": ("print('Welcome!')", r"hf answers 'Welcome!\\n' instead of"),
+    "bytes": ("sys.stdout.buffer.write(bytes([255, 10]))", "hf answers .* instead of"),
+    "a number": ("print(42)", "hf answers '42"),
+    "another object": ("print('{}')", "hf answers '{}"),
+    "no number": ('print(\'{"ready": "1"}\')', 'hf answers \'{"ready": "1"}'),
+    "nothing": ("sys.exit(3)", r"hf ended \(exit code 3\) and said nothing"),
+    "last words": ("sys.exit('no such model')", r"hf ended \(exit code 1\): no such model"),
+    "a signal": ("os.kill(os.getpid(), 9)", r"hf ended \(signal 9\)"),
+}
+
+
+@pytest.mark.parametrize("fake", FAKES)
+def test_a_peer_that_starts_otherwise_is_told(scripted: Path, fake: str) -> None:
+    code, words = FAKES[fake]
+    (scripted / "run_hf.py").write_text(f"import os, sys\n{code}\n")
+    with pytest.raises(SetupError, match=words):
+        Engine("hf", Path("m"), 1, scripted / "hf.log")
+
+
+def test_a_python_that_cannot_run_is_told(scripted: Path) -> None:
+    python = scripted / "python"
+    python.write_text("not a program")
+    with pytest.raises(
+        SetupError, match=r"hf cannot be started: .*python: Permission denied\n.*MINIVLLM_PEER_HF"
+    ):
+        Engine("hf", Path("m"), 1, scripted / "hf.log", python)
+
+
+def test_an_engine_that_is_gone_keeps_no_other_from_its_end(scripted: Path) -> None:
+    """Its pipe is broken: what is written to it, and what was left in it, is an error."""
+    models = {"minivllm": Path("m"), "hf": Path("m")}
+    running: list[Engine] = []
+    with pytest.raises(SetupError, match=r"hf ended \(signal 9\)"):
+        with compare.engines(["hf", "minivllm"], models, 1, scripted) as running:
+            running[0]._process.kill()
+            running[0]._process.wait()
+            running[0].run(Turn([[1] * 100_000], [1]))  # more than a pipe holds
+    assert [engine._process.poll() for engine in running] == [-9, 0]
+
+
 def test_ratio_is_the_median_of_the_trials() -> None:
     seconds = {"W1": {"minivllm": [1.0, 2.0, 1.0], "hf": [3.0, 4.0, 30.0]}}
     assert Results(seconds, {}).ratio("W1", "hf") == 3.0
@@ -92,6 +133,25 @@ def test_a_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     ):
         result = CliRunner().invoke(app, ["bench", "compare", *args])
         assert result.exit_code != 0
+
+
+@pytest.mark.parametrize("threads", ["0", "-3"])
+def test_threads_are_one_or_more(threads: str) -> None:
+    result = CliRunner().invoke(app, ["bench", "compare", "--threads", threads, "--model", "none"])
+    assert f"--threads: got {threads}; allowed: 1 or more" in str(result.exception)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text("an earlier run")
+    for out, words in ((tmp_path / "no" / "x.json", "No such file"), (tmp_path, "Is a directory")):
+        args = ["bench", "compare", "--model", "gpt-900", "-o", str(out)]
+        assert words in str(CliRunner().invoke(app, args).exception)
+    for out in (kept, tmp_path / "fresh.json"):
+        args = ["bench", "compare", "--model", "gpt-900", "-o", str(out)]
+        assert "gpt-900" in str(CliRunner().invoke(app, args).exception)
+    assert kept.read_text() == "an earlier run"
+    assert not (tmp_path / "fresh.json").exists(), "nothing was measured"
 
 
 def test_everything_is_written_down(
