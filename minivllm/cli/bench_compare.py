@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from minivllm import __version__
 from minivllm.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def compare(
         roofline.read_bytes_s = max(roofline.read_bytes_s, after.read_bytes_s)
         roofline.flops_s = max(roofline.flops_s, after.flops_s)
         _print(chosen, running, results)
-        record = _record(source, threads, running, results, roofline)
+        asked = {"threads": threads, "trials": trials, "seed": seed}
+        record = _record(source, asked, running, results, roofline)
     _print_roofline(record)
     if out is not None:
         write(out, json.dumps(record, indent=1) + "\n")
@@ -144,9 +146,24 @@ def _mb(peak: int | None) -> str:
     return "–" if peak is None else f"{peak / 1e6:,.0f} MB"
 
 
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """As Linux names it; elsewhere as far as Python knows."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
 def _record(
-    source: Any, threads: int, running: list[Engine], results: Results, roofline: Roofline
+    source: Any,
+    asked: dict[str, int],
+    running: list[Engine],
+    results: Results,
+    roofline: Roofline,
 ) -> dict[str, Any]:
+    """All that was measured, and what it takes to do it again."""
     from minivllm.models.loader import open_checkpoint
 
     checkpoint = open_checkpoint(source)
@@ -157,10 +174,12 @@ def _record(
     }
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{processor_name()}, {os.cpu_count()} cores",
+        "minivllm": __version__,
         "load": list(os.getloadavg()),
         "model": source.name,
-        "threads": threads,
+        **asked,
+        "engines": {engine.name: engine.facts for engine in running},
         "startup_s": {engine.name: round(engine.startup_s, 2) for engine in running},
         "peak_bytes": {engine.name: engine.peak_bytes() for engine in running},
         "seconds": results.seconds,

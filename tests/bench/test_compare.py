@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import platform
 import random
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from minivllm import __version__
 from minivllm.bench import compare, roofline
 from minivllm.bench.compare import WORKLOADS, Engine, Results, Turn
+from minivllm.cli.bench_compare import processor_name
 from minivllm.cli.main import app
 from minivllm.errors import ConfigError, SetupError
 
@@ -28,7 +32,7 @@ def start(model, threads):
         return sum(outputs) - (len(prompts) == 2)
     return run
 
-take_turns(start)
+take_turns(start, ["pytest", "no-such-package"])
 """
 
 
@@ -165,9 +169,36 @@ def test_everything_is_written_down(
     monkeypatch.setattr(roofline, "READ_BYTES", 2**16)
     monkeypatch.setattr(roofline, "SIDE", 64)
     args = ["--model", str(source.path), "--workloads", "W1,W4", "--trials", "1", "-o", str(out)]
-    args += ["--threads", "1"]
+    args += ["--threads", "1", "--seed", "7"]
     result = CliRunner().invoke(app, ["bench", "compare", *args], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "one stream" in result.output and "roofline" in result.output
     record = json.loads(out.read_text())
     assert set(record["ratios"]["W1"]) == {"hf"} and record["roofline"]["bf16_flops_s"] > 0
+    assert (record["seed"], record["trials"], record["threads"]) == (7, 1, 1)
+    assert record["engines"]["hf"]["versions"] == {"pytest": version("pytest")}
+    assert record["engines"]["hf"]["python"] == platform.python_version()
+
+
+def test_the_processor_is_named_as_the_system_names_it(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Intel(R) Xeon(R): Gold\nflags\t: fpu\n" * 2)
+    assert processor_name(cpuinfo) == "Intel(R) Xeon(R): Gold"
+    cpuinfo.write_text("CPU part\t: 0xd0c\n")  # ARM tells no name
+    for path in (cpuinfo, tmp_path / "none"):
+        assert processor_name(path) == (platform.processor() or platform.machine())
+
+
+def test_minivllm_says_by_what_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minivllm.engine.llm import LLM
+    from tests.model.builders import reference_llama, save_hf, save_tokenizer
+
+    source = save_hf(reference_llama(vocab_size=259), tmp_path / "tiny")
+    save_tokenizer(source.path)
+    monkeypatch.syspath_prepend(str(compare.PEERS))
+    from minivllm.bench.peers.run_minivllm import facts_of
+
+    with LLM(str(source.path), dtype="float32", attention_backend="torch") as llm:
+        facts = facts_of(llm)
+    assert (facts["version"], facts["dtype"], facts["device"]) == (__version__, "float32", "cpu")
+    assert facts["kernel_path"].startswith("torch")

