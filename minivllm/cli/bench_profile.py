@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import random
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -54,7 +53,7 @@ def profile(
     """
     from minivllm.bench.compare import WORKLOADS
     from minivllm.cli.bench import write
-    from minivllm.cli.bench_compare import among
+    from minivllm.cli.bench_compare import among, processor_name
 
     known = {w.name: w for w in WORKLOADS}
     chosen = [known[name] for name in among("--workload", workload, tuple(known))]
@@ -101,7 +100,7 @@ def profile(
     ]
     record = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{processor_name()}, {os.cpu_count()} cores",
         "load": list(os.getloadavg()),
         **{key: facts[key] for key in ("model", "dtype", "kernel_path", "threads")},
         "roofline": {**asdict(roofline), "weight_bytes": read, "layer_params": params},
