@@ -29,7 +29,7 @@ from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
 from minivllm.errors import ConfigError, ScenarioError
 from minivllm.executor.base import Executor
-from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
+from minivllm.executor.scripted import ScriptedExecutor, counting_tokens, strangers_tokens
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario_file import (
     Scenario,
@@ -74,6 +74,9 @@ class ScenarioRun:
     tokenize: Tokenize | None = None
     eos_token_id: int | None = None
     vocab_size: int | None = None
+    script: dict[str, int] = field(default_factory=dict)
+    """Core name → the number of the scenario's request, of those that have arrived. Whoever else
+    sends one moves the names on, not what each says."""
     _arrived: int = field(default=0)
     _hang_up: dict[str, int] = field(default_factory=dict)
     """Caller's id → the number of tokens after which it goes away."""
@@ -97,7 +100,8 @@ class ScenarioRun:
             if request.arrives > number:
                 break
             self._arrived += 1
-            self.core.add_request(self._message(request, self._arrived))
+            name = self.core.add_request(self._message(request, self._arrived))
+            self.script[name] = self._arrived
         outputs = self.core.step().outputs
         self.failures.update(str(o.stop_reason) for o in outputs if o.finish_reason == "error")
         for output in outputs if self.with_model else ():
@@ -199,14 +203,15 @@ def start(
     With one, ``tokenizer`` (:class:`minivllm.tokenizer.Tokenizer`) makes and shows its tokens.
     """
     config = _config(scenario, knobs)
-    engine = executor(config) if executor else _scripted(scenario, config)
+    script: dict[str, int] = {}
+    engine = executor(config) if executor else _scripted(scenario, config, script)
     header = make_header(config, engine, name=scenario.name)
     trace = config.trace
     log = TraceLog(header, trace_path, steps=trace.retention, tensors_limit=trace.tensors_limit)
     text = tokenizer.text_after if tokenizer else _texts(scenario)
     recorder = Recorder(log, token_text=text, check=trace.check)
     core = EngineCore(config, engine, recorder, grammars)
-    run = ScenarioRun(scenario, config, core, recorder)
+    run = ScenarioRun(scenario, config, core, recorder, script=script)
     run.with_model = executor is not None
     if tokenizer is not None:
         run.tokenize, run.eos_token_id = tokenizer.encode, tokenizer.eos_token_id
@@ -245,17 +250,16 @@ def make_header(config: EngineConfig, executor: Executor | None, name: str = "")
     )
 
 
-def _scripted(scenario: Scenario, config: EngineConfig) -> ScriptedExecutor:
-    said = {f"r{i}": request for i, request in enumerate(scenario.request, start=1)}
-
+def _scripted(scenario: Scenario, config: EngineConfig, script: dict[str, int]) -> ScriptedExecutor:
     def next_token(req_id: str, index: int) -> int:
-        request = said.get(req_id)
-        if request is None:  # one that somebody else sent
-            return counting_tokens(req_id, index)
+        number = script.get(req_id)
+        if number is None:  # one that somebody else sent
+            return strangers_tokens(req_id, index)
+        request = scenario.request[number - 1]
         if index == request.output_tokens - 1 and (request.max_tokens or 0) > index + 1:
             return END_TOKEN
         ids = request.output_token_ids
-        return ids[index] if ids else counting_tokens(req_id, index)
+        return ids[index] if ids else counting_tokens(f"r{number}", index)
 
     return ScriptedExecutor(config, next_token)
 

@@ -24,6 +24,11 @@ def counting_tokens(req_id: str, index: int) -> int:
     return 1_000_000 + int(req_id[1:]) * 10_000 + index
 
 
+def strangers_tokens(req_id: str, index: int) -> int:
+    """Placeholders of a request that was not planned: no other request says one of these."""
+    return 1_000_000_000 + counting_tokens(req_id, index)
+
+
 @dataclass(slots=True)
 class _Row:
     num_tokens: int

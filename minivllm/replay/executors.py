@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from minivllm.config import EngineConfig
 from minivllm.core.scheduler_output import (
     ModelRunnerOutput,
@@ -10,7 +12,7 @@ from minivllm.core.scheduler_output import (
     SchedulerOutput,
     TokenLogprobs,
 )
-from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
+from minivllm.executor.scripted import ScriptedExecutor, counting_tokens, strangers_tokens
 from minivllm.replay.recording import Recording
 from minivllm.trace.events import Event, SampleRow
 
@@ -29,15 +31,15 @@ def recorded_result(events: list[Event]) -> ModelRunnerOutput:
         if event.kind == "sample":
             for row in event.data.rows:
                 result.sampled_token_ids.setdefault(row.req, []).append(row.token_id)
-                _tell_more(result, row)
+                _tell_more(result, row.req, row)
     return result
 
 
-def _tell_more(result: ModelRunnerOutput, row: SampleRow) -> None:
+def _tell_more(result: ModelRunnerOutput, req: str, row: SampleRow) -> None:
     """What was recorded of a token besides its id."""
     if row.logprob is not None and row.rank is not None:
         known = TokenLogprobs(row.token_id, row.logprob, row.rank)
-        result.logprobs.setdefault(row.req, []).append(known)
+        result.logprobs.setdefault(req, []).append(known)
     if row.before:
         detail = SampleDetail(
             before=[(one.token_id, one.logprob or 0.0) for one in row.before],
@@ -47,7 +49,7 @@ def _tell_more(result: ModelRunnerOutput, row: SampleRow) -> None:
                 for effect in row.processors
             ],
         )
-        result.details.setdefault(row.req, []).append(detail)
+        result.details.setdefault(req, []).append(detail)
 
 
 class RecordedExecutor:
@@ -82,8 +84,13 @@ class ForkedExecutor:
     was never recorded a placeholder takes the place.
     """
 
-    def __init__(self, config: EngineConfig, recording: Recording, at_step: int) -> None:
+    def __init__(
+        self, config: EngineConfig, recording: Recording, at_step: int, recorded: Mapping[str, str]
+    ) -> None:
+        """``recorded``: core name → its name in the recording, of those that have come from there.
+        What somebody else sends moves the names on."""
         self.at_step = at_step
+        self._recorded = recorded
         self.placeholders: dict[str, int] = {}
         """Request → tokens of it that were never recorded."""
         self._steps = recording.steps
@@ -116,11 +123,12 @@ class ForkedExecutor:
             return recorded_result(self._steps[scheduler_output.step])
         result = ModelRunnerOutput(said)
         for req, index in self._asked:
-            if (req, index) in self._failures:
-                result.errors[req] = self._failures[req, index]
+            name = self._recorded.get(req, "")
+            if (name, index) in self._failures:
+                result.errors[req] = self._failures[name, index]
                 result.sampled_token_ids.pop(req, None)
-            elif (row := self._row(req, index)) is not None:
-                _tell_more(result, row)
+            elif (row := self._row(name, index)) is not None:
+                _tell_more(result, req, row)
         return result
 
     def shutdown(self) -> None:
@@ -128,15 +136,18 @@ class ForkedExecutor:
 
     def _next_token(self, req: str, index: int) -> int:
         self._asked.append((req, index))
-        if (row := self._row(req, index)) is not None:
+        name = self._recorded.get(req)
+        if name is None:
+            return strangers_tokens(req, index)
+        if (row := self._row(name, index)) is not None:
             return row.token_id
         # A draft may have been right beyond the end of an output; nobody gets that token.
-        if (req, index) not in self._failures and req not in self._stopped:
-            self.placeholders[req] = self.placeholders.get(req, 0) + 1
-        return counting_tokens(req, index)
+        if (name, index) not in self._failures and name not in self._stopped:
+            self.placeholders[name] = self.placeholders.get(name, 0) + 1
+        return counting_tokens(name, index)
 
-    def _row(self, req: str, index: int) -> SampleRow | None:
-        rows = self._rows.get(req, [])
+    def _row(self, name: str, index: int) -> SampleRow | None:
+        rows = self._rows.get(name, [])
         return rows[index] if index < len(rows) else None
 
 

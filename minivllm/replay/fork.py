@@ -136,7 +136,10 @@ class ForkRun:
         config = recording.config
         if at_step == 1 and knobs:
             config = make_config(config, **knobs)
-        self._stand_in = None if executor else ForkedExecutor(config, recording, at_step)
+        self._recorded: dict[str, str] = {}  # core name → its name in the recording
+        self._stand_in = (
+            None if executor else ForkedExecutor(config, recording, at_step, self._recorded)
+        )
         engine = self._stand_in or executor(config)  # type: ignore[misc]
         header = _header(recording, config, engine, at_step, live=self._stand_in is None)
         self.recording, self.at_step, self.knobs = recording, at_step, knobs
@@ -144,7 +147,7 @@ class ForkRun:
             TraceLog(header, trace_path), recording.stream, text or recording.text
         )
         try:
-            grammars = RecordedGrammars(recording, grammar_of(engine))
+            grammars = RecordedGrammars(recording, grammar_of(engine), self._recorded)
             self.core = EngineCore(config, engine, self.recorder, grammars)
             scheduler = self.core.scheduler
             grammars.next_step = lambda: scheduler.current_step + 1
@@ -196,10 +199,14 @@ class ForkRun:
                 if given.req in self._stops and given.op == "abort":
                     continue
                 given = self._without_own_knobs(given)
-            apply_input(self.core, given, self._ids)
+            name = apply_input(self.core, given, self._ids)
+            if name is not None:
+                self._recorded[name] = str(given.req)
         if number >= self.at_step:
+            alive = self.core.scheduler.requests
+            named = {self._recorded.get(name): request for name, request in alive.items()}
             for req, num_tokens in self._stops.items():
-                request = self.core.scheduler.requests.get(req)
+                request = named.get(req)
                 if request is not None and request.num_output_tokens >= num_tokens:
                     apply_input(self.core, Input("abort", req, Reason.STOP_STRING), self._ids)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from minivllm.replay.recording import Recording
 from minivllm.structured_output.interface import Grammar, TokenMask
@@ -33,7 +33,14 @@ class RecordedGrammars:
     A fork may be faster than its recording; a grammar is ready at the same step, all the same.
     """
 
-    def __init__(self, recording: Recording, compile: Compile | None) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        compile: Compile | None,
+        recorded: Mapping[str, str] | None = None,
+    ) -> None:
+        """``recorded``: core name → name in the recording; None: these are the same."""
+        self._recorded = recorded
         self.next_step: Callable[[], int] = lambda: 0
         self._compile = compile
         self._ready_at: dict[str, int] = {}
@@ -80,15 +87,20 @@ class RecordedGrammars:
     def _ready(self) -> list[str]:
         """In the order in which they came in."""
         now = self.next_step()
+        waiting = {self._name(req_id): req_id for req_id in self._waiting}
         return [
-            req_id
-            for req_id, step in self._ready_at.items()
-            if step <= now and req_id in self._waiting
+            waiting[name]
+            for name, step in self._ready_at.items()
+            if step <= now and name in waiting
         ]
 
+    def _name(self, req_id: str) -> str:
+        return req_id if self._recorded is None else self._recorded.get(req_id, "")
+
     def _result(self, req_id: str, params: StructuredOutputsParams) -> Grammar | str:
-        if req_id in self._failures:
-            return self._failures[req_id]
+        name = self._name(req_id)
+        if name in self._failures:
+            return self._failures[name]
         if self._compile is not None:
             return self._compile(params)
-        return RecordedGrammar(self._masks.get(req_id, []))
+        return RecordedGrammar(self._masks.get(name, []))

@@ -107,8 +107,10 @@ def read_recording(trace: Trace, stream: str) -> Recording:
     )
 
 
-def apply_input(core: EngineCore, given: Input, ids: dict[str, str]) -> None:
-    """Say it to the core again. ``ids``: core name → caller's id, of those taken in so far."""
+def apply_input(core: EngineCore, given: Input, ids: dict[str, str]) -> str | None:
+    """Say it to the core again. Returns the core name of a request that is new. ``ids``: its name
+    in the recording → caller's id, of those taken in so far."""
+    name = None
     if given.arrive is not None:
         message = _message(given.arrive)
         try:
@@ -118,7 +120,7 @@ def apply_input(core: EngineCore, given: Input, ids: dict[str, str]) -> None:
             other = f"{message.request_id}-{given.req}"
             message = msgspec.structs.replace(message, request_id=other)
             name = core.add_request(message)
-        ids[name] = message.request_id
+        ids[str(given.req)] = message.request_id
     elif given.op == "abort":
         core.abort_request(ids[str(given.req)], given.why or Reason.CLIENT)
     elif given.op == "reset_prefix_cache":
@@ -128,6 +130,7 @@ def apply_input(core: EngineCore, given: Input, ids: dict[str, str]) -> None:
     else:
         raise ReplayError(f"an input {given.op!r} is of a later version and cannot be applied")
     core.take_outputs()
+    return name
 
 
 def _check_that_it_suffices(trace: Trace, stream: str, events: list[Event]) -> None:

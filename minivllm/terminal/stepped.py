@@ -118,7 +118,8 @@ class ScenarioSteps:
         prompt_token_ids = self._words.ids(str(prompt))
         self._num_typed += 1
         request = EngineCoreRequest(
-            request_id=f"{TYPED}{self._num_typed}",
+            # A recording may have some that were typed; its own count is behind theirs.
+            request_id=f"{TYPED}{self.run.num_requests + self._num_typed}",
             prompt_token_ids=prompt_token_ids,
             sampling_params=params or SamplingParams(max_tokens=max_tokens, ignore_eos=True),
         )
