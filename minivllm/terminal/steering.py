@@ -7,6 +7,7 @@ be changed: there a knob makes a fork.
 from __future__ import annotations
 
 import gzip
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from minivllm.terminal.naming import number, request_named
 from minivllm.terminal.reply import Question, Reply, VerbError
 from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
-from minivllm.trace.words import join, knob_value
+from minivllm.trace.words import count, join, knob_value
 
 DEFAULT_TOKENS = 16
 WIDE = 120
@@ -108,7 +109,7 @@ def live(session: Session, words: list[str]) -> Reply:
 def submit(session: Session, words: list[str]) -> Reply:
     given = _quoted(words, "submit")
     max_tokens = DEFAULT_TOKENS
-    if len(given) > 1 and given[-1].isdigit():
+    if len(given) > 1 and re.fullmatch("-?[0-9]+", given[-1]):
         max_tokens = number([given.pop()], "submit", 1, 100_000)
     prompt = " ".join(given)
     if not prompt.strip():
@@ -119,8 +120,15 @@ def submit(session: Session, words: list[str]) -> Reply:
     assert session.steered is not None
     name = session.steered.submit(prompt, max_tokens)
     session.to_head()
-    when = "" if name in session.view.state.requests else ", when this step has ended"
-    return Reply([Text(f"{name} is taken in{when}")], {"req": name})
+    taken = session.view.state.requests.get(name)
+    data: dict[str, object] = {"req": name}
+    told = f"{name} is taken in"
+    if taken is None:
+        told += ", when this step has ended"
+    elif taken.max_tokens < max_tokens:
+        told += f", for {count(taken.max_tokens, 'token')}: max_model_len leaves no more"
+        data["max_tokens"] = taken.max_tokens
+    return Reply([Text(told)], data)
 
 
 def abort(session: Session, words: list[str]) -> Reply:

@@ -1,7 +1,8 @@
 """A core on a thread of this process that goes on only as its gate lets it: a scenario, or a fork.
 
-No model: each request says the tokens that were given or recorded. What is typed may join it: the
-words of a prompt are its tokens then, and what it says are placeholders.
+Mostly without a model: each request says the tokens that were given or recorded. What is typed may
+join it: the words of a prompt are its tokens then, and what it says are placeholders. Where a model
+runs the scenario, its tokenizer reads what is typed, and the model answers.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from minivllm.config import STEP_KNOBS
+from minivllm.engine.chat_messages import check_surrogates
 from minivllm.engine.engine_core import EngineCore
 from minivllm.engine.messages import EngineCoreRequest
-from minivllm.errors import EngineDeadError, PromptError
+from minivllm.errors import EngineDeadError, PromptError, PromptTooLongError
 from minivllm.replay.fork import ForkRun
 from minivllm.replay.recording import read_recording
 from minivllm.sampling_params import SamplingParams
+from minivllm.scenario import ScenarioRun
 from minivllm.terminal.history import History
 from minivllm.terminal.steered import Source
 from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder
+from minivllm.trace.words import count
 
 TYPED = "typed-"
 FIRST_WORD = 2_000_000
@@ -62,7 +67,7 @@ class ScenarioSteps:
         self.gate.attach(run.recorder)
         run.recorder.flush()  # a fork's knobs were told, and no step has ended since
         run.core.at_phase = self.gate.pass_phase
-        self._words = _Words(run.recorder)
+        self._reads_typed = _tokenizer_of(run)
         self._seq = 0
         self._num_typed = 0
         self._inputs: deque[Callable[[], None]] = deque()
@@ -115,13 +120,25 @@ class ScenarioSteps:
         return number <= self.run.num_requests + self._num_typed
 
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
-        prompt_token_ids = self._words.ids(str(prompt))
+        if not isinstance(prompt, str):
+            raise PromptError(f"a prompt is typed here: text, not {type(prompt).__name__}")
+        check_surrogates(prompt, "the prompt")
+        read = self._reads_typed(prompt)
+        if len(read.prompt_token_ids) >= (limit := self.run.core.max_model_len):
+            raise PromptTooLongError(
+                f"the prompt has {count(len(read.prompt_token_ids), 'token')}, and max_model_len "
+                f"is {limit}: no room is left for an answer"
+            )
         self._num_typed += 1
         request = EngineCoreRequest(
             # A recording may have some that were typed; its own count is behind theirs.
             request_id=f"{TYPED}{self.run.num_requests + self._num_typed}",
-            prompt_token_ids=prompt_token_ids,
-            sampling_params=params or SamplingParams(max_tokens=max_tokens, ignore_eos=True),
+            prompt_token_ids=read.prompt_token_ids,
+            eos_token_id=read.eos_token_id,
+            sampling_params=params
+            or SamplingParams(
+                max_tokens=max_tokens, temperature=0.0, ignore_eos=read.eos_token_id is None
+            ),
         )
         self._put(lambda: self.run.core.add_request(request))
         return request.request_id
@@ -190,6 +207,27 @@ def fork_of(history: History, at_step: int, knobs: dict[str, Any]) -> ScenarioSt
     while run.core.scheduler.current_step < at_step - 1 and not run.done:
         run.step()
     return ScenarioSteps(run, "FORK")
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A prompt as tokens, and the one that ends an answer; None: nothing does but its length."""
+
+    prompt_token_ids: list[int]
+    eos_token_id: int | None = None
+
+
+def _tokenizer_of(run: Stepped) -> Callable[[str], _Read]:
+    if not (isinstance(run, ScenarioRun) and run.with_model):
+        words = _Words(run.recorder)
+        return lambda prompt: _Read(words.ids(prompt))
+    if (tokenize := run.tokenize) is None:
+
+        def refuse(prompt: str) -> _Read:
+            raise PromptError("a model runs here, and no tokenizer is here to read a prompt for it")
+
+        return refuse
+    return lambda prompt: _Read(tokenize(prompt), run.eos_token_id)
 
 
 class _Words:

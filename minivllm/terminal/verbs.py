@@ -202,7 +202,7 @@ VERBS = {
         '"PROMPT" [N]',
         "a request of your own, with N tokens to say",
         'submit "Once upon a time" 8',
-        "Where no model runs, its words are its tokens.",
+        "Where no model runs, its words are its tokens, and stand-ins its answer.",
     ),
     "abort": Verb(
         steering.abort, "r4", "end a request, as a client that goes away", "abort r4", most=1

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from minivllm.errors import PromptError
+from minivllm.executor.scripted import ScriptedExecutor
+from minivllm.scenario import load_scenario, start
 from minivllm.terminal.runs import open_run
-from minivllm.terminal.stepped import TYPED
-from minivllm.terminal.verbs import Session
+from minivllm.terminal.steered import SteeredRun
+from minivllm.terminal.stepped import TYPED, ScenarioSteps
+from minivllm.terminal.verbs import Session, VerbError
 
 WORDS = "'hello big world' 3"
 
@@ -80,4 +84,75 @@ def test_an_abort_in_a_fork_meets_the_one_that_was_aborted_in_the_recording(tmp_
         session.execute(line)
     ends = {r.request_id: r.finish_reason for r in session.view.state.requests.values()}
     assert [name for name, end in ends.items() if end == "abort"] == ["tiny-pressure-4"]
+    session.close()
+
+
+class Reader:
+    """A tokenizer: each letter is a token."""
+
+    vocab_size, eos_token_id = 50_000, 2
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def text_after(self, token_id: int, before: object) -> str:
+        return chr(token_id)
+
+
+def on_a_model(tokenizer: object) -> Session:
+    """A scenario with a stand-in for the model, as ``--with-model`` has it."""
+    scenario = load_scenario("tiny-pressure")
+    run = start(scenario, executor=ScriptedExecutor, tokenizer=tokenizer, max_model_len=256)
+    return Session(SteeredRun(ScenarioSteps(run, "LIVE")))
+
+
+def test_where_a_model_runs_its_tokenizer_reads_what_is_typed() -> None:
+    session = on_a_model(Reader())
+    session.execute("submit 'hi you' 3")
+    request = session.view.state.requests["r1"]
+    assert request.tokens == [ord(letter) for letter in "hi you"]
+    session.execute("next")
+    arrived = next(e.data for e in session.history.steps[1] if e.kind == "req.arrive")
+    assert arrived.eos_token_id == 2 and "ignore_eos" not in arrived.params  # it may end it
+    assert arrived.params["temperature"] == 0.0
+    session.close()
+
+
+def test_a_model_without_a_tokenizer_reads_nothing() -> None:
+    session = on_a_model(None)
+    with pytest.raises(PromptError, match="no tokenizer"):
+        session.execute("submit 'hi you' 3")
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("submit a -1", "submit -1: takes one number, 1 to"),
+        ("submit a 0", "submit 0: takes one number, 1 to"),
+        ("submit it is -3", "submit -3: takes one number"),
+        (f"submit {'a ' * 63} 9", None),
+        (f"submit {'a ' * 64} 9", "64 tokens, and max_model_len is 64"),
+        (f"submit {'a ' * 64}", "64 tokens, and max_model_len is 64"),
+        ("submit \udcff 3", "lone surrogate"),
+    ],
+)
+def test_what_can_never_run_is_refused(line: str, says: str | None) -> None:
+    session = Session(open_run("tiny-pressure", {}))
+    if says is None:
+        session.execute(line)
+    else:
+        with pytest.raises((VerbError, PromptError), match=says):
+            session.execute(line)
+        assert not session.view.state.requests
+    session.close()
+
+
+def test_a_number_that_leaves_no_room_is_told_as_it_is_cut() -> None:
+    session = Session(open_run("tiny-pressure", {}))
+    reply = session.execute("submit one two three 100000")
+    assert reply.lines[0].plain == "r1 is taken in, for 61 tokens: max_model_len leaves no more"
+    assert reply.data == {"req": "r1", "max_tokens": 61}
+    assert session.execute("submit 'it is -3'").data == {"req": "r2"}
+    assert session.view.state.requests["r2"].texts == ["it", " is", " -3"]
     session.close()
