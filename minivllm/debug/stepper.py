@@ -130,10 +130,7 @@ class Stepper:
 
     def break_at(self, where: Where) -> int:
         """Stop there, too, from now on; returns the number of the break."""
-        goal = self._goal(where)
-        self.session.num_breaks += 1
-        self.session.breaks[self.session.num_breaks] = goal
-        return self.session.num_breaks
+        return self.session.add_break(self._goal(where, "break"))
 
     def go(self, from_past: FromPast | None = None) -> int | None:
         """On to the next break (returns its number), or until nothing is left to run."""
@@ -216,10 +213,10 @@ class Stepper:
             )
         (self.live if from_past == "live" else self.fork)()
 
-    def _goal(self, where: Where) -> Until:
+    def _goal(self, where: Where, verb: str = "until") -> Until:
         if isinstance(where, str):
             goal = parse(where)
-            check(self.session, goal, "until")
+            check(self.session, goal, verb)
             return goal
         if not callable(where):
             raise ConfigError("until", where, "a place in words, or a function of an event")

@@ -199,10 +199,8 @@ def break_(session: Session, words: list[str]) -> Reply:
         session.let_code_be(False)
         return Reply([Text("set_trace in the engine's own code holds it")], {"where": CODE})
     goal = read_goal(session, words, "break")
-    session.num_breaks += 1
-    session.breaks[session.num_breaks] = goal
-    line = f"break {session.num_breaks}: {goal.words}"
-    return Reply([Text(line)], {"number": session.num_breaks, "where": goal.words})
+    n = session.add_break(goal)
+    return Reply([Text(f"break {n}: {goal.words}")], {"number": n, "where": goal.words})
 
 
 def breaks(session: Session, words: list[str]) -> Reply:

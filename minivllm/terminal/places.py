@@ -17,7 +17,7 @@ import minivllm
 from minivllm.terminal.reply import VerbError
 from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
-from minivllm.trace.until import Until, lines_named, requests_named
+from minivllm.trace.until import Until, lines_named, requests_named, steps_named
 
 PLACES = (
     ("preempt", "evict", "hit", "skip", "skip:no_free_blocks", "finish", "finish r3", "r3"),
@@ -33,6 +33,9 @@ _EMITTERS = ("core/*.py", "engine/engine_core.py", "engine/core_loop.py", "engin
 def check(session: Session, goal: Until, verb: str) -> None:
     """Raises VerbError, with what there is, for a line or a request that will not come."""
     given = f"{verb} {clean(goal.words)}"
+    for step in steps_named(goal.words) if verb == "until" else ():
+        if step <= session.begun:
+            raise VerbError(f"{given}: step {step} has begun; goto {step} looks at it")
     for file, line in lines_named(goal.words):
         lines = _lines_of(session, file)
         if not lines:

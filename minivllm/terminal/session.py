@@ -16,7 +16,7 @@ from minivllm.terminal.reply import Reply
 from minivllm.terminal.runs import Run, fork_run
 from minivllm.terminal.steered import SteeredRun
 from minivllm.trace.gate import NO_DECISION
-from minivllm.trace.until import Test, Until
+from minivllm.trace.until import Test, Until, ahead, parse
 
 MAX_STEP = 100_000
 _QUIET = (*UNTOLD, *NO_DECISION)
@@ -34,8 +34,8 @@ class Session:
         """Of the screen, in cells; who draws keeps it up to date."""
         self.breaks: dict[int, Until] = {}
         self.num_breaks = 0  # that there ever were
-        self.originals: list[tuple[Run, int]] = []
-        """Runs that were forked, each with the step that was looked at; the last one last."""
+        self.originals: list[tuple[Run, int, int | None]] = []
+        """Runs that were forked, each with the place that was looked at; the last one last."""
         self.pinned: str = ""
         """A line that is answered anew at each place, below the board."""
         self.zoom: int | None = None
@@ -65,6 +65,12 @@ class Session:
                 self.step = max(min(self.step, history.head), history.first)
                 self._view, self._seen = history.view(self.step, self.at), key
         return self._view
+
+    @property
+    def begun(self) -> int:
+        """The newest step that has begun, as far as one sees here."""
+        at_its_end = self.at is None and self.step <= self.history.last
+        return self.step if at_its_end or self.view.of("step.begin") else self.step - 1
 
     @property
     def steered(self) -> SteeredRun | None:
@@ -105,7 +111,7 @@ class Session:
         return execute(self, line)
 
     def close(self) -> None:
-        for run in (self.run, *(original for original, _ in reversed(self.originals))):
+        for run in (self.run, *(original for original, *_ in reversed(self.originals))):
             run.close()
 
     def _watch(self) -> None:
@@ -253,6 +259,13 @@ class Session:
 
     # --- until and breaks ------------------------------------------------------------------------
 
+    def add_break(self, goal: Until) -> int:
+        """Returns its number."""
+        self.num_breaks += 1
+        stays = parse(goal.words, stays=True) if goal.words else goal
+        self.breaks[self.num_breaks] = stays
+        return self.num_breaks
+
     def until(self, goal: Until | None) -> tuple[bool, int | None]:
         """On to the event that ``goal`` names, or to a break, or (None) to breaks alone. Returns
         whether the goal was reached, and the number of the break that was."""
@@ -269,12 +282,13 @@ class Session:
         self.to_head()
         if self.steered is None:
             return False, None
-        if not tests:
+        where = _any_of(goal, self.breaks, self.begun)
+        if not where:
             self.steered.go()
             self.to_head()
             return False, None
         here, seq = self.history.head, self.history.seq
-        came = self.steered.until(_any_of(goal, self.breaks))
+        came = self.steered.until(where)
         self.to_head()
         if not came:
             return False, None
@@ -304,23 +318,22 @@ class Session:
         Returns that step."""
         at_step = self.step + 1 if self._is_end_of_step() and self.view.whole else self.step
         run = fork_run(self.run, max(at_step, 1), knobs)
-        self.originals.append((self.run, self.step))
-        breaks = self.breaks
+        self.originals.append((self.run, self.step, self.at))
         self.use(run, 0)
-        self.breaks = breaks
         self._look(min(at_step - 1, self.history.head))
         return max(at_step, 1)
 
     def leave_fork(self) -> None:
-        run, step = self.originals.pop()
+        run, step, at = self.originals.pop()
         self.run.close()
         self.use(run, step)
+        self.at = at
 
 
-def _any_of(goal: Until | None, breaks: dict[int, Until]) -> Until | str:
-    """One goal out of several; in words, if all have words, so that it can travel."""
+def _any_of(goal: Until | None, breaks: dict[int, Until], step: int) -> Until | str:
+    """One goal out of several, when that step has begun; in words, if all have words, so that it
+    can travel. Empty where none is left."""
     each = [*([goal] if goal is not None else []), *breaks.values()]
-    words = [one.words for one in each]
-    if all(words):
-        return " or ".join(words)
+    if all(one.words for one in each):
+        return " or ".join(filter(None, (ahead(one.words, step) for one in each)))
     return Until("", lambda event, place: any(one.matches(event, place) for one in each))

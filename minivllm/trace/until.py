@@ -12,6 +12,8 @@
 
 A request's name behind it (``finish r4``, ``kv r4``) asks for that request's events only; alone
 (``r4``) it asks for any event of it. Of several, joined by ``or``, the first that comes counts.
+Words that stay, a break, mean ``step 30`` alone; a gate that is asked to run until there holds at
+the first from 30 on and is done, so it is asked only for steps that lie ahead (:func:`ahead`).
 Twin: ``viz/static/core/breaks.js``.
 Short forms, for who types: ``preempt``, ``evict``, ``hit``, ``skip:REASON``, ``line FILE:LINE``.
 """
@@ -54,9 +56,10 @@ class Until:
     matches: Test
 
 
-def parse(words: str) -> Until:
-    """Raises ConfigError for words that name nothing."""
-    tests = [_single(part, words) for part in _parts(words)]
+def parse(words: str, stays: bool = False) -> Until:
+    """``stays``: for a break, which is asked again and again. Raises ConfigError for words that
+    name nothing."""
+    tests = [_single(part, words, stays) for part in _parts(words)]
     if len(tests) == 1:
         return Until(words, tests[0])
     return Until(words, lambda event, place: any(test(event, place) for test in tests))
@@ -74,19 +77,31 @@ def lines_named(words: str) -> list[Place]:
     return [(line[1], int(line[2])) for what in whats if (line := _LINE.fullmatch(what))]
 
 
+def steps_named(words: str) -> list[int]:
+    """The steps that are asked for."""
+    return [int(found[1]) for part in _parts(words) if (found := _STEP.fullmatch(part))]
+
+
+def ahead(words: str, step: int) -> str:
+    """What of it a gate may be asked for, when that step has begun; empty where nothing is left."""
+    left = [part for part in _parts(words) if all(n > step for n in steps_named(part))]
+    return " or ".join(left)
+
+
 def _parts(words: str) -> list[str]:
     return " ".join(words.split()).split(" or ")
 
 
 _REQUEST = re.compile(r"(?:(.*) )?(r[1-9]\d*)")
+_STEP = re.compile(r"step (\d{1,9})")
 _LINE = re.compile(r"(?:line )?(\S+\.py):(\d{1,9})")
 
 
-def _single(rest: str, words: str) -> Test:
+def _single(rest: str, words: str, stays: bool) -> Test:
     found = _REQUEST.fullmatch(rest)
     what, req = (found[1] or "", found[2]) if found else (rest, None)
     if what:
-        test = _test(what, words)
+        test = _test(what, words, stays)
     elif req is not None:
         test = _any
     else:
@@ -100,7 +115,7 @@ def _any(event: Event, place: Place) -> bool:
     return True
 
 
-def _test(what: str, words: str) -> Test:
+def _test(what: str, words: str, stays: bool) -> Test:
     what = _SHORT.get(what, what)
     if what in _NAMED:
         return _NAMED[what]
@@ -114,8 +129,10 @@ def _test(what: str, words: str) -> Test:
         reason = found[1]
         if reason in _REASONS:
             return lambda event, place: event.kind == "sched.skip" and _gives(event, reason)
-    if found := re.fullmatch(r"step (\d{1,9})", what):
+    if found := _STEP.fullmatch(what):
         step = int(found[1])
+        if stays:
+            return lambda event, place: event.kind == "step.begin" and event.step == step
         return lambda event, place: event.kind == "step.begin" and event.step >= step
     if found := _LINE.fullmatch(what):
         file, line = found[1], int(found[2])

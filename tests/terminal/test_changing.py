@@ -57,6 +57,16 @@ def test_a_knob_in_a_recording_makes_a_fork_and_leave_comes_back(recorded: Sessi
         recorded.execute("leave")
 
 
+def test_leave_comes_back_to_the_event_that_was_looked_at(recorded: Session) -> None:
+    for line in ("goto 7", "back", "event 3"):
+        recorded.execute(line)
+    event = recorded.view.event
+    assert event is not None and recorded.step == 7
+    for line in ("fork", "next 3", "leave"):
+        recorded.execute(line)
+    assert recorded.view.event == event
+
+
 def test_a_knob_of_the_pool_makes_a_fork_from_the_start(recorded: Session) -> None:
     recorded.execute("goto 8")
     reply = recorded.execute("set num_kv_blocks 24")

@@ -273,3 +273,45 @@ def test_every_place_in_a_step_can_be_shown_and_asked_about(engine: dict[str, An
         places += 1
     assert places > 50
     session.close()
+
+
+def test_a_step_that_has_begun_is_no_goal_any_more(session: Session) -> None:
+    session.execute("goto 9")
+    for line, at in (("until step 5", 5), ("until step 9", 9), ("until preempt or step 2", 2)):
+        with pytest.raises(VerbError, match=f"step {at} has begun; goto {at} looks at it"):
+            session.execute(line)
+        assert place(session) == (9, None)
+    assert session.execute("until step 10").reached and place(session) == (10, "step.begin")
+    with pytest.raises(VerbError, match="step 10 has begun"):
+        session.execute("until step 10")
+    session.execute("goto 4")
+    assert session.execute("until step 5").reached and place(session) == (5, "step.begin")
+
+
+def test_a_break_at_a_step_stops_at_that_step_alone(session: Session) -> None:
+    session.execute("break step 3")
+    session.execute("break step 5 or preempt")
+    seen = []
+    for _ in range(4):
+        reply = session.execute("continue")
+        seen.append((*place(session), reply.data["break"]))  # type: ignore[index]
+    assert seen == [
+        (3, "step.begin", 1),
+        (5, "step.begin", 2),
+        (8, "sched.victim", 2),
+        (17, None, None),
+    ]
+    session.execute("goto 2")
+    session.execute("continue")
+    assert place(session) == (3, "step.begin"), "it is passed again"
+    session.execute("goto 6")
+    session.execute("clear")
+    session.execute("break step 4")  # it lies behind, and lets all that comes go by
+    assert session.execute("until finish r5").reached
+
+
+def test_a_break_behind_lets_no_engine_go_without_a_question(scenario: Session) -> None:
+    scenario.execute("break step 2")
+    scenario.execute("goto 6")
+    scenario.execute("goto 4")
+    assert scenario.execute("continue").question is not None and scenario.history.last == 6
