@@ -31,7 +31,7 @@ def answer_lines(answer: Answer, step: int, width: int) -> list[Text]:
         lines.append(head.append_text(line))
     for sentence in answer.why:
         lines += [Text("  ").append_text(line) for line in wrap(sentence, width - 2, 6)]
-    if answer.reason is not None:
+    if answer.reason is not None and answer.meaning is not None:
         meaning = wrap(f"{answer.reason}: {answer.meaning}", width - 2, 3)
         meaning[0].stylize("bold", 0, len(answer.reason))
         lines += [Text("  ").append_text(line) for line in meaning]

@@ -42,7 +42,7 @@ class Answer:
     reason: str | None
     """Its name in the enum."""
     meaning: str | None
-    """What the enum says that the name means."""
+    """What the enum says that the name means; None, too, where that is not done yet."""
     source: str | None
     """``file:line function`` that emitted it."""
     since: int | None = None
@@ -59,6 +59,8 @@ class Told:
     why: list[str]
     event: Event | None
     reason: Reason | GrantWhy | None = None
+    holds: bool = True
+    """False: it is decided, and not done yet; what the enum says of it would be too early."""
 
 
 def find(events: Sequence[Event], kind: str, req: str) -> Event | None:
@@ -90,7 +92,9 @@ def make_answer(
 ) -> Answer:
     reason = told.reason
     meaning = None
-    if isinstance(reason, Reason):
+    if not told.holds:
+        pass
+    elif isinstance(reason, Reason):
         meaning = REASONS[reason]
     elif isinstance(reason, GrantWhy):
         meaning = GRANT_WORDS[reason]

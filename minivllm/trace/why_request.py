@@ -97,7 +97,7 @@ def _preempted(
     ]
     if refund := find(events, "sched.refund", req):
         why.append(f"{count(refund.data.n, 'token')} it had been granted go back to the budget.")
-    return Told(now, why, victim, Reason.PREEMPTED)
+    return Told(now, why, victim, Reason.PREEMPTED, holds=req in state.waiting)
 
 
 def _runs(

@@ -203,9 +203,10 @@ def test_why_speaks_of_the_moment_that_is_looked_at(session: Session) -> None:
     while session.view.event is None or session.view.event.kind != "sched.victim":
         session.execute("event")
     assert session.view.state.requests["r4"].status == "running"
-    assert "it still runs" in _text(session, "why r4")
-    while session.view.event is None or session.view.event.kind != "req.preempt":
-        session.execute("event")
+    chosen = _text(session, "why r4")
+    assert "it still runs" in chosen and "preempted" not in chosen
+    session.execute("until req.preempt")
+    assert "preempted: it was preempted in this step" in _text(session, "why r4")
     assert "it waits at the head of the queue" in _text(session, "why r4")
 
 
