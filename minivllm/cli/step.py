@@ -8,6 +8,7 @@ with commands, their answers as text or JSON; else, or with --no-live, the story
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,7 @@ def step(
     if not attach:
         _refuse(context, ("api_key",), "only with --attach")
     lines = _lines(command or [], commands)
+    _show_what_can_be_shown()
     _end_in_order()
     run: Run
     if attach is not None:
@@ -166,6 +168,13 @@ def _refuse(context: typer.Context, parameters: Sequence[str], allowed: str) -> 
             raise ConfigError(f"--{name.replace('_', '-')}", context.params[name], allowed)
 
 
+def _show_what_can_be_shown() -> None:
+    """A character that the output's encoding lacks is replaced: it ends no script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _end_in_order() -> None:
     """SIGTERM and a terminal that goes away, too, end it as quitting does: the terminal is put back
     and a server's gate left as it was found."""
@@ -186,9 +195,10 @@ def _lines(commands: list[str], file: Path | None) -> list[str] | None:
         return None
     if file is not None:
         try:
-            commands = [sys.stdin.read() if str(file) == "-" else file.read_text(), *commands]
+            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("--commands", str(file), f"a text file ({error})") from error
+        commands = [text.removeprefix("\ufeff"), *commands]  # some editors begin a file with it
     return [line for given in commands for line in script(given)]
 
 

@@ -17,11 +17,10 @@ from prompt_toolkit.utils import is_dumb_terminal
 from rich.console import Console
 from rich.text import Text
 
-from minivllm.errors import MiniVLLMError
 from minivllm.terminal.completion import VerbCompleter
 from minivllm.terminal.moves import moved
 from minivllm.terminal.prompt import history_of_lines
-from minivllm.terminal.reply import Question
+from minivllm.terminal.reply import Question, told
 from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 
@@ -54,8 +53,8 @@ def run_lines(session: Session, *, ends_with_engine: bool = True) -> bool:
             try:
                 with _ctrl_c_stops(session):
                     reply = session.execute(one)
-            except MiniVLLMError as error:
-                _print(console, [Text(clean(str(error)), style="bold")])
+            except Exception as error:  # the debugger outlives what it looks at
+                _print(console, [Text(clean(told(error)), style="bold")])
                 break
             _print(console, reply.lines)
             question = reply.question

@@ -14,6 +14,11 @@ class VerbError(MiniVLLMError, ValueError):
     """What was typed is no verb, or its argument does not fit; the message says what does."""
 
 
+def told(error: Exception) -> str:
+    """An error in a line: one of our own says all; of another, its kind belongs to it."""
+    return str(error) if isinstance(error, MiniVLLMError) else f"{type(error).__name__}: {error}"
+
+
 @dataclass
 class Reply:
     """What a verb answers."""

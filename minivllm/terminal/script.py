@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from minivllm.errors import MiniVLLMError
-from minivllm.terminal.reply import Reply, VerbError
+from minivllm.terminal.reply import Reply, VerbError, told
 from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 
@@ -28,14 +27,15 @@ def run_script(session: Session, lines: Sequence[str], *, as_json: bool = False)
     session.width = console.width
     status = 0
     for line in lines:
+        line = line.encode(errors="replace").decode()  # half a character can be told to nobody
         try:
             reply = session.execute(line)
             if reply.question is not None:
                 raise VerbError(_without_asking(line, reply))
-        except MiniVLLMError as error:
+        except Exception as error:
             if as_json:
-                _write({"command": line, "ok": False, "error": str(error), **_place(session)})
-            print(f"minivllm step: {clean(str(error))}", file=sys.stderr)
+                _write({"command": line, "ok": False, "error": told(error), **_place(session)})
+            print(f"minivllm step: {clean(told(error))}", file=sys.stderr)
             return FAILED
         if reply.reached is False:
             status = NOT_REACHED
@@ -56,10 +56,10 @@ def _without_asking(line: str, reply: Reply) -> str:
 
 
 def _object(line: str, reply: Reply, session: Session) -> dict[str, Any]:
-    told: dict[str, Any] = {"command": line, "ok": True}
+    answer: dict[str, Any] = {"command": line, "ok": True}
     if reply.reached is not None:
-        told["reached"] = reply.reached
-    return {**told, **_place(session), "data": reply.data}
+        answer["reached"] = reply.reached
+    return {**answer, **_place(session), "data": reply.data}
 
 
 def _place(session: Session) -> dict[str, Any]:
@@ -67,5 +67,5 @@ def _place(session: Session) -> dict[str, Any]:
     return {"step": session.step, "event": event.seq if event is not None else None}
 
 
-def _write(told: dict[str, Any]) -> None:
-    print(msgspec.json.encode(told).decode(), flush=True)
+def _write(answer: dict[str, Any]) -> None:
+    print(msgspec.json.encode(answer).decode(), flush=True)

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from minivllm.terminal.verbs import script
+from minivllm.terminal.line_prompt import run_lines
+from minivllm.terminal.runs import open_run
+from minivllm.terminal.verbs import VERBS, Session, Verb, script
+from tests.conftest import RunPython
 from tests.terminal.test_commands import Run, minivllm
 
 __all__ = ["minivllm"]  # a fixture
@@ -101,6 +104,54 @@ def test_a_scheduler_that_raises_is_told_in_a_line_with_its_place(
     told = json.loads(run.stdout.splitlines()[-1])
     assert told["ok"] is False
     assert told["error"] == f"the engine has ended: KeyError: 'boom' ({own}:5)"
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb with a fault of its own."""
+
+    def run(*_: object) -> Any:
+        raise LookupError("a fault")
+
+    monkeypatch.setitem(VERBS, "blocks", Verb(run, "", "", ""))
+
+
+def test_a_fault_of_any_kind_is_a_line_and_an_object(minivllm: Run, broken: None) -> None:
+    done = minivllm("step", "--json", "-c", "next; blocks; next")
+    told = objects(done.stdout)
+    assert [one["ok"] for one in told] == [True, False] and done.returncode == 1
+    assert told[1]["error"] == "LookupError: a fault"
+    assert done.stderr.strip() == "minivllm step: LookupError: a fault"
+
+
+def test_a_fault_of_any_kind_ends_no_prompt(
+    broken: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["blocks", "next", "quit"])
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    session = Session(open_run("tiny-pressure", {}))
+    assert run_lines(session) is True and session.step == 1
+    assert "LookupError: a fault" in capsys.readouterr().out
+    session.close()
+
+
+def test_half_a_character_ends_no_script(minivllm: Run) -> None:
+    done = minivllm("step", "--json", "-c", 'submit "a \udcff"; nonsense \udcff')
+    told = objects(done.stdout)
+    assert told[0]["ok"] and told[1]["command"] == "nonsense ?" and done.returncode == 1
+
+
+def test_what_an_output_cannot_show_is_replaced(python_without: RunPython) -> None:
+    code = "from minivllm.cli.main import main; main(['step', '-c', 'next 8; blocks; why'])"
+    done = python_without(code, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "?" in done.stdout and "r4" in done.stdout, done.stderr
+
+
+def test_a_commands_file_may_begin_with_a_byte_order_mark(minivllm: Run, tmp_path: Path) -> None:
+    file = tmp_path / "notepad.txt"
+    file.write_bytes(b"\xef\xbb\xbfnext\r\nnext 2\r\n")
+    assert minivllm("step", "--commands", str(file)).returncode == 0
 
 
 def test_a_comment_runs_nothing_and_an_apostrophe_is_no_quote() -> None:
