@@ -23,7 +23,7 @@ from minivllm.terminal.reply import Reply, VerbError
 from minivllm.terminal.session import Session
 from minivllm.terminal.text import clean
 from minivllm.trace.answer import Answer
-from minivllm.trace.events import Event
+from minivllm.trace.events import KINDS, Event
 from minivllm.trace.state_diff import state_diff
 from minivllm.trace.why import why_block, why_budget, why_request, why_step
 
@@ -75,7 +75,13 @@ def where(session: Session, words: list[str]) -> Reply:
 
 def events(session: Session, words: list[str]) -> Reply:
     """Only those whose kind, group or request is named, if one is."""
-    named = _named(session, words)
+    known = {*KINDS, *(kind.split(".")[0] for kind in KINDS), *session.view.state.requests}
+    try:
+        named = _named(session, words)
+    except VerbError as error:
+        if words and not set(words) <= known:
+            raise
+        return Reply([Text(str(error), style="dim")], [])
     lines = [event_line(e, hue(session.view, e.req) if e.req else None) for e in named]
     return Reply(lines, msgspec.to_builtins(named), title=f"the events of step {session.step}")
 

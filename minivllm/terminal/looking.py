@@ -31,6 +31,12 @@ from minivllm.trace.words import count, span
 
 BAR = 20
 """Cells of the bar of a probability."""
+STATUSES = ("arrived", "waiting", "waiting_for_grammar", "running", "preempted", "finished")
+
+
+def _nothing(words: str, data: object) -> Reply:
+    """Where there is nothing to list that is the answer, and no failure: a script goes on."""
+    return Reply([Text(words, style="dim")], data)
 
 
 def requests(session: Session, words: list[str]) -> Reply:
@@ -43,8 +49,13 @@ def requests(session: Session, words: list[str]) -> Reply:
     }
     if not chosen:
         there = ", ".join(sorted({r.status for r in state.requests.values()})) or "none yet"
-        asked = f"requests {clean(words[0])}: " if words else ""
-        raise VerbError(f"{asked}no request at step {session.step}; there are: {there}")
+        if words and words[0] not in STATUSES:
+            asked = f"requests {clean(words[0])}: no request at step {session.step}"
+            raise VerbError(f"{asked}; there are: {there}")
+        if not state.requests:
+            return _nothing(f"no request has come by step {session.step}", {})
+        told = f"no request is {words[0]} at step {session.step}; there are: {there}"
+        return _nothing(told, {})
     rows = [
         (
             Text(name, style=hue(session.view, name) + Style(bold=True)),
@@ -125,7 +136,7 @@ def tokens(session: Session, words: list[str]) -> Reply:
         line.append(tail(clean("".join(output)), max(room, 8)))
         lines.append(line.append(fresh, style="bold underline"))
     if not lines:
-        raise VerbError(f"tokens: no request has come by step {view.step}")
+        return _nothing(f"no request has come by step {view.step}", {})
     return Reply(lines, data, title=f"the token stream, step {view.step}")
 
 
@@ -133,12 +144,13 @@ def topk(session: Session, words: list[str]) -> Reply:
     """The candidates of a token that was drawn in this step, before and after the processors."""
     view = session.view
     rows = [row for event in view.of("sample") for row in event.data.rows]
+    req = request_named(session, words, "topk") if words else None
     if not rows:
-        raise VerbError(f"no token was drawn in step {view.step}")
-    named = [row for row in rows if not words or row.req == words[0]]
+        return _nothing(f"no token was drawn in step {view.step}", [])
+    named = [row for row in rows if req in (None, row.req)]
     if not named:
         there = ", ".join(dict.fromkeys(row.req for row in rows))
-        raise VerbError(f"topk {clean(words[0])}: it got no token in step {view.step}; {there} did")
+        return _nothing(f"{req} got no token in step {view.step}; {there} did", [])
     lines: list[Text] = []
     for row in named:
         chance = "" if row.logprob is None else f", logprob {row.logprob:.3f}, rank {row.rank}"
@@ -270,7 +282,7 @@ def batch(session: Session, words: list[str]) -> Reply:
     view = session.view
     ledger = next((e.data for e in view.of("sched.ledger")), None)
     if ledger is None:
-        raise VerbError(f"no budget was handed out in step {view.step} (so far)")
+        return _nothing(f"no budget was handed out in step {view.step} (so far)", {})
     composed = next((e.data for e in view.of("batch.compose")), None)
     starts = {row.req: row for row in composed.rows} if composed is not None else {}
     rows = []
@@ -292,7 +304,7 @@ def batch(session: Session, words: list[str]) -> Reply:
 def tensors(session: Session, words: list[str]) -> Reply:
     found = batch_here(session)
     if found is None:
-        raise VerbError(f"no token ran in step {session.step}: it has no batch")
+        return _nothing(f"no token ran in step {session.step}: it has no batch", {})
     size = int((session.view.state.config or {}).get("block_size", 1))
     lines = batch_lines(found, size, session.width)
     lines = within(lines, session.width)

@@ -109,10 +109,30 @@ def test_topk_of_given_tokens_says_that_nothing_was_drawn(session: Session) -> N
     reply = at(session, 8, "topk r3")
     assert "r3 drew ' decided' (4041)" in text(reply)
     assert "nothing was drawn; --with-model lets a model draw" in text(reply)
-    with pytest.raises(VerbError, match="topk r4: it got no token in step 8; r1, r3 did"):
-        session.execute("topk r4")
-    with pytest.raises(VerbError, match="no token was drawn in step 0"):
-        at(session, 0, "topk")
+    with pytest.raises(VerbError, match="topk r9: no such request at step 8; there are: r1, r2"):
+        session.execute("topk r9")
+
+
+@pytest.mark.parametrize(
+    ("step", "line", "says", "data"),
+    [
+        (0, "requests", "no request has come by step 0", {}),
+        (0, "requests running", "no request has come by step 0", {}),
+        (1, "requests finished", "no request is finished at step 1; there are: running", {}),
+        (0, "tokens", "no request has come by step 0", {}),
+        (0, "topk", "no token was drawn in step 0", []),
+        (8, "topk r4", "r4 got no token in step 8; r1, r3 did", []),
+        (0, "batch", "no budget was handed out in step 0", {}),
+        (0, "tensors", "no token ran in step 0: it has no batch", {}),
+        (0, "queue", "nobody", []),
+        (0, "events req", "no such event in step 0; there are: run.config", []),
+    ],
+)
+def test_where_there_is_nothing_the_answer_is_empty_and_no_failure(
+    session: Session, step: int, line: str, says: str, data: object
+) -> None:
+    reply = at(session, step, line)
+    assert says in text(reply) and reply.data == data
 
 
 def test_topk_shows_the_candidates_before_and_after_the_processors(session: Session) -> None:

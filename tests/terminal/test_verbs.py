@@ -180,11 +180,6 @@ def test_tensors_prints_the_flat_batch_token_by_token(session: Session) -> None:
     assert any(line.endswith("more") for line in text(session.execute("t")).splitlines())
 
 
-def test_tensors_of_a_step_without_tokens_says_so(session: Session) -> None:
-    with pytest.raises(VerbError, match="no token ran in step 0"):
-        session.execute("tensors")
-
-
 def test_where_shows_the_line_that_decided(session: Session) -> None:
     session.execute("goto 8")
     shown = text(session.execute("where"))
