@@ -47,6 +47,10 @@ def step(
         bool,
         typer.Option("--with-model", help="Run the scenario on the model, not on given tokens."),
     ] = False,
+    recorded: Annotated[
+        bool,
+        typer.Option("--recorded", help="Of a scenario that has a recording, too: open that one."),
+    ] = False,
     attach: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +121,8 @@ def step(
         raise ConfigError(several[0], given[0][1] or attach, f"not with {several[1]}: only one")
     if with_model and (prompt or attach):
         raise ConfigError("--with-model", True, "only for a scenario")
+    if recorded and not target:
+        raise ConfigError("--recorded", True, "with the name or the file of a recording")
     for option, value in (("--engine", number), ("--life", life)):
         if prompt and value is not None:
             raise ConfigError(option, value, "only for a recorded trace, or a server")
@@ -147,8 +153,8 @@ def step(
     else:
         from minivllm.terminal.runs import open_run
 
-        run = open_run(target or "tiny-pressure", engine, with_model, life, number)
-    if run.others:
+        run = open_run(target or "tiny-pressure", engine, with_model, life, number, recorded)
+    if run.others and (lines is None or run.label == "RECORDED"):  # a script asked for what it got
         typer.secho(f"{run.history.header.name}; {run.others}", dim=True, err=True)
     from minivllm.terminal.session import Session
 

@@ -92,14 +92,15 @@ def open_run(
     with_model: bool = False,
     life: int | None = None,
     number: int | None = None,
+    recorded: bool = False,
 ) -> Run:
     """A trace by path or gallery name, or a scenario by path or name.
 
     ``engine`` overrides the scenario's knobs; ``number`` and ``life`` say which engine of a trace,
-    and which life of it. Raises ScenarioError,
-    TraceError, ConfigError, and with a model what loading one raises.
+    and which life of it; ``recorded``: of a name that both have, the recording. Raises
+    ScenarioError, TraceError, ConfigError, and with a model what loading one raises.
     """
-    trace = find_trace(target)
+    trace = find_trace(target, recorded)
     if trace is not None:
         if engine or with_model:
             knobs = ", ".join(sorted(engine)) or "a model"
@@ -110,7 +111,8 @@ def open_run(
         return RecordedRun(trace, life, number)
     for option, value in (("--engine", number), ("--life", life)):
         if value is not None:
-            raise ConfigError(option, value, f"only for a recorded trace; {target} is run anew")
+            allowed = f"only for a recorded trace; {target} is {_anew(target)}"
+            raise ConfigError(option, value, allowed)
     if not target.endswith(".toml") and target not in shipped_scenarios():
         raise ScenarioError(
             f"{target!r} is no file, no scenario ({', '.join(shipped_scenarios())}) "
@@ -132,20 +134,33 @@ def open_run(
     def again(knobs: dict[str, Any]) -> ScenarioRun:
         return start(load_scenario(target), **{**engine, **knobs})
 
-    return SteeredRun(ScenarioSteps(start(scenario, trace_path=path, **engine), again=again))
+    run = SteeredRun(ScenarioSteps(start(scenario, trace_path=path, **engine), again=again))
+    run.others = _anew(target) if target in gallery() else ""
+    return run
 
 
-def find_trace(target: str) -> Path | None:
+def find_trace(target: str, recorded: bool = False) -> Path | None:
     """The trace file behind a path or a gallery name, if it is one of these.
 
-    A name that is a scenario's as well means the scenario; ``NAME.trace.jsonl`` its recording.
+    A name that is a scenario's as well means the scenario; ``recorded``, or ``NAME.trace.jsonl``,
+    its recording. Raises ScenarioError where a recording is wanted and none has that name.
     """
     path = Path(target)
+    if recorded and not path.is_file() and target not in gallery():
+        there = ", ".join(gallery())
+        raise ScenarioError(f"{target!r} is no file, and no recording has that name: {there}")
+    if recorded:
+        return find_recording(target)
     if path.suffix != ".toml" and path.is_file():
         return path
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return find_recording(target)
     return None if target in shipped_scenarios() else gallery().get(target)
+
+
+def _anew(target: str) -> str:
+    more = ": --recorded opens the recording of that name" if target in gallery() else ""
+    return f"run anew{more}"
 
 
 def _model(model: str) -> tuple[Callable[[EngineConfig], Executor], Any]:

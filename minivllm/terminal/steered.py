@@ -88,6 +88,7 @@ class SteeredRun:
     """A run whose engine is let go from here."""
 
     others = ""
+    """Of a scenario's name: how to open the recording that has it, too."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -11,7 +11,11 @@ from minivllm.cli.main import main
 from minivllm.errors import ConfigError, TraceError
 from minivllm.scenario import load_scenario, start
 from minivllm.terminal.runs import RecordedRun, open_run
+from minivllm.terminal.verbs import Session, VerbError
 from tests.helpers import write_two_lives
+from tests.terminal.test_commands import Run, minivllm
+
+__all__ = ["minivllm"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +58,24 @@ def test_trace_of_a_header_alone_is_the_traces_fault(tmp_path: Path) -> None:
     path.write_bytes(msgspec.json.encode(run.recorder.log.header) + b"\n")
     with pytest.raises(TraceError, match=r"header\.jsonl has no event of an engine: .* record it"):
         RecordedRun(path)
+
+
+def test_a_recording_with_a_scenarios_name_is_opened_with_recorded(minivllm: Run) -> None:
+    anew = minivllm("step", "shared-prefix")
+    assert "shared-prefix; run anew: --recorded opens the recording of that name" in anew.stderr
+    recorded = minivllm("step", "shared-prefix", "--recorded", "--engine", "0", "-c", "goto last")
+    assert recorded.returncode == 0 and "run anew" not in recorded.stderr
+    with pytest.raises(VerbError, match="nothing runs behind a recording"):
+        Session(open_run("shared-prefix", {}, recorded=True)).execute("submit hello 3")
+    with pytest.raises(ConfigError, match="is run anew: --recorded opens the recording of that na"):
+        open_run("shared-prefix", {}, number=0)
+
+
+def test_recorded_says_which_recordings_there_are(minivllm: Run) -> None:
+    assert "no recording" in minivllm("step", "memory-pressure", "--recorded").stderr
+    assert "run anew" not in minivllm("step", "memory-pressure").stderr
+    for other in (["--prompt", "hello"], ["--attach", "http://127.0.0.1:1"], []):
+        done = minivllm("step", *other, "--recorded")
+        assert done.returncode == 2 and "with the name or the file of a recording" in done.stderr
+    done = minivllm("step", "shared-prefix", "--recorded", "--block-size", "8")
+    assert "is a recording and shows what was" in done.stderr
