@@ -44,7 +44,7 @@ def run_lines(session: Session, *, ends_with_engine: bool = True) -> bool:
             continue
         except EOFError:
             return True
-        lines = [line]
+        lines = [one for one in line.splitlines() if one.strip()] or [""]  # several: pasted
         if question is not None:
             given, answers = line.strip().lower(), question.answers
             lines = next((then for w, then in answers.items() if given and w.startswith(given)), [])

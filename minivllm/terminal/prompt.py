@@ -7,12 +7,14 @@ leaves); what stands on it is ``screen.py``'s.
 from __future__ import annotations
 
 import contextlib
+import re
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout import Float, FloatContainer, HSplit, Layout, Window
 from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl
 from prompt_toolkit.layout.menus import CompletionsMenu
@@ -100,6 +102,16 @@ def _keys(screen: Screen, buffer: Buffer) -> KeyBindings:
     @keys.add("escape", eager=True)
     def _(event: KeyPressEvent) -> None:
         screen.answer = []
+
+    @keys.add(Keys.BracketedPaste)
+    def _(event: KeyPressEvent) -> None:
+        """Each pasted line is as one that was typed; the last waits for its Enter."""
+        first, *more = re.split(r"\r\n|\r|\n", event.data)
+        buffer.insert_text(first)
+        for line in more:
+            if buffer.text.strip():
+                buffer.validate_and_handle()
+            buffer.insert_text(line)
 
     @keys.add("pageup")
     def _(event: KeyPressEvent) -> None:

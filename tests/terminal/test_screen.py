@@ -60,6 +60,20 @@ def test_the_screen_is_what_the_fold_says_forward_and_back(
         assert terminal.status() == 0
 
 
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_pasted_lines_are_carried_out_one_by_one(tmp_path: Path, end: str) -> None:
+    with Terminal(tmp_path, "step") as terminal:
+        terminal.wait_for("Nothing has run yet")
+        pasted = end.join(["next", "", "next 2", "queue", "why r1"])
+        terminal.press(f"\x1b[200~{pasted}\x1b[201~")
+        terminal.wait_for("who waits, step 3")
+        terminal.wait_for("step> why r1")  # its end was not pasted
+        terminal.press(" now", "enter")
+        terminal.wait_for("why takes one of")
+        terminal.type("quit")
+        assert terminal.status() == 0
+
+
 def test_event_by_event_it_shows_the_state_right_behind_each(tmp_path: Path) -> None:
     with Terminal(tmp_path, "step", columns=200, rows=60) as terminal:
         terminal.wait_for("Nothing has run yet")

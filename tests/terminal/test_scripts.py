@@ -136,6 +136,17 @@ def test_a_fault_of_any_kind_ends_no_prompt(
     session.close()
 
 
+def test_lines_pasted_at_a_line_prompt_are_carried_out_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = iter(["next\n\nnext 2\n", "", "quit"])
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    session = Session(open_run("tiny-pressure", {}))
+    assert run_lines(session) is True and session.step == 4
+    session.close()
+
+
 def test_half_a_character_ends_no_script(minivllm: Run) -> None:
     done = minivllm("step", "--json", "-c", 'submit "a \udcff"; nonsense \udcff')
     told = objects(done.stdout)
