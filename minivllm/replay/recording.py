@@ -99,7 +99,7 @@ def read_recording(trace: Trace, stream: str) -> Recording:
         stream=stream,
         config=make_config(**msgspec.to_builtins(config), seed=trace.header.seed),
         steps=steps,
-        inputs={step: _inputs(of_step) for step, of_step in steps.items()},
+        inputs={step: inputs_of(of_step) for step, of_step in steps.items()},
         torn_step=None if whole else torn,
         open_reqs=_open_requests(steps),
         sources=sources_of(events),
@@ -168,7 +168,8 @@ def _is_last_word(event: Event) -> bool:
     return event.kind == "run.error" and event.phase != "execute"
 
 
-def _inputs(events: list[Event]) -> list[Input]:
+def inputs_of(events: list[Event]) -> list[Input]:
+    """Of a step: what was applied before it."""
     inputs: list[Input] = []
     for event in events:
         if event.kind == "core.input" and event.data.op.startswith("grammar_"):

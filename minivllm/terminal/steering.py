@@ -57,13 +57,19 @@ def fork(session: Session, words: list[str]) -> Reply:
 
 
 def _fork(session: Session, knobs: dict[str, Any]) -> Reply:
+    original, coming = session.steered, len(session.history.state().requests) + 1
     at_step = session.fork(knobs)
+    made = session.steered
+    assert made is not None
     from_start = [name for name in knobs if name not in STEP_KNOBS]
     told = join([f"{name}={knob_value(value)}" for name, value in knobs.items()]) if knobs else ""
     since = "from the start" if from_start else f"from step {at_step} on"
     line = f"a fork {since}" + (f" with {told}" if told else "") + ": next runs its real scheduler"
     reply = moved(session)
-    reply.lines.append(Text(f"      {line}; leave goes back", style="dim"))
+    line = f"      {line}; leave goes back"
+    if original and original.source.can_come(coming) and not made.source.can_come(coming):
+        line += "; as far as it was told: who comes later is not known"
+    reply.lines.append(Text(line, style="dim"))
     reply.data = {"fork": {"at_step": 1 if from_start else at_step, "knobs": knobs}, **reply.data}
     return reply
 

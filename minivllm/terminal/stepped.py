@@ -7,13 +7,10 @@ runs the scenario, its tokenizer reads what is typed, and the model answers.
 
 from __future__ import annotations
 
-import re
 import threading
 import traceback
-import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from minivllm.config import STEP_KNOBS
@@ -27,22 +24,19 @@ from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import ScenarioRun
 from minivllm.terminal.history import History
 from minivllm.terminal.steered import Source
+from minivllm.terminal.typed import TYPED, TypedAgain, reader_of
 from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder
 from minivllm.trace.words import count
 
-TYPED = "typed-"
-FIRST_WORD = 2_000_000
-"""Ids of words that no recording has; no model and no placeholder has one that large."""
-
-Again = Callable[[dict[str, Any]], "Stepped"]
-"""The same run from its start, with these knobs."""
+Again = Callable[[dict[str, Any]], ScenarioRun]
+"""The same scenario from its start, with these knobs."""
 
 
 class Stepped(Protocol):
-    """A ``ScenarioRun`` or a ``ForkRun``."""
+    """A ``ScenarioRun``, that with what was typed into it, or a ``ForkRun``."""
 
     core: EngineCore
     recorder: Recorder
@@ -67,7 +61,7 @@ class ScenarioSteps:
         self.gate.attach(run.recorder)
         run.recorder.flush()  # a fork's knobs were told, and no step has ended since
         run.core.at_phase = self.gate.pass_phase
-        self._reads_typed = _tokenizer_of(run)
+        self._reads_typed = reader_of(run)
         self._seq = 0
         self._num_typed = 0
         self._inputs: deque[Callable[[], None]] = deque()
@@ -151,15 +145,17 @@ class ScenarioSteps:
         self._put(lambda: self.run.core.set_knobs(**knobs))
 
     def fork(self, at_step: int, knobs: dict[str, Any], history: History) -> Source:
-        if self._again is None or _was_steered(history, at_step):
+        if self._again is None or history.first:  # what was done to it at first is not kept
             return fork_of(history, at_step, knobs)
-        from_start = at_step <= 1 or any(name not in STEP_KNOBS for name in knobs)
-        run = self._again(knobs if from_start else {})
+        again, from_start = self._again, knobs
+        if at_step > 1 and all(name in STEP_KNOBS for name in knobs):
+            from_start = {}
+        run = TypedAgain(again(from_start), history, 1 if from_start else at_step, knobs)
         while run.core.scheduler.current_step < at_step - 1 and not run.done:
             run.step()
         if knobs and not from_start:
             run.core.set_knobs(**knobs)
-        return ScenarioSteps(run, "FORK", self._again)
+        return ScenarioSteps(run, "FORK", lambda more: again({**from_start, **more}))
 
     def close(self) -> None:
         self._closing = True
@@ -182,16 +178,6 @@ def _where(error: BaseException) -> str:
     return f"the engine has ended: {type(error).__name__}: {error}{place}"
 
 
-def _was_steered(history: History, at_step: int) -> bool:
-    """Was anything typed before that step, which the run's own beginning does not tell of?"""
-    return any(
-        event.kind == "core.input" and event.data.op != "add"
-        for step, events in history.steps.items()
-        if step < at_step
-        for event in events
-    ) or any(r.request_id.startswith(TYPED) for r in history.state().requests.values())
-
-
 def fork_of(history: History, at_step: int, knobs: dict[str, Any]) -> ScenarioSteps:
     """A recorded run again, with the tokens that it holds; it stands before ``at_step``.
 
@@ -207,44 +193,3 @@ def fork_of(history: History, at_step: int, knobs: dict[str, Any]) -> ScenarioSt
     while run.core.scheduler.current_step < at_step - 1 and not run.done:
         run.step()
     return ScenarioSteps(run, "FORK")
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A prompt as tokens, and the one that ends an answer; None: nothing does but its length."""
-
-    prompt_token_ids: list[int]
-    eos_token_id: int | None = None
-
-
-def _tokenizer_of(run: Stepped) -> Callable[[str], _Read]:
-    if not (isinstance(run, ScenarioRun) and run.with_model):
-        words = _Words(run.recorder)
-        return lambda prompt: _Read(words.ids(prompt))
-    if (tokenize := run.tokenize) is None:
-
-        def refuse(prompt: str) -> _Read:
-            raise PromptError("a model runs here, and no tokenizer is here to read a prompt for it")
-
-        return refuse
-    return lambda prompt: _Read(tokenize(prompt), run.eos_token_id)
-
-
-class _Words:
-    """Words as tokens, where no tokenizer is: what the run has said itself keeps its ids."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._texts: dict[int, str] = {}
-        told = recorder.token_text
-        recorder.token_text = lambda token_id, before: (
-            self._texts.get(token_id) or (told(token_id, before) if told else f"<{token_id}>")
-        )
-
-    def ids(self, prompt: str) -> list[int]:
-        """The same word has the same id each time, so that prefixes are hit. Raises PromptError."""
-        pieces: Sequence[str] = re.findall(r"\s*\S+", prompt)
-        if not pieces:
-            raise PromptError("the prompt is empty; type some words")
-        ids = [FIRST_WORD + zlib.crc32(piece.encode()) % 1_000_000 for piece in pieces]
-        self._texts.update(zip(ids, pieces, strict=True))
-        return ids

@@ -11,8 +11,10 @@ from minivllm.executor.scripted import ScriptedExecutor
 from minivllm.scenario import load_scenario, start
 from minivllm.terminal.runs import open_run
 from minivllm.terminal.steered import SteeredRun
-from minivllm.terminal.stepped import TYPED, ScenarioSteps
+from minivllm.terminal.stepped import ScenarioSteps
+from minivllm.terminal.typed import TYPED
 from minivllm.terminal.verbs import Session, VerbError
+from minivllm.trace.structural import structural
 
 WORDS = "'hello big world' 3"
 
@@ -155,4 +157,45 @@ def test_a_number_that_leaves_no_room_is_told_as_it_is_cut() -> None:
     assert reply.data == {"req": "r1", "max_tokens": 61}
     assert session.execute("submit 'it is -3'").data == {"req": "r2"}
     assert session.view.state.requests["r2"].texts == ["it", " is", " -3"]
+    session.close()
+
+
+TYPED_IN = ["next 3", f"submit {WORDS}", "next 2", "set max_num_seqs 3", "next 2", "abort r1"]
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 7])
+def test_a_fork_of_a_run_that_was_typed_into_has_its_future_and_all_that_was_typed(at: int) -> None:
+    session = Session(open_run("tiny-pressure", {}))
+    for line in [*TYPED_IN, f"goto {at}", "fork", "next 99"]:
+        session.execute(line)
+    forked = [e for events in session.history.steps.values() for e in events]
+    for line in ("leave", "live", "next 99"):
+        session.execute(line)
+    first = [e for events in session.history.steps.values() for e in events]
+    assert structural(forked) == structural(first)
+    assert len(session.view.state.finished) == 6
+    session.close()
+
+
+def test_knobs_of_forks_add_up_and_stay() -> None:
+    session = Session(open_run("tiny-pressure", {}))
+    for line in [*TYPED_IN, "goto 6", "fork num_kv_blocks 40", "next", "fork max_num_seqs 5"]:
+        session.execute(line)
+    session.execute("next 99")
+    config = session.view.state.config
+    assert config is not None and (config["num_kv_blocks"], config["max_num_seqs"]) == (40, 5)
+    assert len(session.view.state.finished) == 6
+    session.close()
+
+
+def test_a_fork_that_does_not_know_who_is_still_to_come_says_so() -> None:
+    session = on_a_model(Reader())
+    session.execute("next 3")
+    assert "leave goes back; as far as it was told: who comes later is not known" in str(
+        session.execute("fork").lines[-1]
+    )
+    session.close()
+    session = Session(open_run("tiny-pressure", {}))
+    session.execute("next 3")
+    assert "not known" not in str(session.execute("fork").lines[-1])
     session.close()
