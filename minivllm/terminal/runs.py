@@ -146,11 +146,11 @@ def find_trace(target: str, recorded: bool = False) -> Path | None:
     its recording. Raises ScenarioError where a recording is wanted and none has that name.
     """
     path = Path(target)
-    if recorded and not path.is_file() and target not in gallery():
-        there = ", ".join(gallery())
-        raise ScenarioError(f"{target!r} is no file, and no recording has that name: {there}")
     if recorded:
-        return find_recording(target)
+        if not (found := find_recording(target)).is_file():
+            there = ", ".join(gallery())
+            raise ScenarioError(f"{target!r} is no file, and no recording has that name: {there}")
+        return found
     if path.suffix != ".toml" and path.is_file():
         return path
     if path.name.endswith((".jsonl", ".jsonl.gz")):

@@ -24,7 +24,9 @@ class TypedAgain:
     """A scenario from its start again, with all that was done to it while it was stepped through:
     a prompt, an abort, a knob, each before the step before which it was applied."""
 
-    def __init__(self, run: ScenarioRun, history: History, at_step: int, knobs: Any) -> None:
+    def __init__(
+        self, run: ScenarioRun, history: History, at_step: int, knobs: dict[str, Any]
+    ) -> None:
         """``knobs``: changed from ``at_step`` on; what was changed later does not undo them."""
         self.run, self.core, self.recorder = run, run.core, run.recorder
         self._inputs = _typed_inputs(history, at_step, knobs)
@@ -48,7 +50,7 @@ class TypedAgain:
         self.run.step()
 
 
-def _typed_inputs(history: History, at_step: int, knobs: Any) -> dict[int, list[Input]]:
+def _typed_inputs(history: History, at_step: int, knobs: dict[str, Any]) -> dict[int, list[Input]]:
     """Step → what was done before it that the scenario does not do by itself."""
     steps = dict(history.steps)
     if history.open is not None:
@@ -74,6 +76,7 @@ class Read:
 
 
 def reader_of(run: Any) -> Callable[[str], Read]:
+    """What reads a prompt for this run: the model's tokenizer, or words where no model runs."""
     if not (isinstance(run, ScenarioRun) and run.with_model):
         words = Words(run.recorder)
         return lambda prompt: Read(words.ids(prompt))

@@ -124,27 +124,28 @@ def test_a_fault_of_any_kind_is_a_line_and_an_object(minivllm: Run, broken: None
     assert done.stderr.strip() == "minivllm step: LookupError: a fault"
 
 
-def test_a_fault_of_any_kind_ends_no_prompt(
-    broken: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines = iter(["blocks", "next", "quit"])
+def step_after(monkeypatch: pytest.MonkeyPatch, *typed: str) -> int:
+    """These lines at a line prompt: the step they lead to."""
+    lines = iter(typed)
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     session = Session(open_run("tiny-pressure", {}))
-    assert run_lines(session) is True and session.step == 1
-    assert "LookupError: a fault" in capsys.readouterr().out
+    assert run_lines(session) is True
     session.close()
+    return session.step
+
+
+def test_a_fault_of_any_kind_ends_no_prompt(
+    broken: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert step_after(monkeypatch, "blocks", "next", "quit") == 1
+    assert "LookupError: a fault" in capsys.readouterr().out
 
 
 def test_lines_pasted_at_a_line_prompt_are_carried_out_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lines = iter(["next\n\nnext 2\n", "", "quit"])
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
-    session = Session(open_run("tiny-pressure", {}))
-    assert run_lines(session) is True and session.step == 4
-    session.close()
+    assert step_after(monkeypatch, "next\n\nnext 2\n", "", "quit") == 4
 
 
 def test_half_a_character_ends_no_script(minivllm: Run) -> None:

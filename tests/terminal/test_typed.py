@@ -177,6 +177,17 @@ def test_a_fork_of_a_run_that_was_typed_into_has_its_future_and_all_that_was_typ
     session.close()
 
 
+def test_what_was_typed_after_the_end_comes_again_though_nobody_runs_before_it() -> None:
+    session = Session(open_run("tiny-pressure", {}))
+    for line in ("next 99", f"submit {WORDS}", "next 99", "goto 4", "fork num_kv_blocks 40"):
+        session.execute(line)
+    session.execute("next 99")  # with more blocks the others have done after 13 steps
+    typed = session.view.state.requests["r6"]
+    assert (typed.arrived_step, typed.finish_reason) == (18, "length")
+    assert typed.texts[:3] == ["hello", " big", " world"]
+    session.close()
+
+
 def test_knobs_of_forks_add_up_and_stay() -> None:
     session = Session(open_run("tiny-pressure", {}))
     for line in [*TYPED_IN, "goto 6", "fork num_kv_blocks 40", "next", "fork max_num_seqs 5"]:
