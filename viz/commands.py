@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
 from minivllm.errors import MiniVLLMError
 from minivllm.trace.file import Trace
 from minivllm.trace.gate import MAX_RATE
@@ -186,7 +188,10 @@ def _goal(command: dict[str, Any]) -> dict[str, Any] | None:
 def _steer(gate: GateControl, op: object, value: Any) -> Any:
     if op == "gate":
         held = gate.held
-        place = held and {"at": held.at, "phase": held.phase, "seq": held.seq}
+        place: dict[str, Any] | None = None
+        if held is not None:
+            code = msgspec.to_builtins(held.code)
+            place = {"at": held.at, "phase": held.phase, "seq": held.seq, "code": code}
         return {"mode": gate.mode, "rate": gate.rate, "held": place}
     if op == "pause":
         return gate.pause()

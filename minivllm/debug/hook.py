@@ -32,6 +32,7 @@ from minivllm.terminal.reply import VerbError
 from minivllm.terminal.session import Session
 from minivllm.terminal.steered import STEERED, Source, SteeredRun
 from minivllm.terminal.stepped import fork_of
+from minivllm.trace.code import held_code
 from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import decode_event
 from minivllm.trace.gate import Gate
@@ -51,7 +52,8 @@ def set_trace(commands: str | None = None) -> None:
     ``commands``: carry these out instead of asking, print what they answer, and go on. Where the
     engine is not traced, or nobody could type, a line in the log says so, and the engine goes on.
     """
-    core, loop = _engine_of(sys._getframe(1))
+    frame = sys._getframe(1)
+    core, loop = _engine_of(frame)
     if core is None:
         logger.warning("set_trace: no engine is stepping here, so there is nothing to look at")
         return
@@ -62,7 +64,7 @@ def set_trace(commands: str | None = None) -> None:
         return
     gate = loop.gate if loop is not None else _gate_of(core)
     if gate in STEERED or (loop is not None and gate.is_steered):
-        gate.hold_here()
+        gate.hold_here(held_code(frame))
         return
     if commands is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         logger.warning("set_trace: nobody can type here; give commands=, or steer the engine")
@@ -74,7 +76,7 @@ def set_trace(commands: str | None = None) -> None:
         except TraceError as error:  # its events are kept in another process
             logger.warning("set_trace: %s; steer it from there, or with --attach", error)
             return
-    gate.hold_here(then=shell.open)
+    gate.hold_here(held_code(frame), then=shell.open)
 
 
 def _engine_of(frame: FrameType | None) -> tuple[EngineCore | None, CoreLoop | None]:

@@ -16,6 +16,7 @@ from minivllm.terminal.places import check
 from minivllm.terminal.session import Session
 from minivllm.terminal.steered import SteeredRun
 from minivllm.terminal.verbs import VerbError
+from minivllm.trace.code import HeldCode
 from minivllm.trace.events import Event
 from minivllm.trace.fold import State
 from minivllm.trace.until import Until, parse
@@ -79,6 +80,11 @@ class Stepper:
     def event(self) -> Event | None:
         """The one that this place is right behind, in the middle of a step."""
         return self.session.view.event
+
+    @property
+    def held(self) -> HeldCode | None:
+        """The line of the engine's own code that holds it here (``set_trace``), and its locals."""
+        return self.session.held_code
 
     @property
     def story(self) -> str:

@@ -94,4 +94,4 @@ def _held(state: GateState) -> Held | None:
     if state.held_at is None:
         return None
     event = decode_event(state.held_event) if state.held_event is not None else None
-    return Held(state.held_at, state.held_phase, event, state.held_seq)
+    return Held(state.held_at, state.held_phase, event, state.held_seq, state.held_code)

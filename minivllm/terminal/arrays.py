@@ -8,8 +8,9 @@ from rich.text import Text
 
 from minivllm.terminal.text import clean, tail
 from minivllm.trace.batch import Batch
+from minivllm.trace.code import HeldCode
 from minivllm.trace.events import Event, RunSource
-from minivllm.trace.source_map import source_map
+from minivllm.trace.source_map import SourceLine, source_map
 
 AROUND = 6
 """Source lines shown before and after the one that is lit."""
@@ -99,12 +100,33 @@ def source_lines(
     else:
         return [Text(f"{source.file}:{source.line} {source.function}: its text was not kept")]
     head = f"{source.file}:{source.line} {source.function}, {event.kind}"
-    lines = [Text(head + (f" {event.req}" if event.req else ""), style="bold")]
-    shown = [line for line in function.lines if abs(line.number - source.line) <= around]
+    head += f" {event.req}" if event.req else ""
+    return [Text(head, style="bold"), *_around(function.lines, source.line, width, around)]
+
+
+def held_lines(code: HeldCode, width: int, around: int = AROUND) -> list[Text]:
+    """The function whose code has asked for the engine to be held, ▸ at that line."""
+    text = enumerate(code.text.splitlines(), start=code.first_line)
+    lines = [SourceLine(number, line, 0) for number, line in text]
+    head = Text(f"{clean(code.place)}, where the code asked to be held", style="bold")
+    return [head, *_around(lines, code.line, width, around)]
+
+
+def local_lines(values: Mapping[str, str]) -> list[Text]:
+    longest = max((len(name) for name in values), default=0)
+    return [
+        Text().append(f"{name:<{longest}}  ", style="bold").append(clean(value))
+        for name, value in values.items()
+    ]
+
+
+def _around(function: Sequence[SourceLine], at: int, width: int, around: int) -> list[Text]:
+    lines: list[Text] = []
+    shown = [line for line in function if abs(line.number - at) <= around]
     indents = [len(line.text) - len(line.text.lstrip()) for line in shown if line.text.strip()]
     cut = min(indents, default=0)
     for line in shown:
-        here = line.number == source.line
+        here = line.number == at
         hits = f"{line.hits}×" if line.hits else ""
         text = f"{'▸' if here else ' '} {hits:>4} {line.number:>5}  {clean(line.text[cut:])}"
         lines.append(Text(text[:width], style="bold" if here else ""))

@@ -14,14 +14,14 @@ from minivllm.terminal.answers import (
     answer_lines,
     event_line,
 )
-from minivllm.terminal.arrays import decisive, source_lines
+from minivllm.terminal.arrays import decisive, held_lines, local_lines, source_lines
 from minivllm.terminal.board import board as draw_board
 from minivllm.terminal.cells import hue
 from minivllm.terminal.history import UNTOLD
 from minivllm.terminal.naming import block_named, no_more, number, request_named
 from minivllm.terminal.reply import Reply, VerbError
 from minivllm.terminal.session import Session
-from minivllm.terminal.text import clean
+from minivllm.terminal.text import clean, within
 from minivllm.trace.answer import Answer
 from minivllm.trace.events import KINDS, Event
 from minivllm.trace.state_diff import state_diff
@@ -60,6 +60,7 @@ def _plain(answer: Answer) -> dict[str, Any]:
 
 def where(session: Session, words: list[str]) -> Reply:
     view = session.view
+    code = view.code if not words else None
     event = view.event if view.event is not None and not words else decisive(_named(session, words))
     if event is None:
         raise VerbError("the trace does not tell which source lines its events come from")
@@ -70,7 +71,27 @@ def where(session: Session, words: list[str]) -> Reply:
     if source is not None:
         data |= {"file": source.file, "line": source.line, "function": source.function}
         data["text"] = source.text
+    if code is not None:
+        names = Text(f"locals: {', '.join(code.locals) or 'none'}", style="dim")
+        lines = [*held_lines(code, session.width), names, Text(), *lines]
+        data |= msgspec.to_builtins(code)
     return Reply(lines, data, title=f"the source of step {view.step}")
+
+
+def locals_(session: Session, words: list[str]) -> Reply:
+    """Of the frame that has called set_trace, as they were then."""
+    code = session.held_code
+    if code is None:
+        raise VerbError(
+            "locals: no code holds the engine here; minivllm.debug.set_trace() in a scheduler of "
+            "your own does"
+        )
+    if words and words[0] not in code.locals:
+        raise VerbError(f"locals {clean(words[0])}: there are: {', '.join(code.locals) or 'none'}")
+    chosen = {name: code.locals[name] for name in words or code.locals}
+    lines = local_lines(chosen)
+    shown = within(lines, session.width) if not words else lines
+    return Reply(shown or [Text("there are none")], chosen, title=f"the locals of {code.place}")
 
 
 def events(session: Session, words: list[str]) -> Reply:

@@ -6,7 +6,10 @@ import time
 import uuid
 from typing import Any
 
+import msgspec
+
 from minivllm.terminal.channel import Channel
+from minivllm.trace.code import HeldCode
 from minivllm.trace.gate_control import Held
 from minivllm.trace.until import Until
 
@@ -43,7 +46,8 @@ class ChannelGate:
         state = self._channel.command("gate", engine=self._engine)
         self.mode, self._rate = state["mode"], state["rate"]
         held = state["held"]
-        self._held = Held(held["at"], held["phase"], None, held["seq"]) if held else None
+        code = msgspec.convert(held.get("code"), HeldCode | None) if held else None
+        self._held = Held(held["at"], held["phase"], None, held["seq"], code) if held else None
 
     def wait_held(self, timeout: float | None = None) -> Held | None:
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))

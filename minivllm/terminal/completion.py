@@ -56,6 +56,7 @@ def choices(session: Session, words: list[str]) -> list[str]:
         "abort": [r for r in requests if view.state.requests[r].status != "finished"],
         "events": [*requests, *dict.fromkeys(e.kind for e in view.events)],
         "where": [*requests, *dict.fromkeys(e.kind for e in view.events)],
+        "locals": list(view.code.locals) if view.code is not None else [],
         "help": list(VERBS),
         "pin": list(PINNABLE),
         "zoom": ["in", "out", "auto", "map", "names", "slots"],

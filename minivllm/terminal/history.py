@@ -15,6 +15,7 @@ from functools import cached_property
 
 import msgspec
 
+from minivllm.trace.code import HeldCode
 from minivllm.trace.events import Event, Header, RunSnapshot, RunSource
 from minivllm.trace.fold import State, apply, new_state, to_json
 from minivllm.trace.hues import Hues
@@ -65,6 +66,8 @@ class View:
     """The run it belongs to."""
     whole: bool = True
     """The step has ended, and one stands at its end."""
+    code: HeldCode | None = None
+    """The line of the engine's own code that holds it here."""
 
     @property
     def event(self) -> Event | None:
@@ -90,6 +93,8 @@ class View:
             return told  # inputs that have come for a step that has not begun
         words = say(event)
         so_far = f"so far: {told.headline}" if told.headline != NOTHING_RUNS else ""
+        if self.code is not None:
+            so_far = "; ".join(filter(None, (f"held by {self.code.place}", so_far)))
         return Story(f"{words}.", so_far)
 
     @property

@@ -17,7 +17,6 @@ from minivllm.trace.until import Until, parse
 
 CODE = "code"
 """The break that is there from the start: set_trace in the engine's own code."""
-BY_CODE = "the engine's own code holds it here; clear code lets it be"
 Move = Callable[[int], int]
 """So many steps, events or phases on; returns how many it were."""
 
@@ -31,8 +30,15 @@ def moved(session: Session) -> Reply:
     if told.also:
         lines.append(Text(f"      {'' if view.event else 'also: '}{clean(told.also)}", style="dim"))
     if session.is_held_by_code:
-        lines.insert(0, Text(f"break {CODE}: {BY_CODE}"))
+        lines.insert(0, Text(f"break {CODE}: {by_code(session)}"))
     return Reply(lines, place(session), moved=True)
+
+
+def by_code(session: Session) -> str:
+    """Which line holds the engine, where its own code does."""
+    code = session.held_code
+    who = f"held by {clean(code.place)}" if code else "the engine's own code holds it here"
+    return f"{who}; clear code lets it be"
 
 
 def place(session: Session) -> dict[str, object]:
@@ -144,7 +150,8 @@ def goto(session: Session, words: list[str]) -> Reply:
     session.forward(n - history.last)
     if session.is_held_by_code and session.step <= n:
         reply = moved(session)
-        reply.reached, reply.lines[0] = False, Text(f"not reached: step {n} ({BY_CODE})", "bold")
+        reply.reached = False
+        reply.lines[0] = Text(f"not reached: step {n} ({by_code(session)})", "bold")
         return reply
     if session.step < n and not session.interrupted:
         session.step, session.at = here
@@ -188,7 +195,7 @@ def until(session: Session, words: list[str]) -> Reply:
         elif session.steered is None:
             why = f"the recording ends with step {session.history.last}"
         elif session.is_held_by_code:
-            why = BY_CODE
+            why = by_code(session)
             del reply.lines[0]  # says so, too
         reply.lines.insert(0, Text(f"not reached: {goal.words} ({why})", style="bold"))
     return reply

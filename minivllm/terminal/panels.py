@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from rich.text import Text
 
 from minivllm.terminal import regions
-from minivllm.terminal.arrays import batch_lines, decisive, source_lines
+from minivllm.terminal.arrays import batch_lines, decisive, held_lines, local_lines, source_lines
 from minivllm.terminal.queues import table_of
 from minivllm.terminal.scene import Scene, title
 from minivllm.terminal.text import beside, flow, wrap
@@ -91,6 +91,9 @@ def source(scene: Scene, width: int, height: int) -> list[Text]:
     if event is None or event.src not in view.record.sources:
         return [title("SOURCE"), Text("the trace does not tell it", style="dim")]
     around = max((height - 3) // 2, 1)
+    if view.code is not None:
+        lines = [*held_lines(view.code, width, around), *local_lines(view.code.locals)]
+        return [title("SOURCE"), *lines[: height - 1]]
     lines = source_lines(event, view.events, view.record.sources, width, around)
     return [title("SOURCE"), *lines[: height - 1]]
 

@@ -8,6 +8,7 @@ one looks at its past, the session asks: go on there, or fork from here?
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from minivllm.errors import EngineDeadError
@@ -15,6 +16,7 @@ from minivllm.terminal.history import NOWHERE, UNTOLD, History, View
 from minivllm.terminal.reply import Reply
 from minivllm.terminal.runs import Run, fork_run
 from minivllm.terminal.steered import SteeredRun
+from minivllm.trace.code import HeldCode
 from minivllm.trace.gate import NO_DECISION
 from minivllm.trace.until import Test, Until, ahead, parse
 
@@ -59,11 +61,13 @@ class Session:
     @property
     def view(self) -> View:
         history = self.history
-        key = (id(history), self.step, self.at, history.seq, history.ended)
+        code = self.held_code
+        key = (id(history), self.step, self.at, history.seq, history.ended, id(code))
         if self._view is None or self._seen != key:
             with history.lock:
                 self.step = max(min(self.step, history.head), history.first)
-                self._view, self._seen = history.view(self.step, self.at), key
+                view = history.view(self.step, self.at)
+            self._view, self._seen = replace(view, code=code), key
         return self._view
 
     @property
@@ -98,6 +102,11 @@ class Session:
     def is_held_by_code(self) -> bool:
         """Is this the place where the engine's own code holds it?"""
         return self.steered is not None and self.steered.held_by_code and self.is_newest
+
+    @property
+    def held_code(self) -> HeldCode | None:
+        """The line that has asked for it, if it does."""
+        return self.steered.held_code if self.steered and self.is_held_by_code else None
 
     def use(self, run: Run, step: int) -> None:
         """Look at another run."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from minivllm.errors import EngineDeadError
 from minivllm.terminal.history import NOWHERE, History
+from minivllm.trace.code import HeldCode
 from minivllm.trace.events import Event, Header
 from minivllm.trace.gate import Gate
 from minivllm.trace.gate_control import GateControl
@@ -100,6 +101,8 @@ class SteeredRun:
         """Where the engine's own code asks to be held, go on."""
         self.held_by_code = False
         """It stands where its own code has asked for it."""
+        self.held_code: HeldCode | None = None
+        """Which line that was, and its locals."""
         self._has_ended = False
         self.on_progress: Callable[[], None] = lambda: None
         """Called while the engine runs, whenever it has told something."""
@@ -221,7 +224,7 @@ class SteeredRun:
             if self.take_in():
                 self.on_progress()
             if held is not None and self.history.seq >= held.seq:
-                self.held_by_code = held.at == "code"
+                self.held_by_code, self.held_code = held.at == "code", held.code
                 return
             if held is None and self.source.is_idle():
                 if gate.mode != "pause" or not paused:

@@ -4,7 +4,7 @@ The same verbs serve the full screen, ``-c "goto 8; why r4"``, Python and the te
 wrongly raises :class:`VerbError`: one line that says what is allowed.
 
     moves.py      next, event, phase, back, goto, continue, until, break …
-    asking.py     why, where, events, diff
+    asking.py     why, where, locals, events, diff
     looking.py    requests, blocks, queue, batch, tensors …
     steering.py   set, fork, live, submit, abort, export …
 """
@@ -119,7 +119,7 @@ scheduler of yours, say, holds it no more; break code: it does again."""
 GROUPS: dict[str, list[str]] = {
     "MOVE": ["next", "event", "phase", "back", "goto", "continue", "until"],
     "BREAKS": ["break", "breaks", "clear"],
-    "ASK WHY": ["why", "where", "events", "diff"],
+    "ASK WHY": ["why", "where", "locals", "events", "diff"],
     "LOOK AT": [
         "requests",
         "request",
@@ -158,6 +158,14 @@ VERBS = {
         asking.why, "[r4|block 6|budget]", "the reason, with its numbers and source", "why r4"
     ),
     "where": Verb(asking.where, "[KIND|r4]", "the source line that decided", "where sched.victim"),
+    "locals": Verb(
+        asking.locals_,
+        "[NAME]",
+        "of the code of yours that holds the engine",
+        "locals",
+        "Where set_trace() or breakpoint() holds it: each name, and its repr then.",
+        most=1,
+    ),
     "events": Verb(asking.events, "[KIND|r4]", "the events of this step", "events kv"),
     "diff": Verb(
         asking.diff, "N [M]", "what is different between two steps, or N and here", "diff 7 8"
@@ -240,5 +248,8 @@ ALIASES = {
     "q": "quit",
     "exit": "quit",
 }
-PINNABLE = ("why", "where", "events", *(verb for verb in GROUPS["LOOK AT"] if verb != "board"))
+PINNABLE = (
+    *(verb for verb in GROUPS["ASK WHY"] if verb != "diff"),
+    *(verb for verb in GROUPS["LOOK AT"] if verb != "board"),
+)
 """What may be answered anew at each place: verbs that change nothing."""

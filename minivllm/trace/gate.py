@@ -21,6 +21,7 @@ from collections.abc import Callable
 import msgspec
 
 from minivllm.errors import ConfigError
+from minivllm.trace.code import HeldCode
 from minivllm.trace.events import Event
 from minivllm.trace.gate_control import GateState, Held
 from minivllm.trace.tracer import OFF, Tracer
@@ -207,16 +208,19 @@ class Gate:
                 self._tell()
             self._hold(Held("event", event.phase, event, event.seq), turn)
 
-    def hold_here(self, then: Callable[[], None] | None = None) -> None:
-        """The engine's code asks for it itself (``minivllm.debug.set_trace``): stand still, in the
-        middle of a step. ``then``: called once all that was told can be seen, before it waits."""
+    def hold_here(
+        self, code: HeldCode | None = None, then: Callable[[], None] | None = None
+    ) -> None:
+        """The engine's code asks for it itself (``minivllm.debug.set_trace``), at this line: stand
+        still, in the middle of a step. ``then``: called once all that was told can be seen, before
+        it waits."""
         with self._changed:
             self._aim(None, 0)
             self._paused, self._allowed = True, 0
             self._moved()
             turn = self._turn
         self._tell()
-        self._hold(Held("code", self._trace.phase, seq=self._trace.seq), turn, then)
+        self._hold(Held("code", self._trace.phase, seq=self._trace.seq, code=code), turn, then)
 
     @property
     def is_steered(self) -> bool:
@@ -280,6 +284,7 @@ class Gate:
             held_phase=held.phase if held else "",
             held_event=msgspec.json.encode(held.event) if held and held.event else None,
             held_seq=held.seq if held else 0,
+            held_code=held.code if held else None,
         )
 
     def _seconds_to_wait(self) -> float:

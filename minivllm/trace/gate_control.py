@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from minivllm.trace.code import HeldCode
 from minivllm.trace.events import Event
 from minivllm.trace.until import Until
 
@@ -29,6 +30,8 @@ class Held:
     event: Event | None = None
     seq: int = field(default=0, compare=False)
     """How many events the engine had told by then: who has seen so many has seen all."""
+    code: HeldCode | None = field(default=None, compare=False)
+    """The line that has asked for it, and its locals."""
 
 
 class GateState(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,7 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True):
     held_event: bytes | None = None
     """As a line of a trace."""
     held_seq: int = 0
+    held_code: HeldCode | None = None
 
 
 class GateControl(Protocol):

@@ -6,9 +6,7 @@ Several streams (``engine0``, ``api``) number their own events and share one sin
 
 from __future__ import annotations
 
-import linecache
 import logging
-import os
 import sys
 import threading
 import time
@@ -21,6 +19,7 @@ import msgspec
 from minivllm.core.scheduler_output import StepTensors
 from minivllm.errors import TraceError
 from minivllm.trace.artifact_store import ArtifactStore
+from minivllm.trace.code import file_of, name_of, text_of
 from minivllm.trace.events import Data, Event, ExecTensors, RunSource, RunStart, TraceLeftOut
 from minivllm.trace.invariants import SelfCheck
 from minivllm.trace.log import TraceLog
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 _Line = msgspec.defstruct("_Line", Event.__struct_fields__, gc=False)
 """An Event on its way to its bytes: made by position, at half the price."""
-_PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class TraceSink(Protocol):
@@ -175,18 +173,13 @@ class Recorder(Tracer):
             self._write(RunStart(epoch=self.epoch), None, 0)
         code, line = frame.f_code, frame.f_lineno
         src = self._sources[(id(code), line)] = len(self._sources) + 1
-        first, text = code.co_firstlineno, ""
+        first, text, file = code.co_firstlineno, "", file_of(code)
         if id(code) not in self._functions:
             self._functions[id(code)] = code
-            last = max(n for *_, n in code.co_lines() if n is not None)
-            text = "".join(linecache.getlines(code.co_filename)[first - 1 : last])
-        file = os.path.relpath(code.co_filename, _PACKAGE_ROOT)
-        if file.startswith(".."):  # a student's own class: where it lies is nobody's business
-            file = os.path.basename(code.co_filename)
+            text = text_of(code)
         self._places.append((file, line))
-        name = getattr(code, "co_qualname", code.co_name)  # qualified from Python 3.11 on
         source = RunSource(
-            src=src, file=file, line=line, function=name, first_line=first, text=text
+            src=src, file=file, line=line, function=name_of(code), first_line=first, text=text
         )
         self._write(source, None, src)
         return src

@@ -172,7 +172,7 @@ def test_the_engines_own_code_can_ask_to_be_held() -> None:
         c.core.at_phase = ask
         c.add("a", max_tokens=3)
         where = held(c)
-        assert (where.at, where.phase, where.seq) == ("event", "schedule", visible(c)[-1].seq)
+        assert (where.at, where.phase, where.seq) == ("code", "schedule", visible(c)[-1].seq)
         assert asked == ["execute", "seen"] and c.gate.is_steered
         c.gate.resume()
         c.wait("a")

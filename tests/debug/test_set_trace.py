@@ -46,7 +46,7 @@ def test_with_commands_it_answers_and_goes_on(
     assert run.core.scheduler.current_step == 17
     assert "r4  running" in said
     # The second set_trace, in step 10, came first; its debugger is this one.
-    assert "not reached: finish r1 (the engine's own code holds it here; clear" in said
+    assert "not reached: finish r1 (held by mine.py:8 Mine.schedule; clear" in said
     assert "not reached: step 9" not in said
 
 
@@ -127,7 +127,7 @@ def test_a_verb_lets_the_breakpoint_be_and_until_is_reached(tmp_path: Path) -> N
     session = Session(open_run("tiny-pressure", {"scheduler_cls": own_class(tmp_path)}))
     with contextlib.closing(session):
         said = [line.plain for line in session.execute("until finish r5").lines]
-        assert said[0].startswith("not reached: finish r5 (the engine's own code holds it here; ")
+        assert said[0].startswith("not reached: finish r5 (held by mine.py:8 Mine.schedule; ")
         assert "clear code lets it be" in said[0] and said[1].startswith("   7  the step begins")
         session.execute("clear code")
         assert "is let be" in session.execute("breaks").lines[-1].plain
@@ -146,7 +146,7 @@ def test_goto_next_and_event_tell_who_holds_the_engine(tmp_path: Path) -> None:
     with contextlib.closing(session):
         reply = session.execute("goto 9")
         assert reply.reached is False and session.step == 7
-        assert reply.lines[0].plain.startswith("not reached: step 9 (the engine's own code holds")
+        assert reply.lines[0].plain.startswith("not reached: step 9 (held by mine.py:8 Mine.")
         session.execute("next 3")
         assert session.execute("event").lines[0].plain.startswith("  10  the step begins")
         assert session.execute("event").lines[0].plain.startswith("break code: ")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import minivllm.debug
 from minivllm.errors import AttachError, ConfigError, EngineDeadError
 from minivllm.terminal.attached import attach_to
 from minivllm.terminal.channel import ServerAddress
@@ -296,6 +297,27 @@ def test_the_gate_says_how_it_stands_and_where(engine: Engine) -> None:
             perform(engine, bad)
     with pytest.raises(ConfigError):
         perform(engine, {"op": "step", "value": 1, "engine": 7})
+
+
+def test_code_of_a_servers_engine_that_holds_it_shows_its_line(
+    engine: Engine, server: Server
+) -> None:
+    passed = engine.client.core.at_phase
+
+    def at_phase(phase: str) -> None:
+        passed(phase)
+        minivllm.debug.set_trace()
+
+    engine.client.core.at_phase = at_phase
+    with attached(server.url) as session:
+        session.execute("submit hello 2")
+        assert "held by test_attach.py:" in session.execute("next").lines[0].plain.replace(
+            "tests/terminal/", ""
+        )
+        assert "minivllm.debug.set_trace()" in session.execute("where").data["text"]
+        assert session.execute("locals phase").data == {"phase": "'execute'"}
+        session.execute("clear code")
+        session.execute("next")
 
 
 def test_an_engine_that_is_started_anew_begins_a_new_history(engine: Engine) -> None:
