@@ -30,7 +30,7 @@ from minivllm.errors import ConfigError, TraceError
 from minivllm.terminal.history import History
 from minivllm.terminal.reply import VerbError
 from minivllm.terminal.session import Session
-from minivllm.terminal.steered import STEERED, Source, SteeredRun
+from minivllm.terminal.steered import LET_BE, STEERED, Source, SteeredRun
 from minivllm.terminal.stepped import fork_of
 from minivllm.trace.code import held_code
 from minivllm.trace.events import Event, Reason
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _left: weakref.WeakSet[EngineCore] = weakref.WeakSet()
 """Engines whose debugger was quit: they are held no more."""
+_warned: weakref.WeakSet[EngineCore] = weakref.WeakSet()
+"""Engines of which was said why nothing opens."""
 _shells: weakref.WeakKeyDictionary[EngineCore, Shell] = weakref.WeakKeyDictionary()
 
 
@@ -57,26 +59,33 @@ def set_trace(commands: str | None = None) -> None:
     if core is None:
         logger.warning("set_trace: no engine is stepping here, so there is nothing to look at")
         return
-    if core in _left:
+    if core in _left or core in LET_BE:
         return
     if not isinstance(core.trace, Recorder):
-        logger.warning("set_trace: the engine is not traced; run it with live=True or a trace file")
+        _warn_once(core, "the engine is not traced; run it with live=True or a trace file")
         return
     gate = loop.gate if loop is not None else _gate_of(core)
     if gate in STEERED or (loop is not None and gate.is_steered):
         gate.hold_here(held_code(frame))
         return
     if commands is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        logger.warning("set_trace: nobody can type here; give commands=, or steer the engine")
+        _warn_once(core, "nobody can type here; give commands=, or steer the engine")
         return
     shell = _shells.get(core)
     if shell is None or not shell.is_open:
         try:
             shell = _shells[core] = Shell(core, gate, loop, commands)
         except TraceError as error:  # its events are kept in another process
-            logger.warning("set_trace: %s; steer it from there, or with --attach", error)
+            _warn_once(core, f"{error}; steer it from there, or with --attach")
             return
     gate.hold_here(held_code(frame), then=shell.open)
+
+
+def _warn_once(core: EngineCore, words: str) -> None:
+    """A scheduler may come by here in each of a million steps."""
+    if core not in _warned:
+        _warned.add(core)
+        logger.warning("set_trace: %s", words)
 
 
 def _engine_of(frame: FrameType | None) -> tuple[EngineCore | None, CoreLoop | None]:

@@ -210,6 +210,8 @@ class Stepper:
         if from_past not in (None, "live", "fork"):
             raise ConfigError("from_past", from_past, "live or fork")
         session = self.session
+        if session.steered is not None:
+            session.steered.check_open()
         if session.steered is None or session.is_newest:
             return
         if from_past is None:

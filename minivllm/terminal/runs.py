@@ -79,6 +79,7 @@ def fork_run(run: Run, at_step: int, knobs: dict[str, Any]) -> SteeredRun:
     """The run again, other from that step on; it stands before it. Raises ConfigError,
     ReplayError."""
     if isinstance(run, SteeredRun):
+        run.check_open()
         return SteeredRun(run.source.fork(at_step, knobs, run.history))
     return SteeredRun(fork_of(run.history, at_step, knobs))
 

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from minivllm.engine.engine_core import EngineCore
 from minivllm.errors import EngineDeadError
 from minivllm.terminal.history import NOWHERE, History
 from minivllm.trace.code import HeldCode
@@ -34,6 +35,8 @@ INPUT_S = 10.0
 
 STEERED: weakref.WeakSet[Gate] = weakref.WeakSet()
 """Gates that somebody steers from this process: a breakpoint in an engine's code holds there."""
+LET_BE: weakref.WeakSet[EngineCore] = weakref.WeakSet()
+"""Engines that are run up to a place: a breakpoint in their code holds nobody meanwhile."""
 
 
 class Source(Protocol):
@@ -103,6 +106,7 @@ class SteeredRun:
         """It stands where its own code has asked for it."""
         self.held_code: HeldCode | None = None
         """Which line that was, and its locals."""
+        self.closed = False
         self._has_ended = False
         self.on_progress: Callable[[], None] = lambda: None
         """Called while the engine runs, whenever it has told something."""
@@ -127,7 +131,7 @@ class SteeredRun:
     @property
     def can_move(self) -> bool:
         """Is there anything to run?"""
-        return not self.source.is_idle()
+        return not self.closed and not self.source.is_idle()
 
     def advance(self) -> None:
         """One more step, to its end."""
@@ -171,24 +175,37 @@ class SteeredRun:
 
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         """Returns the request's name (``r6``) once the engine has taken it in."""
+        self.check_open()
         known = set(self.history.state().requests)
         request_id = self.source.submit(prompt, max_tokens, params)
         name = self._wait_for(lambda event: _is_arrival(event, request_id))
         return name or next(iter(set(self.history.state().requests) - known), request_id)
 
     def abort(self, req: str) -> None:
+        self.check_open()
         request = self.history.state().requests[req]
         self.source.abort(request.parent or request.request_id)
         self._wait_for(lambda event: event.kind == "req.finish" and event.req == req)
 
     def set_knobs(self, knobs: dict[str, Any]) -> None:
+        self.check_open()
         self.source.set_knobs(knobs)
         self._wait_for(lambda event: event.kind == "core.input" and event.data.op == "set_knobs")
 
     def way(self, req: str) -> Way | None:
         return None
 
+    def check_open(self) -> None:
+        """Raises EngineDeadError: nobody lets this engine go from here any more."""
+        if self.closed:
+            raise EngineDeadError(
+                "it was closed: what it has seen can still be looked at, and nothing goes on"
+            )
+
     def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
         if isinstance(self.source.gate, Gate):
             STEERED.discard(self.source.gate)
         self.source.close()
@@ -202,6 +219,7 @@ class SteeredRun:
     def _go(self, verb: Callable[[], None]) -> bool:
         """Let the engine go, and wait until it stands still; False if it had nothing to run."""
         self.interrupted = self.held_by_code = False
+        self.check_open()
         self.take_in()
         if self._has_ended:
             raise EngineDeadError("the engine has ended; what it has told can still be looked at")
@@ -221,6 +239,7 @@ class SteeredRun:
         gate, paused = self.source.gate, False
         while True:
             held = gate.wait_held(POLL_S)
+            self.check_open()  # by another thread, meanwhile
             if self.take_in():
                 self.on_progress()
             if held is not None and self.history.seq >= held.seq:
@@ -241,6 +260,7 @@ class SteeredRun:
         middle of a step it comes later, at the next step's boundary: None."""
         deadline = time.monotonic() + INPUT_S
         while time.monotonic() < deadline:
+            self.check_open()
             held = self.source.gate.held
             for event in self.take_in():
                 if happened(event):
@@ -252,6 +272,8 @@ class SteeredRun:
         return None
 
     def take_in(self) -> list[Event]:
+        if self.closed:
+            return []
         if self.source.began_anew():
             self.history = History(self.source.header, KEPT_STEPS)
         events = self.source.take()

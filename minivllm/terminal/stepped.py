@@ -23,7 +23,7 @@ from minivllm.replay.recording import read_recording
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import ScenarioRun
 from minivllm.terminal.history import History
-from minivllm.terminal.steered import Source
+from minivllm.terminal.steered import LET_BE, Source
 from minivllm.terminal.typed import TYPED, TypedAgain, reader_of
 from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import Trace, decode_event
@@ -151,8 +151,7 @@ class ScenarioSteps:
         if at_step > 1 and all(name in STEP_KNOBS for name in knobs):
             from_start = {}
         run = TypedAgain(again(from_start), history, 1 if from_start else at_step, knobs)
-        while run.core.scheduler.current_step < at_step - 1 and not run.done:
-            run.step()
+        _run_up(run, at_step)
         if knobs and not from_start:
             run.core.set_knobs(**knobs)
         return ScenarioSteps(run, "FORK", lambda more: again({**from_start, **more}))
@@ -190,6 +189,15 @@ def fork_of(history: History, at_step: int, knobs: dict[str, Any]) -> ScenarioSt
         run = ForkRun(recording, knobs, 1, goes_on=True)
     else:
         run = ForkRun(recording, knobs, max(at_step, 1), goes_on=True)
-    while run.core.scheduler.current_step < at_step - 1 and not run.done:
-        run.step()
+    _run_up(run, at_step)
     return ScenarioSteps(run, "FORK")
+
+
+def _run_up(run: Stepped, at_step: int) -> None:
+    """To the place before that step, past all ``set_trace`` in the code that runs."""
+    LET_BE.add(run.core)
+    try:
+        while run.core.scheduler.current_step < at_step - 1 and not run.done:
+            run.step()
+    finally:
+        LET_BE.discard(run.core)

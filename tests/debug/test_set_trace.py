@@ -199,3 +199,56 @@ def test_no_progress_bar_is_drawn_while_it_asks(tmp_path: Path) -> None:
         terminal.wait_for("said " + "a" * 20)
         assert any("requests done" in line and "1/1" in line for line in terminal.lines)
         assert terminal.status() == 0
+
+
+EVERY = """
+import minivllm.debug
+from minivllm.core.scheduler import Scheduler
+
+class Every(Scheduler):
+    def schedule(self):
+        minivllm.debug.set_trace()
+        return super().schedule()
+"""
+
+
+def every(tmp_path: Path) -> str:
+    file = tmp_path / "every.py"
+    file.write_text(EVERY, encoding="utf-8")
+    return f"{file}:Every"
+
+
+def test_that_nobody_can_type_is_said_once_an_engine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115
+    with caplog.at_level(logging.WARNING):
+        start(load_scenario("tiny-pressure"), scheduler_cls=every(tmp_path)).run()
+        assert caplog.text.count("nobody can type here") == 1
+        start(load_scenario("tiny-pressure"), scheduler_cls=every(tmp_path)).run()
+        assert caplog.text.count("nobody can type here") == 2
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_it_holds_nobody_while_a_fork_is_run_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, typed: bool
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr("minivllm.debug.hook.Shell.open", opened.append)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    session = Session(open_run("tiny-pressure", {"scheduler_cls": every(tmp_path)}))
+    with contextlib.closing(session):
+        session.execute("clear code")
+        session.execute("next 3")
+        if typed:
+            session.execute("set max_num_seqs 3")  # the fork is then made of the history
+        session.execute("next 3")
+        session.execute("back 2")
+        session.execute("fork max_num_seqs 2")
+        assert session.step == 4 and not opened and "set_trace" not in caplog.text
+        session.execute("next")
+        assert session.step == 5 and session.view.whole
+        session.execute("break code")
+        session.execute("next")
+        assert session.step == 6 and session.is_held_by_code, "the fork goes on: it holds again"
