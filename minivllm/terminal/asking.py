@@ -82,10 +82,8 @@ def locals_(session: Session, words: list[str]) -> Reply:
     """Of the frame that has called set_trace, as they were then."""
     code = session.held_code
     if code is None:
-        raise VerbError(
-            "locals: no code holds the engine here; minivllm.debug.set_trace() in a scheduler of "
-            "your own does"
-        )
+        told = "no code holds the engine here; set_trace() in a scheduler of your own does"
+        return Reply([Text(told)], {}, title="locals")
     if words and words[0] not in code.locals:
         raise VerbError(f"locals {clean(words[0])}: there are: {', '.join(code.locals) or 'none'}")
     chosen = {name: code.locals[name] for name in words or code.locals}

@@ -20,7 +20,7 @@ from minivllm.errors import AttachError, ConfigError
 from minivllm.terminal.channel import ONLY_LOOKS, Channel, Handler, ServerAddress
 from minivllm.terminal.channel_gate import ASK_S, ChannelGate
 from minivllm.terminal.history import History
-from minivllm.terminal.past import RUN, Lives, Past, PastRun, decode_lines
+from minivllm.terminal.past import RUN, Lives, Past, decode_lines, past_run
 from minivllm.terminal.runs import Run
 from minivllm.terminal.steered import Source, SteeredRun
 from minivllm.terminal.stepped import fork_of
@@ -252,5 +252,5 @@ def attach_to(url: str, api_key: str | None, engine: int = 0, life: int | None =
             allowed = f"a life of {stream}: {', '.join(map(str, numbers))}"
             raise ConfigError("--life", life, allowed)
         if life != numbers[-1]:
-            return PastRun(Past(address, stream, life), lives)
+            return past_run(Past(address, stream, life), lives)
     return SteeredRun(Attached(address, engine))

@@ -12,9 +12,9 @@ import msgspec
 from minivllm.errors import AttachError
 from minivllm.terminal.channel import ServerAddress
 from minivllm.terminal.history import History
+from minivllm.terminal.runs import PastRun
 from minivllm.trace.events import Event, Header, RunSnapshot, RunSource
 from minivllm.trace.file import decode_event
-from minivllm.trace.life import Way
 
 RUN = "live"
 PAGE = 5_000
@@ -109,22 +109,10 @@ def decode_lines(array: bytes) -> list[bytes]:
     return [bytes(line) for line in _lines.decode(array)]
 
 
-class PastRun:
-    """A life that has ended: there is nothing to steer."""
-
-    label = "RECORDED"
-    others = ""
-
-    def __init__(self, past: Past, lives: Lives) -> None:
-        self.history = History(lives.header)
-        first, head = lives.ranges[past.stream, past.life]
-        life = f"life {past.life} of {len(lives.of(past.stream))}"
-        self.which = ", ".join(filter(None, (lives.which(past.stream), life)))
-        self.history.extend(past.events(first, head))
-        self.history.close()
-
-    def way(self, req: str) -> Way | None:
-        return None
-
-    def close(self) -> None:
-        pass
+def past_run(past: Past, lives: Lives) -> PastRun:
+    """Raises AttachError."""
+    history = History(lives.header)
+    first, head = lives.ranges[past.stream, past.life]
+    life = f"life {past.life} of {len(lives.of(past.stream))}"
+    history.extend(past.events(first, head))
+    return PastRun(history, ", ".join(filter(None, (lives.which(past.stream), life))))

@@ -27,6 +27,8 @@ class Reply:
     data: Any = None
     """The same for programs, as JSON takes it."""
     title: str = ""
+    message: Text | None = None
+    """For one line of the screen, where the board does not tell it."""
     moved: bool = False
     """The place on the screen has changed."""
     reached: bool | None = None

@@ -75,6 +75,23 @@ class RecordedRun:
         pass
 
 
+class PastRun:
+    """A life that has ended: there is nothing to steer."""
+
+    label = "RECORDED"
+    others = ""
+
+    def __init__(self, history: History, which: str) -> None:
+        self.history, self.which = history, which
+        history.close()
+
+    def way(self, req: str) -> Way | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
 def fork_run(run: Run, at_step: int, knobs: dict[str, Any]) -> SteeredRun:
     """The run again, other from that step on; it stands before it. Raises ConfigError,
     ReplayError."""

@@ -43,8 +43,11 @@ class Screen:
         self.answer: list[Text] = []
         self.answer_title = ""
         self.question: Question | None = None
+        self._told = ""  # the news that was told last
         self._pinned_lines: tuple[list[Text], str] = [], ""
-        self._pinned_for: View | None = None
+        self._pinned_for: tuple[View, int] | None = None
+        self._pinned_room = 0
+        self._pinned_size: tuple[str, int, int] | None = None
         self.scrolled = 0
         self.status = 0
         self.lines: asyncio.Queue[str] = asyncio.Queue()
@@ -71,16 +74,24 @@ class Screen:
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
                 return await asyncio.wait_for(self.lines.get(), LOOK_S)
-            if self.session.steered is None:
+            steered = self.session.steered or self.session.newer
+            if steered is None:
                 continue
             seq = self.session.history.seq
             try:
                 await asyncio.to_thread(self.session.refresh)
             except MiniVLLMError as error:
                 self._tell(str(error))
-            if self.session.history.seq != seq or self.session.steered.news:
-                self._tell(self.session.steered.news)
+            if self._tell_news(steered.news) or self.session.history.seq != seq:
                 app.invalidate()
+
+    def _tell_news(self, news: str) -> bool:
+        """Once, and not over the words of a question."""
+        if not news or news == self._told or self.question is not None:
+            return False
+        self._told = news
+        self._tell(f"{news}; live shows it" if self.session.newer is not None else news)
+        return True
 
     def _tell(self, words: str) -> None:
         if words:
@@ -103,6 +114,8 @@ class Screen:
         if reply.question is not None:
             self.question = reply.question
             self._tell(reply.question.words)
+        elif reply.message is not None:
+            self.message = reply.message
         elif _is_message(reply):
             self.message = reply.lines[0]
         elif not reply.moved:
@@ -148,21 +161,26 @@ class Screen:
         return self._ansi(lines)
 
     def _pinned(self, width: int, height: int) -> list[Text]:
-        """The answer to what is pinned, below the board; its place does not depend on it."""
+        """The answer to what is pinned, below the board: as many lines as it has needed so far, so
+        that it does not go up and down from step to step."""
         pinned, room = self.session.pinned, max(PINNED_LINES, height // 4)
         if not pinned or height - room < MIN_HEIGHT:
             return []
         view = self.session.view
-        if self._pinned_for is not view:  # a view is another one whenever anything has changed
+        here = (view, width)  # a view is another one whenever anything has changed
+        if self._pinned_for is None or self._pinned_for[0] is not view or self._pinned_for != here:
             try:
                 reply = self.session.execute(pinned)
                 self._pinned_lines = reply.lines, reply.title or pinned
             except MiniVLLMError as error:
                 self._pinned_lines = [Text(clean(str(error)), style="dim")], pinned
-            self._pinned_for = view
+            self._pinned_for = here
         lines, title = self._pinned_lines
-        shown = _around_here(lines, room - 1, pinned)
-        shown += [Text()] * (room - 1 - len(shown))
+        if self._pinned_size != (pinned, width, height):
+            self._pinned_room, self._pinned_size = 0, (pinned, width, height)
+        self._pinned_room = max(self._pinned_room, min(len(lines), room - 1))
+        shown = _around_here(lines, self._pinned_room, pinned)
+        shown = [*shown, *[Text()] * (self._pinned_room - len(shown))]
         return [_rule(f"pinned: {title}", width), *(fit(line, width) for line in shown)]
 
     def draw_message(self, width: int) -> AnyFormattedText:

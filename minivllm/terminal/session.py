@@ -14,7 +14,7 @@ from typing import Any
 from minivllm.errors import EngineDeadError
 from minivllm.terminal.history import NOWHERE, UNTOLD, History, View
 from minivllm.terminal.reply import Reply
-from minivllm.terminal.runs import Run, fork_run
+from minivllm.terminal.runs import PastRun, Run, fork_run
 from minivllm.terminal.steered import SteeredRun
 from minivllm.trace.code import HeldCode
 from minivllm.trace.gate import NO_DECISION
@@ -38,6 +38,9 @@ class Session:
         self.num_breaks = 0  # that there ever were
         self.originals: list[tuple[Run, int, int | None]] = []
         """Runs that were forked, each with the place that was looked at; the last one last."""
+        self.newer: SteeredRun | None = None
+        """The engine that was started anew while one read what its last life had told; ``live``
+        goes there."""
         self.pinned: str = ""
         """A line that is answered anew at each place, below the board."""
         self.zoom: int | None = None
@@ -122,6 +125,8 @@ class Session:
     def close(self) -> None:
         for run in (self.run, *(original for original, *_ in reversed(self.originals))):
             run.close()
+        if self.newer is not None:
+            self.newer.close()
 
     def _watch(self) -> None:
         if self.steered is not None:
@@ -139,17 +144,31 @@ class Session:
 
     def refresh(self) -> None:
         """Take in what has come meanwhile; who stands at the newest place goes along."""
-        if self.steered is not None:
-            was_newest = self.is_newest
+        if (steered := self.steered or self.newer) is not None:
+            was_newest, read, here = self.is_newest, steered.history, (self.step, self.at)
             try:
-                came = self.steered.take_in()
+                came = steered.take_in()
             except EngineDeadError:
                 if self._mourned:
                     return  # it was said; what it has told can still be read
                 self._mourned = True
                 raise
-            if came and was_newest:
+            if steered is not self.run:
+                return
+            if steered.history is not read and not was_newest:
+                self.use(PastRun(read, steered.which), here[0])
+                self._look(*here)
+                self.newer = steered
+            elif came and was_newest:
                 self.to_head()
+
+    def live(self) -> None:
+        """To where the engine stands."""
+        if self.newer is not None and isinstance(self.run, PastRun):
+            self.run, self.newer = self.newer, None
+            self._watch()
+        self.refresh()
+        self.to_head()
 
     def _is_end_of_step(self) -> bool:
         return self.at is None or self.at >= len(self.history.events(self.step))

@@ -66,6 +66,8 @@ def _fork(session: Session, knobs: dict[str, Any]) -> Reply:
     since = "from the start" if from_start else f"from step {at_step} on"
     line = f"a fork {since}" + (f" with {told}" if told else "") + ": next runs its real scheduler"
     reply = moved(session)
+    with_ = f" with {told}" if told else ""
+    reply.message = Text(f"a fork {since}{with_}: next runs it, leave goes back", style="bold")
     line = f"      {line}; leave goes back"
     if original and original.source.can_come(coming) and not made.source.can_come(coming):
         line += "; as far as it was told: who comes later is not known"
@@ -104,8 +106,7 @@ def leave(session: Session, words: list[str]) -> Reply:
 
 def live(session: Session, words: list[str]) -> Reply:
     """To the newest place."""
-    session.refresh()
-    session.to_head()
+    session.live()
     return moved(session)
 
 

@@ -29,7 +29,7 @@ from minivllm.trace.events import Event, Reason
 from minivllm.trace.file import Trace, decode_event
 from minivllm.trace.gate import Gate
 from minivllm.trace.recorder import Recorder
-from minivllm.trace.words import count
+from minivllm.trace.words import count, knob_value
 
 Again = Callable[[dict[str, Any]], ScenarioRun]
 """The same scenario from its start, with these knobs."""
@@ -154,7 +154,7 @@ class ScenarioSteps:
         _run_up(run, at_step)
         if knobs and not from_start:
             run.core.set_knobs(**knobs)
-        return ScenarioSteps(run, "FORK", lambda more: again({**from_start, **more}))
+        return ScenarioSteps(run, _label(knobs), lambda more: again({**from_start, **more}))
 
     def close(self) -> None:
         self._closing = True
@@ -190,7 +190,11 @@ def fork_of(history: History, at_step: int, knobs: dict[str, Any]) -> ScenarioSt
     else:
         run = ForkRun(recording, knobs, max(at_step, 1), goes_on=True)
     _run_up(run, at_step)
-    return ScenarioSteps(run, "FORK")
+    return ScenarioSteps(run, _label(knobs))
+
+
+def _label(knobs: dict[str, Any]) -> str:
+    return " ".join(["FORK", *(f"{name}={knob_value(value)}" for name, value in knobs.items())])
 
 
 def _run_up(run: Stepped, at_step: int) -> None:

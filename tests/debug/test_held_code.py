@@ -77,8 +77,8 @@ def test_where_begins_with_the_line_that_asked_for_it(session: Session) -> None:
 
 
 def test_its_locals_are_cut_and_what_repr_raises_is_told(session: Session) -> None:
-    with pytest.raises(VerbError, match="locals: no code holds the engine here"):
-        session.execute("locals")
+    assert plain(session, "locals")[0].startswith("no code holds the engine here")
+    assert session.execute("locals").data == {}
     session.execute("next 7")
     lines = plain(session, "locals")
     assert "head   3" in lines and "long   [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]" in lines
@@ -92,8 +92,7 @@ def test_its_locals_are_cut_and_what_repr_raises_is_told(session: Session) -> No
     with pytest.raises(VerbError, match="locals tail: there are: self, head, shy, long, words"):
         session.execute("locals tail")
     session.execute("back")
-    with pytest.raises(VerbError, match="no code holds the engine here"):
-        session.execute("locals")
+    assert session.execute("locals").data == {}
 
 
 @pytest.mark.parametrize(("width", "height"), [(120, 40), (200, 60), (100, 30)])

@@ -14,8 +14,8 @@ from minivllm.engine.inproc_client import InprocClient
 from minivllm.errors import AttachError, ConfigError
 from minivllm.executor.scripted import ScriptedExecutor, counting_tokens
 from minivllm.terminal.attached import attach_to
-from minivllm.terminal.past import PastRun
 from minivllm.terminal.reply import VerbError
+from minivllm.terminal.runs import PastRun
 from minivllm.terminal.session import Session
 from minivllm.terminal.steered import SteeredRun
 from minivllm.trace.recorder import Recorder

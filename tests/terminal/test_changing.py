@@ -46,7 +46,7 @@ def test_a_knob_in_a_recording_makes_a_fork_and_leave_comes_back(recorded: Sessi
     recorded.execute("goto 7")
     reply = recorded.execute("set max_num_batched_tokens=1")
     assert "a fork from step 8 on with max_num_batched_tokens=1" in reply.lines[-1].plain
-    assert recorded.run.label == "FORK" and recorded.step == 7
+    assert recorded.run.label == "FORK max_num_batched_tokens=1" and recorded.step == 7
     recorded.execute("next")
     assert "max_num_batched_tokens is 1" in headline(recorded)
     recorded.execute("leave")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from minivllm.terminal.board import board
 from minivllm.terminal.runs import open_run
+from minivllm.terminal.screen import Screen
 from minivllm.terminal.verbs import Session
 from tests.terminal.screens import Terminal
 
@@ -129,7 +131,9 @@ def test_what_is_typed_wrongly_and_what_asks_back(tmp_path: Path) -> None:
         terminal.type("set max_num_seqs 1")
         terminal.wait(lambda lines: lines[-1] == "live or fork?")
         terminal.type("f")
-        terminal.wait_for("FORK  tiny-pressure")
+        terminal.wait_for("FORK max_num_seqs=1  tiny-pressure")
+        told = "a fork from step 6 on with max_num_seqs=1: next runs it, leave goes back"
+        terminal.wait(lambda lines: lines[-2] == told)
         terminal.press("enter")
         terminal.wait_for("From here on max_num_seqs is 1.")
         terminal.type("leave")
@@ -164,6 +168,40 @@ def test_pin_and_zoom_and_a_resize_with_them(tmp_path: Path) -> None:
             terminal.type("zoom auto")
             expected = drawn(9, columns, rows, ran=9)
             terminal.wait(lambda lines, expected=expected: board_on(lines) == expected)  # type: ignore[misc]
+
+
+def test_what_is_pinned_is_shown_once_and_takes_no_blank_lines(tmp_path: Path) -> None:
+    with Terminal(tmp_path, "step", columns=200, rows=60) as terminal:
+        terminal.wait_for("Nothing has run yet")
+        terminal.type("n 8")
+        terminal.wait_for(HEADLINE_8)
+        terminal.type("pin tables")
+        terminal.wait_for("── pinned: the block tables, step 8")
+        for columns, rows in ((80, 24), (80, 30), (80, 24)):
+            terminal.resize(columns, rows)
+            terminal.wait(lambda lines, rows=rows: len(lines) == rows and lines[-1] == "step>")  # type: ignore[misc]
+            lines = terminal.settle()
+            at = next(i for i, line in enumerate(lines) if "── pinned" in line)
+            below = lines[at + 1 : -2]
+            assert not any("lines more" in line for line in below), below
+            assert below[0].startswith("BLOCK TABLES") and all(below), below
+            assert sum(line.startswith(" r1 ") for line in below) == 1
+
+
+def test_the_place_of_what_is_pinned_does_not_go_back_and_forth(tmp_path: Path) -> None:
+    screen = Screen(Session(open_run("tiny-pressure", {})))
+    session = screen.session
+    with contextlib.closing(session):
+        session.execute("pin requests")
+        heights = []
+        for _ in range(17):
+            screen.execute("next")
+            heights.append(len(screen._pinned(80, 22)))
+        assert heights == sorted(heights) and heights[0] < heights[-1]
+        screen.execute("goto 1")
+        assert len(screen._pinned(80, 22)) == heights[-1]
+        screen.execute("pin queue")
+        assert len(screen._pinned(80, 22)) < heights[-1]
 
 
 WIDE = r"""

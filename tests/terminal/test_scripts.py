@@ -49,7 +49,7 @@ def test_every_verb_that_asks_answers_in_json(minivllm: Run) -> None:
     from minivllm.terminal.verbs import GROUPS, VERBS
 
     asks = [VERBS[name].example for title in ("ASK WHY", "LOOK AT") for name in GROUPS[title]]
-    lines = [line for line in asks if line != "topk r4"]
+    lines = [line for line in asks if line not in ("topk r4", "locals")]
     told = objects(minivllm("step", "--json", "-c", "next 8", "-c", "; ".join(lines)).stdout)
     assert len(told) == 1 + len(lines)
     assert all(one["ok"] and one["data"] for one in told), told
