@@ -16,13 +16,18 @@ from minivllm.terminal.cells import hue
 from minivllm.terminal.history import UNTOLD
 from minivllm.terminal.queues import first_of, name_of
 from minivllm.terminal.scene import BOLD, DIM, PLAIN, Scene, title
+from minivllm.terminal.text import fit
 from minivllm.trace.events import GrantWhy, Reason, SchedLedger
 from minivllm.trace.why import why_step
 
 MAX_BAR_CELLS = 64
 """Up to so many tokens the budget bar has a cell for each; then it is drawn to scale."""
-MAX_DECODES = 12
-"""More decodes than this are one segment of the bar."""
+MAX_DECODES, MIN_DECODES = 12, 1
+"""More decodes than this are one segment of the bar; where it would be too long, all are."""
+RULES = 12
+"""Cells of the bar for the rules between grants, and for what each is rounded up by."""
+Segment = tuple[str, int, str, Style]
+"""Of the bar: label, tokens, glyphs, style."""
 
 
 # --- block tables --------------------------------------------------------------------------------
@@ -57,34 +62,53 @@ def tables(scene: Scene, width: int, height: int) -> list[Text]:
 
 def budget(scene: Scene, width: int) -> list[Text]:
     """Two lines: the bar, cut by request in the order of the grants; who got how much, and why
-    the rest is unused."""
+    the rest is unused. Its scale follows from the width and the budget alone."""
     total = (scene.view.state.config or {}).get("max_num_batched_tokens", 0)
     ledger = next((e.data for e in scene.view.of("sched.ledger")), None)
     if ledger is None:  # no step has run, or this one still hands out
         used = sum(n for _, n in scene.marks.ran.values())
         ledger = SchedLedger(budget=total, used=used, unused_reason=None, rows=[])
     head = title("BUDGET", f"{ledger.used} of {ledger.budget} ")
-    room = min(width - head.cell_len - 2 * len(scene.marks.ran), MAX_BAR_CELLS)
-    scale = max(-(-ledger.budget // max(room, 1)), 1)
-    if scale > 1:  # say so, and leave room for saying it
-        scale = -(-ledger.budget // max(room - len(f"{cells.PROMPT} = {scale}  "), 1))
+    scale = _scale(ledger.budget, width - len(f"BUDGET {ledger.budget} of {ledger.budget} "))
+    if scale > 1:
         head.append(f"{cells.PROMPT} = {scale}  ", style="dim")
-    bar, legend = Text(), Text()
-    for label, n, glyphs, style in _segments(scene, scale):
-        bar.append(glyphs, style=style).append("│", style="dim")
-        legend.append(label, style=style + BOLD).append(f" {n}  ")
     left = ledger.budget - ledger.used
-    bar.append(cells.UNUSED * (left // scale or min(left, 1)), style="dim")
+    unused = cells.UNUSED * (left // scale or min(left, 1))
+    segments = _segments(scene, scale)
+    bar = _bar(segments, unused)
+    if head.cell_len + bar.cell_len > width:
+        segments = _segments(scene, scale, MIN_DECODES)
+        bar = _bar(segments, unused)
+    legend = Text()
+    for label, n, _, style in segments:
+        legend.append(label, style=style + BOLD).append(f" {n}  ")
     legend.append_text(_unused(scene, left, ledger.unused_reason))
-    return [head.append_text(bar), legend]
+    line = head.append_text(bar)
+    return [line if line.cell_len <= width else fit(line, width), legend]
 
 
-def _segments(scene: Scene, scale: int) -> list[tuple[str, int, str, Style]]:
-    """(label, tokens, glyphs, style) of each grant; many decodes are one."""
+def _scale(budget: int, room: int) -> int:
+    """Tokens that are one cell: the whole budget has room, whoever shares it."""
+    room = min(room - RULES, MAX_BAR_CELLS)
+    scale = max(-(-budget // max(room, 1)), 1)
+    if scale > 1:  # that is said, which takes room, too
+        scale = -(-budget // max(room - len(f"{cells.PROMPT} = {scale}  "), 1))
+    return scale
+
+
+def _bar(segments: list[Segment], unused: str) -> Text:
+    bar = Text()
+    for _, _, glyphs, style in segments:
+        bar.append(glyphs, style=style).append("│", style="dim")
+    return bar.append(unused, style="dim")
+
+
+def _segments(scene: Scene, scale: int, most_decodes: int = MAX_DECODES) -> list[Segment]:
+    """Of each grant; more decodes than those are one."""
     grants = [e for e in scene.view.of("sched.grant") if str(e.req) in scene.marks.ran]
     decodes = [e for e in grants if e.data.why is GrantWhy.DECODE]
-    segments: list[tuple[str, int, str, Style]] = []
-    merged = len(decodes) > MAX_DECODES
+    segments: list[Segment] = []
+    merged = len(decodes) > most_decodes
     if merged:
         n = max(len(decodes) // scale, 1)
         segments.append((f"decode ×{len(decodes)}", len(decodes), cells.OUTPUT * n, DIM))

@@ -12,8 +12,11 @@ from rich.cells import cell_len
 from minivllm.scenario import Scenario, ScenarioRequest, load_scenario, start
 from minivllm.terminal import cells
 from minivllm.terminal.board import board
+from minivllm.terminal.cells import marks_of
 from minivllm.terminal.history import History, View
+from minivllm.terminal.regions import budget
 from minivllm.terminal.runs import open_run
+from minivllm.terminal.scene import Scene
 from minivllm.terminal.text import clean, tail
 from tests.core.builders import Engine
 from tests.helpers import events_of, trace_of
@@ -54,6 +57,20 @@ def test_regions_keep_their_places(history: History, width: int, height: int) ->
         found = {name: [i for i, line in enumerate(lines) if name in line][:1] for name in names}
         places.add(json.dumps(found))
     assert len(places) == 1
+
+
+@pytest.mark.parametrize("name", ["thrash", "whole-prefill", "chunked-prefill", "roomy"])
+@pytest.mark.parametrize("width", [40, 55, 60, 66, 80, 120])
+def test_the_budget_bar_keeps_its_scale_from_step_to_step(name: str, width: int) -> None:
+    history = runs_of(name)
+    scales = set()
+    for step in list(history.steps)[1:]:
+        view = history.view(step)
+        bar, _ = budget(Scene(view, marks_of(view.events)), width)
+        assert bar.cell_len <= width, bar.plain
+        found = re.search(r"■ = (\d+)  ", bar.plain)
+        scales.add(int(found[1]) if found else 1)
+    assert len(scales) == 1
 
 
 def runs_of(name: str) -> History:
