@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minivllm.errors import ConfigError, ScenarioError
+from minivllm.errors import ConfigError, PromptError, ScenarioError
 from minivllm.scenario import ScenarioRun
 from minivllm.terminal.runs import Run, open_run
 from minivllm.terminal.steered import SteeredRun
@@ -29,6 +29,25 @@ class Guarded:
         except Exception as error:
             self.error = error
             return True
+
+
+def check_count(verb: str, n: object) -> None:
+    """Raises ConfigError."""
+    if type(n) is not int:
+        raise ConfigError(verb, n, "a whole number")
+
+
+def check_prompt(prompt: object) -> None:
+    """Raises PromptError."""
+    ids = isinstance(prompt, list) and all(type(one) is int for one in prompt)
+    if not isinstance(prompt, str) and not ids:
+        raise PromptError(f"submit: got {prompt!r}; allowed: a prompt as text, or its token ids")
+
+
+def check_from_past(from_past: object) -> None:
+    """Raises ConfigError."""
+    if from_past not in (None, "live", "fork"):
+        raise ConfigError("from_past", from_past, "live or fork")
 
 
 def run_of(what: Any, engine: dict[str, Any]) -> Run:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from minivllm.debug.given import Guarded, run_of
+from minivllm.config import STEP_KNOBS
+from minivllm.debug.given import (
+    Guarded,
+    check_count,
+    check_from_past,
+    check_prompt,
+    run_of,
+)
 from minivllm.debug.shown import Answer, Board
-from minivllm.errors import ConfigError
+from minivllm.errors import ConfigError, EngineDeadError
 from minivllm.scenario import ScenarioRun
 from minivllm.terminal.moves import Move, onward
 from minivllm.terminal.places import check
@@ -48,47 +56,46 @@ class Stepper:
     def __init__(self, what: LLM | str | Path | ScenarioRun, **engine: Any) -> None:
         """``engine``: knobs of a scenario."""
         self.session = Session(run_of(what, engine))
-        self._tests: list[Guarded] = []
 
     # --- where one stands ------------------------------------------------------------------------
 
     @property
     def step(self) -> int:
-        return self.session.step
+        return self._here.step
 
     @property
     def last(self) -> int:
         """The newest step there is."""
-        return self.session.history.head
+        return self._here.history.head
 
     @property
     def state(self) -> State:
         """The engine's state at this place: its events, folded."""
-        return self.session.view.state
+        return self._here.view.state
 
     @property
     def before(self) -> State:
         """The state when this step began."""
-        return self.session.view.before
+        return self._here.view.before
 
     @property
     def events(self) -> list[Event]:
         """Of this step, up to this place."""
-        return list(self.session.view.events)
+        return list(self._here.view.events)
 
     @property
     def event(self) -> Event | None:
         """The one that this place is right behind, in the middle of a step."""
-        return self.session.view.event
+        return self._here.view.event
 
     @property
     def held(self) -> HeldCode | None:
         """The line of the engine's own code that holds it here (``set_trace``), and its locals."""
-        return self.session.held_code
+        return self._here.held_code
 
     @property
     def story(self) -> str:
-        return self.session.view.story.headline
+        return self._here.view.story.headline
 
     @property
     def outputs(self) -> dict[str, RequestOutput]:
@@ -96,24 +103,35 @@ class Stepper:
         source = self.session.steered.source if self.session.steered is not None else None
         return dict(getattr(source, "outputs", {}))
 
+    @property
+    def _here(self) -> Session:
+        """The session, with all that others have let the engine run: who stands at the newest
+        place goes along."""
+        with contextlib.suppress(EngineDeadError):  # whoever lets it go is told
+            self.session.refresh()
+        return self.session
+
     # --- moving ----------------------------------------------------------------------------------
 
     def next(self, n: int = 1, from_past: FromPast | None = None) -> bool:
         """``n`` steps further; False if there was nothing to run."""
-        return self._move(n, self.session.forward, from_past)
+        return self._move("next", n, self.session.forward, from_past)
 
     def next_event(self, n: int = 1, from_past: FromPast | None = None) -> bool:
-        return self._move(n, self.session.event, from_past)
+        return self._move("next_event", n, self.session.event, from_past)
 
     def next_phase(self, n: int = 1, from_past: FromPast | None = None) -> bool:
-        return self._move(n, self.session.phase, from_past)
+        return self._move("next_phase", n, self.session.phase, from_past)
 
     def back(self, n: int = 1) -> None:
         """Look at an earlier step; no engine rewinds."""
+        check_count("back", n)
         self.do(f"back {n}")
 
     def goto(self, step: int, from_past: FromPast | None = None) -> None:
         """Raises VerbError for a step that there will not be."""
+        check_count("goto", step)
+        check_from_past(from_past)
         if step > self.last:
             self._go_on(from_past)
         self.do(f"goto {step}")
@@ -127,11 +145,12 @@ class Stepper:
         a break came first. Raises ConfigError for words that name nothing, VerbError for a line
         or a request that will not come, and what the test raised: the engine then stands at the
         event that it was asked of."""
+        check_from_past(from_past)
         goal = self._goal(where)
         if not self.session.knows(goal):
             self._go_on(from_past)
         reached, _ = self.session.until(goal)
-        self._raise_what_a_test_raised()
+        self._raise_what_a_test_raised(goal)
         return reached
 
     def break_at(self, where: Where) -> int:
@@ -140,6 +159,7 @@ class Stepper:
 
     def go(self, from_past: FromPast | None = None) -> int | None:
         """On to the next break (returns its number), or until nothing is left to run."""
+        check_from_past(from_past)
         if not any(self.session.knows(goal) for goal in self.session.breaks.values()):
             self._go_on(from_past)
         number = self.session.until(None)[1]
@@ -162,6 +182,8 @@ class Stepper:
     def submit(self, prompt: Any, params: Any = None, from_past: FromPast | None = None) -> str:
         """Returns the request's name (``r3``). ``params``: SamplingParams of an LLM, else the
         number of tokens. Raises PromptError, SamplingParamsError, VerbError for a recording."""
+        check_from_past(from_past)
+        check_prompt(prompt)
         self._engine("submit")
         self._go_on(from_past)
         run = self._engine("submit")
@@ -182,8 +204,12 @@ class Stepper:
         self.do(f"abort {req}")
 
     def set(self, from_past: FromPast | None = None, **knobs: Any) -> None:
-        """Change knobs of the engine from its next step on. Raises ConfigError."""
-        self._engine("set")
+        """Change knobs of the engine from its next step on; of a recording, or of knobs that are
+        the pool's, in a fork. Raises ConfigError."""
+        check_from_past(from_past)
+        if self.session.steered is None or any(name not in STEP_KNOBS for name in knobs):
+            self.fork(**knobs)
+            return
         self._go_on(from_past)
         run = self._engine("set")
         run.set_knobs(knobs)
@@ -196,7 +222,9 @@ class Stepper:
     def leave(self) -> None:
         self.do("leave")
 
-    def _move(self, n: int, move: Move, from_past: FromPast | None) -> bool:
+    def _move(self, verb: str, n: int, move: Move, from_past: FromPast | None) -> bool:
+        check_count(verb, n)
+        check_from_past(from_past)
         if n < 0:
             return move(n) != 0
         made, left = onward(self.session, n, move)
@@ -207,8 +235,7 @@ class Stepper:
 
     def _go_on(self, from_past: FromPast | None) -> None:
         """The engine is about to go on; where one looks at its past, it is said how, or refused."""
-        if from_past not in (None, "live", "fork"):
-            raise ConfigError("from_past", from_past, "live or fork")
+        check_from_past(from_past)
         session = self.session
         if session.steered is not None:
             session.steered.check_open()
@@ -228,13 +255,13 @@ class Stepper:
             return goal
         if not callable(where):
             raise ConfigError("until", where, "a place in words, or a function of an event")
-        self._tests.append(Guarded(where))
-        return Until("", self._tests[-1])
+        return Until("", Guarded(where))
 
-    def _raise_what_a_test_raised(self) -> None:
-        for test in self._tests:
-            error, test.error = test.error, None
-            if error is not None:
+    def _raise_what_a_test_raised(self, *goals: Until) -> None:
+        for goal in (*goals, *self.session.breaks.values()):
+            test = goal.matches
+            if isinstance(test, Guarded) and test.error is not None:
+                error, test.error = test.error, None
                 raise error
 
     def _engine(self, verb: str) -> SteeredRun:

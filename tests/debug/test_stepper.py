@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from minivllm.config import make_config
 from minivllm.debug import Stepper
 from minivllm.engine.llm import LLM
 from minivllm.engine.parts import build
-from minivllm.errors import ConfigError, ScenarioError
+from minivllm.errors import ConfigError, PromptError, ScenarioError
 from minivllm.sampling_params import SamplingParams
 from minivllm.scenario import load_scenario, start
 from minivllm.terminal.verbs import VerbError
@@ -113,8 +115,6 @@ def test_a_recording_is_browsed_and_forked(tmp_path: Path) -> None:
         assert s.story.startswith("r4 is preempted")
         with pytest.raises(VerbError, match="nothing runs behind a recording"):
             s.submit("hello")
-        with pytest.raises(VerbError, match="nothing runs behind a recording"):
-            s.set(max_num_seqs=1)
 
 
 def test_asked_back_it_says_what_to_call() -> None:
@@ -216,3 +216,75 @@ def test_what_is_known_of_the_past_is_gone_through_without_a_word() -> None:
         s.goto(8)
         s.goto(4)
         assert s.until("preempt") and s.next() and (s.step, s.last) == (8, 8)
+
+
+def test_what_no_number_of_steps_is_is_refused_by_name() -> None:
+    with Stepper("tiny-pressure") as s:
+        for move in (s.next, s.next_event, s.next_phase, s.back, s.goto):
+            for n in ("3", None, 1.5, True):
+                with pytest.raises(ConfigError, match="allowed: a whole number"):
+                    move(n)  # type: ignore[operator]
+        assert s.next(0) is False and (s.step, s.last) == (0, 0)
+        for prompt in (None, 3, {"a": 1}, ["a"], [1, None]):
+            with pytest.raises(PromptError, match="prompt"):
+                s.submit(prompt)
+        assert s.last == 0 and s.state.requests == {}
+
+
+def test_from_past_is_looked_at_where_nothing_is_asked_too() -> None:
+    with Stepper("tiny-pressure") as s:
+        for call in GO_ON.values():
+            with pytest.raises(ConfigError, match="from_past: got 'zz'; allowed: live or fork"):
+                call(s, from_past="zz")
+        assert (s.step, s.last) == (0, 0)
+
+
+def test_set_forks_for_a_knob_of_the_pool_as_the_verb_does() -> None:
+    with Stepper("tiny-pressure") as s:
+        s.next(3)
+        s.set(num_kv_blocks=40)
+        assert s.session.run.label == "FORK num_kv_blocks=40"
+        assert s.go() is None and s.state.config is not None
+        assert s.state.config["num_kv_blocks"] == 40
+        s.leave()
+        assert s.last == 3
+    with Stepper("tiny-pressure.trace.jsonl") as s:
+        s.goto(4)
+        s.set(max_num_seqs=1)
+        assert s.next() and s.state.config is not None and s.state.config["max_num_seqs"] == 1
+
+
+def test_a_test_that_was_asked_is_kept_no_longer() -> None:
+    kept = []
+    with Stepper("tiny-pressure") as s:
+        for _ in range(3):
+            asked = Asked()
+            kept.append(weakref.ref(asked))
+            s.until(asked)
+            del asked
+        gc.collect()
+        assert [one() for one in kept[:2]] == [None] * 2, "the gate stands at the third"
+        number = s.break_at(lambda event: event.nope)
+        with pytest.raises(AttributeError, match="nope"):
+            s.go()
+        s.do(f"clear {number}")
+        s.go()
+
+
+class Asked:
+    def __call__(self, event: object) -> bool:
+        return True
+
+
+def test_a_second_one_sees_what_the_first_has_let_run(llm: LLM) -> None:
+    params = SamplingParams(max_tokens=6, ignore_eos=True)
+    with Stepper(llm) as first, Stepper(llm) as second:
+        first.submit("one", params)
+        first.next(3)
+        assert (second.step, second.last) == (3, 3)
+        assert second.state.running == ["r1"] and "r1" in second.story
+        first.next(2)
+        assert second.events[-1].step == 5
+        second.goto(2)
+        first.next()
+        assert (second.step, second.last) == (2, 6), "who looks at the past stays there"
