@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Collection, Iterable
+from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 
 import minivllm
@@ -48,7 +49,10 @@ def check(session: Session, goal: Until, verb: str) -> None:
     for req in requests_named(goal.words):
         if req not in known and not _can_come(session, req):
             here = "in this recording" if session.steered is None else "here, and none is to come"
-            raise VerbError(f"{given}: no {req} is {here}; there are: {_listed(known) or 'none'}")
+            there = f"there are: {_listed(known) or 'none'}"
+            if coming := _to_come(session, known, req):
+                there += f"; to come: {_listed(coming)}"
+            raise VerbError(f"{given}: no {req} is {here}; {there}")
 
 
 def not_yet_known(session: Session, goal: Until) -> str:
@@ -56,6 +60,12 @@ def not_yet_known(session: Session, goal: Until) -> str:
     known = session.history.state().requests
     missing = [req for req in requests_named(goal.words) if req not in known]
     return f"no {' and no '.join(missing)} has come" if missing else ""
+
+
+def _to_come(session: Session, known: Collection[str], than: str) -> list[str]:
+    """Who is not there yet and can come, before one that cannot."""
+    names = (f"r{number}" for number in range(1, int(than[1:])))
+    return [req for req in takewhile(partial(_can_come, session), names) if req not in known]
 
 
 def _can_come(session: Session, req: str) -> bool:

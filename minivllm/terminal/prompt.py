@@ -94,6 +94,12 @@ def _keys(screen: Screen, buffer: Buffer) -> KeyBindings:
         else:
             event.app.exit(result=130)
 
+    @keys.add("<sigint>")
+    def _(event: KeyPressEvent) -> None:
+        """From outside (``kill -INT``): no key sends it here. Leave, whatever runs."""
+        screen.session.interrupt()
+        event.app.exit(result=130)
+
     @keys.add("c-d")
     def _(event: KeyPressEvent) -> None:
         if not buffer.text:

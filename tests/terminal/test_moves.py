@@ -315,3 +315,15 @@ def test_a_break_behind_lets_no_engine_go_without_a_question(scenario: Session) 
     scenario.execute("goto 6")
     scenario.execute("goto 4")
     assert scenario.execute("continue").question is not None and scenario.history.last == 6
+
+
+def test_of_a_request_that_will_not_come_it_says_who_will(scenario: Session) -> None:
+    none = r"there are: none; to come: r1, r2, r3, r4, r5$"
+    with pytest.raises(VerbError, match=none):
+        scenario.execute("until finish r99999999")
+    scenario.execute("goto 5")
+    with pytest.raises(VerbError, match=r"there are: r1, r2, r3, r4; to come: r5$"):
+        scenario.execute("until finish r99")
+    scenario.execute("goto 17")
+    with pytest.raises(VerbError, match=r"there are: r1, r2, r3, r4, r5$"):
+        scenario.execute("until finish r99")

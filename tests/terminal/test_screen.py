@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from minivllm.terminal.board import board
 from minivllm.terminal.runs import open_run
 from minivllm.terminal.screen import Screen
 from minivllm.terminal.verbs import Session
-from tests.terminal.screens import Terminal
+from tests.terminal.screens import ROOT, Terminal
 
 HEADLINE_8 = "r4 is preempted: r3 needs 1 block, 0 are free, r4 came last."
 SIZES = [(80, 24), (200, 60)]
@@ -380,3 +383,34 @@ def test_a_dumb_terminal_gets_lines_and_no_control_codes(tmp_path: Path) -> None
         terminal.type("quit")
         assert terminal.status() == 0
         assert b"\x1b" not in terminal.raw
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_interrupt_from_outside_ends_it_in_order(tmp_path: Path, busy: bool) -> None:
+    scenario, number = tmp_path / "long.toml", tmp_path / "pid"
+    scenario.write_text(LONG, encoding="utf-8")
+    command = f"{sys.executable} -m minivllm step {scenario} --max-model-len 40000"
+    program = ["/bin/sh", "-c", f"echo $$ > {number}; exec {command}"]
+    with Terminal(tmp_path, program=program) as terminal:
+        terminal.wait_for("Nothing has run yet")
+        terminal.press("half a line")
+        terminal.wait_for("step> half a line")
+        if busy:
+            terminal.press("ctrl-c")
+            terminal.type("continue")
+            terminal.wait_for("running …")
+        os.kill(int(number.read_text()), signal.SIGINT)
+        assert terminal.status() == 130
+
+
+def test_an_interrupt_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "import runpy; runpy.run_module('minivllm', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
