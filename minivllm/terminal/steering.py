@@ -64,14 +64,13 @@ def _fork(session: Session, knobs: dict[str, Any]) -> Reply:
     from_start = [name for name in knobs if name not in STEP_KNOBS]
     told = join([f"{name}={knob_value(value)}" for name, value in knobs.items()]) if knobs else ""
     since = "from the start" if from_start else f"from step {at_step} on"
-    line = f"a fork {since}" + (f" with {told}" if told else "") + ": next runs its real scheduler"
-    reply = moved(session)
-    with_ = f" with {told}" if told else ""
-    reply.message = Text(f"a fork {since}{with_}: next runs it, leave goes back", style="bold")
-    line = f"      {line}; leave goes back"
+    what = f"a fork {since}" + (f" with {told}" if told else "")
+    then = "leave goes back"
     if original and original.source.can_come(coming) and not made.source.can_come(coming):
-        line += "; as far as it was told: who comes later is not known"
-    reply.lines.append(Text(line, style="dim"))
+        then += "; who comes later is not known"
+    reply = moved(session)
+    reply.message = Text(f"{what}: next runs it, {then}", style="bold")
+    reply.lines.append(Text(f"      {what}: next runs its real scheduler; {then}", style="dim"))
     reply.data = {"fork": {"at_step": 1 if from_start else at_step, "knobs": knobs}, **reply.data}
     return reply
 
