@@ -15,11 +15,15 @@ from minivllm.engine.messages import EngineCoreOutput, EngineCoreOutputs
 from minivllm.engine.wire_errors import made_anew, told
 from minivllm.errors import ConfigError, EngineStartError, StructuredOutputError
 from minivllm.structured_output.params import StructuredOutputsParams
+from minivllm.trace.code import HeldCode
 from minivllm.trace.events import Reason
 from minivllm.trace.gate_control import GateState
 from tests.engine_process.helpers import request
 
-STATE = GateState(mode="pause", rate=2.0, revision=7, held_at="event", held_event=b"{}")
+CODE = HeldCode(file="mine.py", line=8, function="f", first_line=7, text="", locals={"x": "1"})
+STATE = GateState(
+    mode="pause", rate=2.0, revision=7, held_at="event", held_event=b"{}", held_code=CODE
+)
 TO_ENGINE = [
     wire.Add(
         request=request(
