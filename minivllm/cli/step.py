@@ -9,8 +9,10 @@ with commands, their answers as text or JSON; else, or with --no-live, the story
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +24,8 @@ from minivllm.cli.options import engine_flags
 from minivllm.cli.sampling import SAMPLING_FLAGS, sampling_flags
 from minivllm.cli.trace_show import LifeNumber
 from minivllm.errors import ConfigError
+
+ENDING_S = 5.0
 
 if TYPE_CHECKING:
     from minivllm.terminal.runs import Run
@@ -183,9 +187,13 @@ def _show_what_can_be_shown() -> None:
 
 def _end_in_order() -> None:
     """SIGTERM and a terminal that goes away, too, end it as quitting does: the terminal is put back
-    and a server's gate left as it was found."""
+    and a server's gate left as it was found. Some seconds later it ends in any case: to put a
+    terminal back that is gone can wait for an answer that will not come."""
 
     def leave(signum: int, frame: object) -> None:
+        last = threading.Timer(ENDING_S, os._exit, [128 + signum])
+        last.daemon = True
+        last.start()
         raise SystemExit(128 + signum)
 
     for name in ("SIGTERM", "SIGHUP"):

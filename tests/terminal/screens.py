@@ -63,6 +63,18 @@ class Terminal:
     ) -> None:
         self._shell.close(force=True)
 
+    def still_running(self) -> list[int]:
+        """Processes of this terminal that have not ended."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                after_name = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended meanwhile
+            if after_name[0] != "Z" and int(after_name[3]) == self._shell.pid:  # its session
+                found.append(int(path.parent.name))
+        return found
+
     @property
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self.screen.display]

@@ -248,6 +248,22 @@ def test_wide_characters_push_nothing_aside(tmp_path: Path, columns: int, rows: 
         assert b"\x1b[31m red" not in terminal.raw
 
 
+@pytest.mark.parametrize("typed", [[], ["n 3"], ["n 3", "back"], ["n 3", "back", "continue"]])
+def test_a_terminal_that_goes_away_ends_it(tmp_path: Path, typed: list[str]) -> None:
+    file = tmp_path / "wide.toml"
+    file.write_text(WIDE, encoding="utf-8")
+    with Terminal(tmp_path, "step", str(file)) as terminal:
+        terminal.wait_for("Nothing has run yet")
+        for line in typed:
+            terminal.type(line)
+            terminal.settle()
+        assert len(terminal.still_running()) == 2  # the shell and it
+    deadline = time.monotonic() + HANG_S
+    while terminal.still_running() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not terminal.still_running()
+
+
 LONG = """
 name = "long"
 [engine]
