@@ -146,6 +146,8 @@ class Session:
         """Take in what has come meanwhile; who stands at the newest place goes along."""
         if (steered := self.steered or self.newer) is not None:
             was_newest, read, here = self.is_newest, steered.history, (self.step, self.at)
+            if not steered.moving.acquire(blocking=False):
+                return  # another thread lets it go, and takes in what it tells
             try:
                 came = steered.take_in()
             except EngineDeadError:
@@ -153,6 +155,8 @@ class Session:
                     return  # it was said; what it has told can still be read
                 self._mourned = True
                 raise
+            finally:
+                steered.moving.release()
             if steered is not self.run:
                 return
             if steered.history is not read and not was_newest:

@@ -10,6 +10,7 @@ Ctrl-C (``interrupt``) pauses the engine at the end of its step. No counterpart 
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -107,6 +108,8 @@ class SteeredRun:
         self.held_code: HeldCode | None = None
         """Which line that was, and its locals."""
         self.closed = False
+        self.moving = threading.RLock()
+        """Held while a verb lets the engine go: what it tells meanwhile is for that thread."""
         self._has_ended = False
         self.on_progress: Callable[[], None] = lambda: None
         """Called while the engine runs, whenever it has told something."""
@@ -176,21 +179,24 @@ class SteeredRun:
     def submit(self, prompt: Any, max_tokens: int, params: Any = None) -> str:
         """Returns the request's name (``r6``) once the engine has taken it in."""
         self.check_open()
-        known = set(self.history.state().requests)
-        request_id = self.source.submit(prompt, max_tokens, params)
-        name = self._wait_for(lambda event: _is_arrival(event, request_id))
+        with self.moving:
+            known = set(self.history.state().requests)
+            request_id = self.source.submit(prompt, max_tokens, params)
+            name = self._wait_for(lambda event: _is_arrival(event, request_id))
         return name or next(iter(set(self.history.state().requests) - known), request_id)
 
     def abort(self, req: str) -> None:
         self.check_open()
         request = self.history.state().requests[req]
-        self.source.abort(request.parent or request.request_id)
-        self._wait_for(lambda event: event.kind == "req.finish" and event.req == req)
+        with self.moving:
+            self.source.abort(request.parent or request.request_id)
+            self._wait_for(lambda event: event.kind == "req.finish" and event.req == req)
 
     def set_knobs(self, knobs: dict[str, Any]) -> None:
         self.check_open()
-        self.source.set_knobs(knobs)
-        self._wait_for(lambda event: event.kind == "core.input" and event.data.op == "set_knobs")
+        with self.moving:
+            self.source.set_knobs(knobs)
+            self._wait_for(lambda e: e.kind == "core.input" and e.data.op == "set_knobs")
 
     def way(self, req: str) -> Way | None:
         return None
@@ -218,6 +224,10 @@ class SteeredRun:
 
     def _go(self, verb: Callable[[], None]) -> bool:
         """Let the engine go, and wait until it stands still; False if it had nothing to run."""
+        with self.moving:
+            return self._go_on(verb)
+
+    def _go_on(self, verb: Callable[[], None]) -> bool:
         self.interrupted = self.held_by_code = False
         self.check_open()
         self.take_in()

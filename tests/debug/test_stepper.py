@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -288,3 +289,29 @@ def test_a_second_one_sees_what_the_first_has_let_run(llm: LLM) -> None:
         second.goto(2)
         first.next()
         assert (second.step, second.last) == (2, 6), "who looks at the past stays there"
+
+
+def test_looking_from_another_thread_takes_nothing_from_who_lets_it_go() -> None:
+    with Stepper("tiny-pressure") as s:
+        done = threading.Event()
+        seen: list[int] = []
+
+        def look() -> None:
+            while not done.is_set():
+                seen.append(s.last)
+                done.wait(0.001)
+
+        threads = [threading.Thread(target=look)]
+        for thread in threads:
+            thread.start()
+        for n in range(5):
+            s.submit("hello", 3)
+            s.next(6)
+            s.until(lambda event: event.kind == "step.end" and s.last >= 0)
+            s.set(max_num_seqs=8 - n)
+        done.set()
+        for thread in threads:
+            thread.join()
+        history = s.session.history
+        seqs = [event.seq for step in history.steps.values() for event in step]
+        assert sorted(seqs) == list(range(1, len(seqs) + 1)) and seen
