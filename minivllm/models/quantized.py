@@ -45,14 +45,14 @@ class QuantizedLinear:
         rows, cols = groups.codes.shape
         bias_at = None if self._bias is None else self._bias.data_ptr()
         self.matrix = native.Matrix(self._blocks.data_ptr(), bias_at, rows, cols, groups.bits)
-        self._multiply, self._threads = found.codes_linear, torch.get_num_threads()
+        self._multiply = found.codes_linear
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(tokens, cols) bfloat16 → (tokens, rows) float32"""
         x = x.contiguous()
         y = torch.empty((x.shape[0], self.matrix.rows))
         matrix = ctypes.byref(self.matrix)
-        self._multiply(y.data_ptr(), x.data_ptr(), matrix, x.shape[0], self._threads)
+        self._multiply(y.data_ptr(), x.data_ptr(), matrix, x.shape[0], torch.get_num_threads())
         return y
 
     def rows(self, numbers: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,6 @@ class QuantizedLayer(nn.Module):
             layer.input_layernorm.weight.shape[0],
         )
         self._before, self._after = found.layer_before, found.layer_after
-        self._threads = torch.get_num_threads()
 
     def forward(
         self,
@@ -97,17 +96,16 @@ class QuantizedLayer(nn.Module):
         attention: AttentionStep,
     ) -> torch.Tensor:
         (cos, sin), num_tokens, layer = cos_sin, x.shape[0], ctypes.byref(self._layer)
+        threads = torch.get_num_threads()
         qkv = torch.empty((num_tokens, self.num_all, self.head_dim), dtype=x.dtype)
         self._before(
             qkv.data_ptr(), x.data_ptr(), layer, cos.data_ptr(), sin.data_ptr(), num_tokens,
-            self._threads,
+            threads,
         )  # fmt: skip
         k, v = qkv[:, self.num_heads : self.num_turning], qkv[:, self.num_turning :]
         attended = attention.forward(qkv[:, : self.num_heads], k, v, kv_cache).contiguous()
         out = torch.empty_like(x)
-        self._after(
-            out.data_ptr(), attended.data_ptr(), x.data_ptr(), layer, num_tokens, self._threads
-        )
+        self._after(out.data_ptr(), attended.data_ptr(), x.data_ptr(), layer, num_tokens, threads)
         return out  # (num_tokens, hidden)
 
 

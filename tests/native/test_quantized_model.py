@@ -27,7 +27,7 @@ from tests.model.builders import (
     reference_model,
     save_gguf,
 )
-from tests.native.sequences import needs_codes
+from tests.native.sequences import needs_codes, on_codes, tiny_gguf
 
 BF16 = torch.bfloat16
 LIKE = 0.06
@@ -233,3 +233,24 @@ def test_codes_are_for_bfloat16_alone(dtype: str, tmp_path: Path) -> None:
     model = load_model(source, dtype, CPU, "auto")
     assert "codes" not in model.kernels
     assert not any(type(layer) is QuantizedLayer for layer in model.layers)
+
+
+@needs_codes
+def test_a_layer_runs_on_the_threads_there_are_when_it_runs(tmp_path: Path) -> None:
+    """Loading takes one for itself: it must not stay so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        model = on_codes(tiny_gguf(tmp_path, "Q4_1"))
+        told: list[int] = []
+        for owner, name in (
+            (model.layers[0], "_before"),
+            (model.layers[0], "_after"),
+            (model.head, "_multiply"),
+        ):
+            call = getattr(owner, name)
+            setattr(owner, name, lambda *given, call=call: (told.append(given[-1]), call(*given)))
+        logits_of(model, random_prompt(3, seed=1))
+        assert told == [3, 3, 3]
+    finally:
+        torch.set_num_threads(before)

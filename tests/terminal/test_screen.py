@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from minivllm.terminal.board import board
 from minivllm.terminal.runs import open_run
 from minivllm.terminal.screen import Screen
 from minivllm.terminal.verbs import Session
-from tests.terminal.screens import ROOT, Terminal
+from tests.terminal.screens import HANG_S, ROOT, Terminal
 
 HEADLINE_8 = "r4 is preempted: r3 needs 1 block, 0 are free, r4 came last."
 SIZES = [(80, 24), (200, 60)]
