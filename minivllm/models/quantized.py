@@ -66,7 +66,8 @@ class QuantizedLayer(nn.Module):
     def __init__(self, layer: LlamaLayer, linears: list[QuantizedLinear]) -> None:
         super().__init__()
         found, attention = library(), layer.self_attn
-        assert found is not None and isinstance(attention, LlamaAttention)
+        assert found is not None  # available() was asked
+        assert isinstance(attention, LlamaAttention)  # what _llamas() has seen
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
         self.num_turning = attention.num_heads + attention.num_kv_heads
         self.num_all = self.num_turning + attention.num_kv_heads

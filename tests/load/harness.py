@@ -36,7 +36,7 @@ class ServerProcess:
         **environment: str,
     ) -> None:
         self.log_path = directory / "server.log"
-        self.temporary = directory / "tmp"  # where it makes its sockets, for all we know
+        self.temporary = directory / "t"  # where it makes its sockets, for all we know
         self.temporary.mkdir(exist_ok=True)
         self._command = [sys.executable, "-m", module, "serve", "--port", "0", *flags]
         self._root, self._environment = root, environment
