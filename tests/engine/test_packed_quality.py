@@ -26,6 +26,7 @@ from minivllm.models.packed import MOST_INT4_HEAD_ROWS, MOST_INT4_ROWS
 from minivllm.models.source import resolve
 from minivllm.native import codes
 from minivllm.tokenizer import get_tokenizer
+from tests.native.sequences import needs_codes
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(900)]
 
@@ -37,9 +38,6 @@ WINDOW = 512
 """Tokens of one sequence; each begins anew."""
 BLOCK_SIZE = 16
 CPU = torch.device("cpu")
-NEEDS_CODES = pytest.mark.skipif(
-    not codes.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +107,7 @@ def logits(
 @pytest.mark.parametrize(
     ("on_codes", "per_step", "rows"),
     [
-        pytest.param(True, WINDOW, 64, marks=NEEDS_CODES, id="codes"),
+        pytest.param(True, WINDOW, 64, marks=needs_codes, id="codes"),
         pytest.param(False, WINDOW, 64, id="many tokens: bfloat16"),
         pytest.param(False, MOST_INT4_ROWS, MOST_INT4_HEAD_ROWS, id="few tokens: 4 bit"),
     ],

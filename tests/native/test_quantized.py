@@ -16,11 +16,9 @@ from minivllm.models.gguf_file import GROUP_SIZE, Groups
 from minivllm.models.quantized import QuantizedLinear
 from minivllm.native import build, codes
 from tests.kernels.batches import same_bits
+from tests.native.sequences import needs_codes
 
 BF16 = torch.bfloat16
-needs_codes = pytest.mark.skipif(
-    not codes.available(), reason="this CPU does not multiply bytes (AVX-512 VNNI)"
-)
 TOKENS = [*range(14), 253]
 """Tiles are of six tokens; from eight on, threads share the panels in another way."""
 SHAPES = [(32, 32), (64, 96), (160, 64), (96, 576)]
