@@ -52,7 +52,7 @@ def profile(
     Example: minivllm bench profile --workload W1,W2,W4 -o profile.svg --json profile.json
     """
     from minivllm.bench.compare import WORKLOADS
-    from minivllm.cli.bench import write
+    from minivllm.cli.bench import check_writable, write
     from minivllm.cli.bench_compare import among, processor_name
 
     known = {w.name: w for w in WORKLOADS}
@@ -63,6 +63,9 @@ def profile(
     ):
         if value < lowest:
             raise ConfigError(option, value, f"{lowest} or more")
+    check_writable(out)  # now: the run takes a minute
+    if numbers is not None:
+        check_writable(numbers, "--json")
     try:
         import torch
 

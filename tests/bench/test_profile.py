@@ -306,6 +306,9 @@ def test_command_writes_a_picture_and_the_numbers(
         (["--threads", "0"], "--threads: got 0; allowed: 1 or more"),
         (["--seed", "-1"], "--seed: got -1; allowed: 0 or more"),
         (["--dtype", "int3"], "dtype: got 'int3'; allowed: auto | fast"),
+        # Before the run, so it is never told that it runs:
+        (["-o", "/no/such/place.svg", "--dtype", "int3"], "--out: got '/no/such/place.svg'"),
+        (["--json", "/no/such/place", "--dtype", "int3"], "--json: got '/no/such/place'"),
     ],
 )
 def test_a_bad_option_is_named(args: list[str], named: str, tmp_path: Path) -> None:
